@@ -1,0 +1,74 @@
+"""Foreword programs a frozen pretrained transformer with a prefix, and says how far it can be trusted.
+
+The public names, loaded when they are first used: importing foreword imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from foreword.version import __version__
+
+if TYPE_CHECKING:
+    from foreword.assessment.evidence import Evidence, read_evidence
+    from foreword.assessment.pilot import PilotResult, run_pilot
+    from foreword.bundle import Bundle, load_bundle, save_bundle
+    from foreword.engine.attach import attached
+    from foreword.engine.host import Host
+    from foreword.errors import ForewordError
+    from foreword.prefix import LayerPrefix, Prefix
+    from foreword.record import RunRecord
+    from foreword.tuning.predictor import Answer, Predictor, predictor_from
+    from foreword.tuning.task import Task
+
+_WHERE = {
+    "Answer": "foreword.tuning.predictor",
+    "Bundle": "foreword.bundle",
+    "Evidence": "foreword.assessment.evidence",
+    "ForewordError": "foreword.errors",
+    "Host": "foreword.engine.host",
+    "LayerPrefix": "foreword.prefix",
+    "PilotResult": "foreword.assessment.pilot",
+    "Predictor": "foreword.tuning.predictor",
+    "Prefix": "foreword.prefix",
+    "RunRecord": "foreword.record",
+    "Task": "foreword.tuning.task",
+    "attached": "foreword.engine.attach",
+    "load_bundle": "foreword.bundle",
+    "predictor_from": "foreword.tuning.predictor",
+    "read_evidence": "foreword.assessment.evidence",
+    "run_pilot": "foreword.assessment.pilot",
+    "save_bundle": "foreword.bundle",
+}
+
+__all__ = [
+    "Answer",
+    "Bundle",
+    "Evidence",
+    "ForewordError",
+    "Host",
+    "LayerPrefix",
+    "PilotResult",
+    "Predictor",
+    "Prefix",
+    "RunRecord",
+    "Task",
+    "__version__",
+    "attached",
+    "load_bundle",
+    "predictor_from",
+    "read_evidence",
+    "run_pilot",
+    "save_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'foreword' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,202 @@
+"""The report: one evidence file as one HTML page that stands alone, for whoever decides and whoever checks.
+
+It arranges what the evidence says for the template; every figure comes from there, every sentence from `wording` and
+`summary`, every picture from `plots`. It deliberately measures and decides nothing. Texts of the task are not trusted:
+all of them are escaped, and the page forbids itself scripts and anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from foreword.assessment import plots, wording
+from foreword.assessment.evidence import CandidateEvidence, Estimate, Evidence, LabelFailures
+from foreword.assessment.summary import Answer, answers, best_prefix, ranked, span, span_of_difference
+from foreword.assessment.wording import Line, Tone
+from foreword.errors import RunFolderError
+
+REASONS_ON_FIRST_SCREEN = 4
+CHANGES_ON_FIRST_SCREEN = 3
+
+
+@dataclass(frozen=True)
+class Failures:
+    """One candidate's errors by label, most frequent first; `role` says why it is shown."""
+
+    name: str
+    role: str
+    labels: tuple[tuple[str, LabelFailures], ...]
+
+
+@dataclass(frozen=True)
+class NamedInterval:
+    """One interval of the page with what it is an interval of; `wins` and `losses` for a difference."""
+
+    candidate: str
+    quantity: str
+    estimate: Estimate
+    is_difference: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """The evidence as the template needs it."""
+
+    tone: Tone
+    meaning: str
+    answers: tuple[Answer, ...]
+    why: tuple[Line, ...]
+    all_reasons: tuple[Line, ...]
+    changes: tuple[Line, ...]
+    all_changes: tuple[Line, ...]
+    candidates: list[CandidateEvidence]
+    failures: tuple[Failures, ...]
+    intervals: tuple[NamedInterval, ...]
+    splits: tuple[str, ...]
+    labels: tuple[str, ...]
+    base_unchanged: bool
+    pictures: dict[str, str | None]
+    settings: str
+
+
+def render(evidence: Evidence) -> str:
+    """The page's HTML: no script, no address of anything outside it.
+
+    >>> from foreword.assessment.evidence import read_evidence
+    >>> page = render(read_evidence(Path("run/evidence.json")))  # doctest: +SKIP
+    """
+    return _template().render(evidence=evidence, view=_view(evidence))
+
+
+def write_report(evidence: Evidence, path: Path) -> None:
+    """Write the page to `path`, which holds either the whole page or what it held before. RunFolderError otherwise."""
+    # A lone surrogate, which JSON may hold and UTF-8 may not, becomes a character reference that a browser replaces.
+    page = render(evidence).encode("utf-8", errors="xmlcharrefreplace")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"The report {path} cannot be written.",
+            expected="an existing folder with room and the right to write in it",
+            found=str(error),
+            fix="Make room or name another folder with --out, and run the same command again.",
+        ) from error
+
+
+def _view(evidence: Evidence) -> View:
+    decision = evidence.decision
+    tone, meaning = wording.VERDICTS[decision.verdict]
+    counts = evidence.data.counts
+    return View(
+        tone=tone,
+        meaning=meaning,
+        answers=answers(evidence),
+        why=wording.headlines(decision.reasons, REASONS_ON_FIRST_SCREEN),
+        all_reasons=wording.lines(decision.reasons),
+        changes=wording.headlines(decision.changes, CHANGES_ON_FIRST_SCREEN),
+        all_changes=wording.lines(decision.changes),
+        candidates=ranked(evidence),
+        failures=_failures(evidence),
+        intervals=_intervals(evidence),
+        splits=tuple(counts),
+        labels=tuple(dict.fromkeys(label for by_label in counts.values() for label in by_label)),
+        base_unchanged=evidence.base.fingerprint_before == evidence.base.fingerprint_after,
+        pictures={
+            "interval": plots.interval_picture(evidence),
+            "interval_narrow": plots.interval_picture(evidence, narrow=True),
+            "fit": plots.fit_curves(evidence),
+            "cost": plots.value_against_cost(evidence),
+        },
+        settings=json.dumps(evidence.provenance.settings, indent=2, ensure_ascii=False, default=str),
+    )
+
+
+def _failures(evidence: Evidence) -> tuple[Failures, ...]:
+    """The errors of the chosen candidate and of the best prefix; of one candidate when they are the same."""
+    prefix = best_prefix(evidence)
+    chosen = next((c for c in evidence.candidates if c.name == evidence.decision.chosen), None)
+    shown = [(chosen, "chosen"), (prefix, "best prefix")]
+    if chosen is not None and prefix is not None and chosen.name == prefix.name:
+        shown = [(chosen, "chosen, and the best prefix")]
+    return tuple(
+        Failures(found.name, role, tuple(sorted(found.failures.items(), key=lambda item: -(_rate(item[1]) or 0))))
+        for found, role in shown
+        if found is not None and found.failures
+    )
+
+
+def _rate(failures: LabelFailures) -> float | None:
+    return failures.wrong / failures.n if failures.n else None
+
+
+def _intervals(evidence: Evidence) -> tuple[NamedInterval, ...]:
+    """Every interval of every candidate, in full."""
+    found = []
+    for candidate in ranked(evidence):
+        metric = wording.word(wording.METRICS, candidate.metric.name)
+        found.append(NamedInterval(candidate.name, metric, candidate.metric, is_difference=False))
+        for difference, what in ((candidate.difference.baseline, "baseline"), (candidate.difference.best, "best")):
+            if difference is not None:
+                found.append(
+                    NamedInterval(
+                        candidate.name, f"{metric}, minus {what} “{difference.to}”", difference, is_difference=True
+                    )
+                )
+    return tuple(found)
+
+
+def _told(value: Any) -> str:
+    """A setting or a fact of unknown type as text: numbers as they are, lists and tables as JSON."""
+    if value is None:
+        return wording.UNKNOWN
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _fact(name: str, value: Any) -> str:
+    """A fact whose name ends in its unit, such as `memory_bytes`, with that unit."""
+    return wording.byte_size(value) if name.endswith("_bytes") and isinstance(value, int | float) else _told(value)
+
+
+def _template() -> Any:
+    house = Environment(
+        loader=PackageLoader("foreword.assessment"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    house.filters.update(
+        percent=wording.percent,
+        points=wording.points,
+        count=wording.count,
+        figure=wording.figure,
+        amount=wording.amount,
+        byte_size=wording.byte_size,
+        duration=wording.duration,
+        milliseconds=wording.milliseconds,
+        months=wording.months,
+        word=lambda code, catalogue: wording.word(getattr(wording, catalogue), code),
+        method=wording.method_of,
+        describe=wording.describe,
+        span=span,
+        span_of_difference=span_of_difference,
+        rate=_rate,
+        told=_told,
+    )
+    house.globals["fact"] = _fact
+    return house.get_template("report.html.j2")

@@ -1,0 +1,350 @@
+"""The codes of the evidence in English, and its numbers with their units: one catalogue for page and terminal.
+
+It knows every code that the assessment produces, and turns it into a sentence. It deliberately decides nothing and
+knows neither HTML nor the terminal. A code that it does not know is shown as it is, with its parameters: a report
+must never fail, or fall silent, because an evidence file says more than this catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from foreword.assessment.evidence import CandidateEvidence, Reason
+
+Tone = Literal["good", "bad", "open", "plain"]
+Side = Literal["better", "worse", "same"]
+Standing = Literal["met", "missed", "open"]
+
+UNKNOWN = "—"
+MINUS = "\N{MINUS SIGN}"
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+
+VERDICTS: Mapping[str, tuple[Tone, str]] = {
+    "GO": ("good", "The evidence supports using it on texts like these."),
+    "CONDITIONAL": ("open", "It can be used once the conditions below are met."),
+    "NO-GO": ("bad", "The evidence speaks against using it for this task."),
+    "NOT ENOUGH EVIDENCE": ("plain", "What was measured cannot settle it either way."),
+}
+KINDS: Mapping[str, str] = {
+    "zero-shot": "zero-shot: the base model as it is",
+    "hard-prompt": "hard prompt: the best of the given wordings",
+    "few-shot": "few-shot: labelled examples, nothing fitted",
+    "probe": "linear probe: a linear head on the frozen model",
+    "soft-prompt": "soft prompt: fitted input vectors",
+    "prefix": "prefix: fitted keys and values in every layer",
+    "lora": "LoRA: fitted low-rank changes to the weights",
+}
+READOUTS: Mapping[str, str] = {
+    "label-text": "nearest label text",
+    "prototypes": "nearest class prototype",
+    "linear": "linear head",
+    "likelihood": "most likely label",
+}
+METRICS: Mapping[str, str] = {
+    "accuracy": "accuracy",
+    "macro-f1": "macro-F1",
+    "exact-match": "share of exact matches",
+    "token-f1": "token F1",
+    "rouge-l": "ROUGE-L",
+    "json-valid": "share of valid JSON",
+}
+PROBES: Mapping[str, str] = {
+    "typos": "typing errors",
+    "case": "upper and lower case",
+    "truncation": "cut-off text",
+    "empty": "empty input",
+    "very-long": "very long input",
+    "off-topic": "off-topic input",
+}
+PROBE_KINDS: Mapping[str, str] = {
+    "invariance": "the answer should not change",
+    "robustness": "a well-formed answer must come back",
+    "rejection": "it should not answer with confidence",
+}
+SPLITS: Mapping[str, str] = {"fit": "fitting", "selection": "selection", "test": "test"}
+METHODS: Mapping[str, str] = {
+    "clopper-pearson": "Clopper–Pearson, from the binomial distribution itself: valid at any number of examples.",
+    "exact-unconditional": "exact unconditional test of paired answers, turned into an interval: valid at any number.",
+    "betting": "betting confidence interval for a bounded mean: valid at any number, whatever the distribution.",
+    "bayes-bootstrap": "Bayesian bootstrap over the test examples: an estimate, not a guarantee.",
+}
+REASONS: Mapping[str, str] = {
+    "requirement-met": "The {metric:metric} is at least {low:low}, and {at_least:percent} is required.",
+    "requirement-missed": "The {metric:metric} is at most {high:high}, but {at_least:percent} is required.",
+    "requirement-open": "The {metric:metric} is {value:percent}, but could be anything from {low:low} to {high:high}: "
+    "the required {at_least:percent} lies in between.",
+    "more-examples": "About {n_needed:count} test examples instead of {n_now:count} would settle it, "
+    "if the measured values hold.",
+    "more-examples.unknown": "More than the {n_now:count} test examples are needed; how many cannot be said.",
+    "better-than-baseline": "“{candidate}” beats the baseline “{baseline}” by {value:gap} points "
+    "(interval {low:low_points} to {high:high_points}).",
+    "not-better-than-baseline": "“{candidate}” is not shown to beat the baseline “{baseline}”: the difference is "
+    "{value:points} points (interval {low:low_points} to {high:high_points}).",
+    "prefix-versus.better": "The prefix is {value:gap} points better than “{rival}” "
+    "(interval {low:low_points} to {high:high_points}).",
+    "prefix-versus.worse": "The prefix is {value:gap} points worse than “{rival}” "
+    "(interval {low:low_points} to {high:high_points}).",
+    "prefix-versus.same": "The prefix and “{rival}” cannot be told apart: {value:points} points "
+    "(interval {low:low_points} to {high:high_points}).",
+    "cheaper-equivalent": "“{candidate}” is cheaper, and cannot be told apart from “{chosen}”: {value:points} points "
+    "(interval {low:low_points} to {high:high_points}).",
+    "stress-failed": "Under stress by {probe:probe} it fails at {rate:percent}, and possibly at up to {upper:high}; "
+    "the limit is {limit:percent}.",
+    "stress-passed": "Within the limits under stress by {probes:probes}.",
+    "base-changed": "The base model's weights changed during the run, so nothing measured here can be relied on.",
+    "base-unchanged": "The base model's weights are the same after the run as before.",
+    "not-chosen-prefix": "The choice falls on “{chosen}”, not on the prefix “{prefix}”.",
+    "examples-few": "The label “{label}” has few examples ({n:count}): what is said about it is uncertain.",
+    "candidate-failed": "“{name}” could not be judged ({code}), so it is missing from the comparison.",
+    "cost-per-month": "Running it costs about {currency} {amount:amount} a month.",
+    "break-even": "It pays for itself after {months:months}.",
+    "break-even.unknown": "It does not pay for itself under the stated assumptions.",
+    "limited-run": "The run was limited to {limit:count} examples; only a full run counts.",
+    "raise-requirement": "The requirement that this evidence would support is {at_least_possible:low}.",
+    "fix-probe": "Bring the failure rate under stress by {probe:probe} down to {limit:percent}.",
+    "none-fitted": "No candidate could be judged, so there is nothing to choose from.",
+}
+TONES: Mapping[str, Tone] = {
+    **dict.fromkeys(("requirement-met", "better-than-baseline", "prefix-versus.better"), "good"),
+    **dict.fromkeys(("stress-passed", "base-unchanged"), "good"),
+    **dict.fromkeys(("requirement-missed", "base-changed", "prefix-versus.worse", "stress-failed"), "bad"),
+    **dict.fromkeys(("none-fitted", "candidate-failed"), "bad"),
+    **dict.fromkeys(("requirement-open", "not-better-than-baseline", "limited-run", "examples-few"), "open"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sentence, and whether it speaks for (good) or against (bad), or leaves the matter open."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+def standing(low: float, high: float, at_least: float) -> Standing:
+    """Whether an interval lies wholly at or above a threshold (met), below it (missed), or contains it (open)."""
+    if low >= at_least:
+        return "met"
+    return "missed" if high < at_least else "open"
+
+
+def word(catalogue: Mapping[str, str], code: str | None) -> str:
+    """A code's word from one of the catalogues; the code itself when it is not listed."""
+    return UNKNOWN if code is None else catalogue.get(code, code)
+
+
+def method_of(code: str) -> str:
+    """What an interval's method means; says so when it is not in the catalogue."""
+    return METHODS.get(code, "a method that this version of the report has no explanation for.")
+
+
+def describe(candidate: CandidateEvidence) -> str:
+    """A candidate's kind and read-out in a few words, for under its name."""
+    kind = word(KINDS, candidate.kind)
+    return kind if candidate.readout is None else f"{kind}; answer by {word(READOUTS, candidate.readout)}"
+
+
+def sentence(reason: Reason) -> str:
+    """A reason as an English sentence.
+
+    >>> sentence(Reason(code="cost-per-month", parameters={"currency": "JPY", "amount": 21600.0}))
+    'Running it costs about JPY 21,600 a month.'
+    >>> sentence(Reason(code="new-code", parameters={"n": 3}))
+    'new-code (n=3)'
+    """
+    template = REASONS.get(_variant(reason))
+    if template is not None:
+        try:
+            return _SPEECH.vformat(template, (), reason.parameters)
+        except (KeyError, TypeError, ValueError):  # a parameter is missing or of another type: show what there is
+            pass
+    shown = ", ".join(f"{name}={value}" for name, value in reason.parameters.items())
+    return f"{reason.code} ({shown})" if shown else reason.code
+
+
+def lines(reasons: Sequence[Reason]) -> tuple[Line, ...]:
+    """Every reason in words, in its order."""
+    return tuple(Line(sentence(reason), TONES.get(_variant(reason), "plain")) for reason in reasons)
+
+
+def headlines(reasons: Sequence[Reason], limit: int) -> tuple[Line, ...]:
+    """At most `limit` sentences that a reader must not miss: comparisons joined, and what speaks against kept first."""
+    rivals = [reason for reason in reasons if reason.code == "prefix-versus"]
+    if len(rivals) > 1:
+        first = reasons.index(rivals[0])
+        before, after = ([r for r in part if r.code != "prefix-versus"] for part in (reasons[:first], reasons[first:]))
+        found = [*lines(before), versus(rivals), *lines(after)]
+    else:
+        found = list(lines(reasons))
+    order: list[Tone] = ["bad", "open", "good", "plain"]
+    kept = sorted(range(len(found)), key=lambda index: order.index(found[index].tone))[:limit]
+    return tuple(found[index] for index in sorted(kept))
+
+
+def sides_of(rivals: Sequence[Reason]) -> Mapping[Side, tuple[str, ...]]:
+    """The names of the rivals that the prefix is better than, worse than, and cannot be told apart from."""
+    sides: tuple[Side, ...] = ("better", "worse", "same")
+    return {
+        side: tuple(str(r.parameters.get("rival")) for r in rivals if _variant(r) == f"prefix-versus.{side}")
+        for side in sides
+    }
+
+
+def versus(rivals: Sequence[Reason]) -> Line:
+    """Several comparisons of the prefix with a rival as one sentence."""
+    sides = sides_of(rivals)
+    phrases = {"better": "is better than", "worse": "is worse than", "same": "cannot be told apart from"}
+    parts = [f"{phrases[side]} {_listed(names)}" for side, names in sides.items() if names]
+    tone: Tone = "bad" if sides["worse"] else "good" if sides["better"] else "plain"
+    return Line(f"The prefix {'; it '.join(parts)}.", tone)
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"“{name}”" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def _variant(reason: Reason) -> str:
+    """The catalogue's key for a reason: some codes have one sentence for each outcome."""
+    values = reason.parameters
+    if reason.code == "prefix-versus":
+        low, high = values.get("low"), values.get("high")
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            return f"prefix-versus.{'better' if low > 0 else 'worse' if high < 0 else 'same'}"
+    if reason.code == "more-examples" and values.get("n_needed") is None:
+        return "more-examples.unknown"
+    if reason.code == "break-even" and values.get("months") is None:
+        return "break-even.unknown"
+    return reason.code
+
+
+def percent(value: float | None, *, bound: Literal["low", "high"] | None = None) -> str:
+    """A fraction as percent with one decimal; the bounds of an interval are rounded outward, so never too narrow.
+
+    >>> percent(0.7049), percent(0.7049, bound="low"), percent(0.7041, bound="high"), percent(None)
+    ('70.5%', '70.4%', '70.5%', '—')
+    """
+    return _signed(None if value is None else 100 * value, bound, "%", sign="")
+
+
+def points(value: float | None, *, bound: Literal["low", "high"] | None = None) -> str:
+    """A difference of two fractions in percentage points, with its sign.
+
+    >>> points(0.0421), points(-0.0421, bound="low")
+    ('+4.2', '−4.3')
+    """
+    return _signed(None if value is None else 100 * value, bound, "", sign="+")
+
+
+def count(value: float | str | None) -> str:
+    """A whole number with thousands separated; a text stays as it is."""
+    if isinstance(value, str):
+        return value
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}".replace("-", MINUS)
+
+
+def figure(value: float | None) -> str:
+    """Any number in four significant digits or, from a thousand on, in whole ones: for what has no unit of its own."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return count(value) if abs(value) >= 1000 or value == int(value) else f"{value:.4g}".replace("-", MINUS)
+
+
+def amount(value: float | None) -> str:
+    """Money without its currency: whole from 100 on, two decimals from 1 on, two significant digits below.
+
+    >>> amount(21600.4), amount(3.456), amount(0.00213), amount(0)
+    ('21,600', '3.46', '0.0021', '0')
+    """
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    size = abs(value)
+    decimals = 0 if size >= 100 or size == 0 else 2 if size >= 1 else min(9, 1 - math.floor(math.log10(size)))
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def byte_size(value: float | None) -> str:
+    """Bytes in the decimal unit that keeps the number below a thousand: `12.3 KB`."""
+    return _scaled(value, (("B", 1.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)))
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in the unit that a person would use: `8.4 s`, `3.2 min`, `1.5 h`."""
+    return _scaled(seconds, (("s", 1.0), ("min", 60.0), ("h", 3600.0)))
+
+
+def milliseconds(value: float | None, *, added: bool = False) -> str:
+    """Milliseconds with one decimal below a hundred; `added` shows the sign."""
+    digits = 1 if value is not None and abs(value) < 100 else 0
+    return _signed(value, None, f"{NARROW}ms", sign="+" if added else "", digits=digits)
+
+
+def months(value: float | None) -> str:
+    """A number of months: `2.1 months`."""
+    return UNKNOWN if value is None else f"{figure(round(value, 1))} month{'' if round(value, 1) == 1 else 's'}"
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """A text without control characters, and shortened in the middle to `limit` characters.
+
+    Terminals obey control characters and SVG forbids them; names and labels come from the task's author.
+
+    >>> printable("a" * 9 + chr(27) + "b" * 9, 9)
+    'aaaa…bbbb'
+    """
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if limit is None or len(clean) <= limit:
+        return clean
+    head = limit // 2
+    return f"{clean[:head]}…{clean[len(clean) - (limit - head - 1) :]}"
+
+
+def _signed(value: float | None, bound: Literal["low", "high"] | None, unit: str, *, sign: str, digits: int = 1) -> str:
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    steps = value * 10**digits
+    # A float such as 57.0 that lies a rounding error beside its decimal must not be pushed to the next one.
+    whole = math.floor(steps + 1e-6) if bound == "low" else math.ceil(steps - 1e-6) if bound == "high" else round(steps)
+    shown = f"{whole / 10**digits:{sign if whole else ''},.{digits}f}".replace("-", MINUS)
+    return f"{shown}{unit}"
+
+
+def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    unit, size = next(((u, s) for u, s in reversed(units) if abs(value) >= s), units[0])
+    scaled = value / size
+    digits = 0 if abs(scaled) >= 100 or scaled == int(scaled) else 1 if abs(scaled) >= 1 else 2
+    return f"{scaled:,.{digits}f}{NARROW}{unit}".replace("-", MINUS)
+
+
+_SPECS: Mapping[str, Callable[[Any], str]] = {
+    "": lambda value: UNKNOWN if value is None else str(value),
+    "percent": percent,
+    "low": lambda value: percent(value, bound="low"),
+    "high": lambda value: percent(value, bound="high"),
+    "points": points,
+    "low_points": lambda value: points(value, bound="low"),
+    "high_points": lambda value: points(value, bound="high"),
+    "gap": lambda value: points(abs(value)).removeprefix("+"),
+    "count": count,
+    "amount": amount,
+    "months": months,
+    "metric": lambda code: word(METRICS, code),
+    "probe": lambda code: word(PROBES, code),
+    "probes": lambda codes: ", ".join(word(PROBES, code.strip()) for code in str(codes).split(",")),
+}
+
+
+class _Speech(string.Formatter):
+    """Fills the catalogue's sentences; the format of a field is the name of a function of this module."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return _SPECS[format_spec](value)
+
+
+_SPEECH = _Speech()

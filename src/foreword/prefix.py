@@ -1,0 +1,339 @@
+"""The prefix: keys and values that every attention layer reads before its input.
+
+Named axes, never a flattened vector: at each site (one attention module of the base model, in the order in which a
+forward pass reaches it) keys are `(kv_head, position, dim)`, values `(kv_head, position, value_dim)`, and an optional
+logit bias is `(kv_head, position)`. Arrays are NumPy, read-only; bfloat16 comes from ml_dtypes. How a prefix acts in a
+live model is the engine's matter; this module only knows what one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.errors import PrefixError
+
+Array = NDArray[Any]
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class SiteShape(Protocol):
+    """What a prefix needs to know of one attention site."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def key_dim(self) -> int: ...
+    @property
+    def value_dim(self) -> int: ...
+
+
+class HasSites(Protocol):
+    """Anything that lists attention sites: a host, or a plan of one."""
+
+    @property
+    def sites(self) -> Sequence[SiteShape]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPrefix:
+    """What one attention site reads before its input.
+
+    `keys` is `(kv_head, position, dim)`, `values` is `(kv_head, position, value_dim)`, `bias` is `(kv_head, position)`
+    or None and is added to the scaled scores. All three have one dtype and are finite. PrefixError otherwise.
+    """
+
+    site: str
+    keys: Array
+    values: Array
+    bias: Array | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", _frozen(self.keys))
+        object.__setattr__(self, "values", _frozen(self.values))
+        if self.bias is not None:
+            object.__setattr__(self, "bias", _frozen(self.bias))
+        self._check_shapes()
+        for name, array in self.arrays().items():
+            if array.dtype != self.keys.dtype or array.dtype not in DTYPES.values():
+                raise PrefixError(
+                    f"The prefix's {name} at {self.site} have an unfit dtype.",
+                    expected=f"one of {', '.join(DTYPES)}, the same for keys, values and bias",
+                    found=str(array.dtype),
+                    fix="Convert the arrays, for example with array.astype('float32').",
+                )
+            if not np.isfinite(array).all():
+                raise PrefixError(
+                    f"The prefix's {name} at {self.site} are not all finite.",
+                    expected="finite numbers",
+                    found=f"{int((~np.isfinite(array)).sum())} NaN or infinite entries",
+                    fix="Find where the fit diverged; lower the learning rate or cast to a wider dtype.",
+                )
+
+    def _check_shapes(self) -> None:
+        wanted = "(kv_head, position, dim) with at least one head, one position and one dim"
+        for name, array in (("keys", self.keys), ("values", self.values)):
+            if array.ndim != 3 or 0 in array.shape:
+                raise PrefixError(
+                    f"The prefix's {name} at {self.site} have the wrong number of axes or an empty one.",
+                    expected=wanted,
+                    found=str(array.shape),
+                    fix="Reshape them; one attention site has one array of keys and one of values.",
+                )
+        bias_shape = self.keys.shape[:2] if self.bias is None else self.bias.shape
+        if self.keys.shape[:2] != self.values.shape[:2] or bias_shape != self.keys.shape[:2]:
+            raise PrefixError(
+                f"Keys, values and bias at {self.site} disagree on heads or positions.",
+                expected=f"(kv_head, position) = {self.keys.shape[:2]} in all of them",
+                found=f"values {self.values.shape[:2]}, bias {bias_shape}",
+                fix="Give every position a key and a value in every head.",
+            )
+
+    @property
+    def positions(self) -> int:
+        return int(self.keys.shape[1])
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name; `bias` only when there is one."""
+        found = {"keys": self.keys, "values": self.values}
+        return found if self.bias is None else {**found, "bias": self.bias}
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values for some or all attention sites of one base model, all with the same number of positions.
+
+    `occupies` says how many positions of the context it takes: 0 for a fitted or compiled prefix, n for a baked text of
+    n tokens (the context's position ids then start at n). Two prefixes are equal when their `hash` is.
+
+    >>> keys = np.zeros((2, 3, 4), dtype=np.float32)
+    >>> prefix = Prefix.from_arrays({"h.0.attn": (keys, keys), "h.1.attn": (keys, keys)})
+    >>> prefix.positions, prefix.sites, prefix.nbytes
+    (3, ('h.0.attn', 'h.1.attn'), 384)
+    >>> prefix.slice(0, 1).positions, prefix.merge(prefix).positions
+    (1, 6)
+    """
+
+    layers: tuple[LayerPrefix, ...]
+    occupies: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise PrefixError(
+                "A prefix needs at least one layer.",
+                expected="keys and values for one attention site or more",
+                found="none",
+                fix="Use Prefix.from_arrays({site: (keys, values)}); host.sites lists the sites.",
+            )
+        names = self.sites
+        if len(set(names)) != len(names):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            raise PrefixError(
+                "A site occurs twice in one prefix.",
+                expected="each attention site once",
+                found=", ".join(repeated),
+                fix="Use merge to put two prefixes behind each other.",
+            )
+        positions = {layer.positions for layer in self.layers}
+        if len(positions) != 1 or len({layer.keys.dtype for layer in self.layers}) != 1:
+            raise PrefixError(
+                "The layers of one prefix disagree.",
+                expected="one number of positions and one dtype for all sites",
+                found=f"positions {sorted(positions)}, dtypes {sorted({str(x.keys.dtype) for x in self.layers})}",
+                fix="Slice or cast the layers to match.",
+            )
+        if self.occupies < 0:
+            raise PrefixError(
+                "A prefix cannot occupy a negative number of positions.",
+                expected="0 or more",
+                found=str(self.occupies),
+                fix="Leave `occupies` out for a fitted prefix.",
+            )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, tuple[Array, ...]], *, occupies: int = 0) -> Prefix:
+        """A prefix from `{site: (keys, values)}` or `{site: (keys, values, bias)}`, in the mapping's order."""
+        return cls(tuple(LayerPrefix(site, *found) for site, found in arrays.items()), occupies=occupies)
+
+    @classmethod
+    def random(
+        cls, host: HasSites, *, positions: int, seed: int = 0, scale: float = 0.02, dtype: str = "float32"
+    ) -> Prefix:
+        """Normal keys and values of standard deviation `scale` for every self-attention site of `host`."""
+        rng = np.random.default_rng(seed)
+        layers = []
+        for site in host.sites:
+            keys = rng.normal(0.0, scale, (site.kv_heads, positions, site.key_dim))
+            values = rng.normal(0.0, scale, (site.kv_heads, positions, site.value_dim))
+            layers.append(LayerPrefix(site.name, keys.astype(_dtype(dtype)), values.astype(_dtype(dtype))))
+        return cls(tuple(layers))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(layer.site for layer in self.layers)
+
+    @property
+    def positions(self) -> int:
+        return self.layers[0].positions
+
+    @property
+    def dtype(self) -> str:
+        return str(self.layers[0].keys.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys, values and biases."""
+        return sum(array.nbytes for layer in self.layers for array in layer.arrays().values())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over everything that changes what the prefix computes: sites, order, dtype, shapes, numbers."""
+        digest = hashlib.sha256(f"foreword.prefix/1 occupies={self.occupies}".encode())
+        for layer in self.layers:
+            for name, array in layer.arrays().items():
+                digest.update(f"\n{layer.site}\0{name}\0{array.dtype}\0{array.shape}\0".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def layer(self, site: str) -> LayerPrefix:
+        """The part at one site; KeyError when the prefix has none there."""
+        for layer in self.layers:
+            if layer.site == site:
+                return layer
+        raise KeyError(site)
+
+    def merge(self, other: Prefix) -> Prefix:
+        """This prefix's positions, then the other's; both must cover the same sites. They occupy the sum."""
+        if set(self.sites) != set(other.sites):
+            raise PrefixError(
+                "Only prefixes of the same sites can be merged.",
+                expected=", ".join(self.sites),
+                found=", ".join(other.sites),
+                fix="Make both for the same base model and the same layers.",
+            )
+        layers = []
+        for mine in self.layers:
+            theirs = other.layer(mine.site)
+            if mine.keys.shape[0] != theirs.keys.shape[0] or mine.keys.shape[2] != theirs.keys.shape[2]:
+                raise PrefixError(
+                    f"The prefixes have other head shapes at {mine.site}.",
+                    expected=str(mine.keys.shape),
+                    found=str(theirs.keys.shape),
+                    fix="Merge prefixes that were made for the same base model.",
+                )
+            layers.append(
+                LayerPrefix(
+                    mine.site,
+                    _joined(mine.keys, theirs.keys),
+                    _joined(mine.values, theirs.values),
+                    None if mine.bias is None and theirs.bias is None else _joined(_bias(mine), _bias(theirs)),
+                )
+            )
+        return Prefix(tuple(layers), occupies=self.occupies + other.occupies)
+
+    def slice(self, start: int, stop: int) -> Prefix:
+        """The positions `start` to `stop` (exclusive, 0 <= start < stop <= positions); occupies what it keeps.
+
+        Only for a prefix that occupies none of the context's positions: of a baked text the rest would be misplaced.
+        """
+        if self.occupies or not 0 <= start < stop <= self.positions:
+            raise PrefixError(
+                "These positions cannot be cut out.",
+                expected=f"0 <= start < stop <= {self.positions}, of a prefix that occupies 0 positions",
+                found=f"start {start}, stop {stop}, occupies {self.occupies}",
+                fix="Choose positions inside the prefix; bake a shorter text instead of cutting a baked one.",
+            )
+        return Prefix(
+            tuple(
+                replace(
+                    layer,
+                    keys=layer.keys[:, start:stop],
+                    values=layer.values[:, start:stop],
+                    bias=None if layer.bias is None else layer.bias[:, start:stop],
+                )
+                for layer in self.layers
+            )
+        )
+
+    def cast(self, dtype: str) -> Prefix:
+        """The same prefix in another dtype; PrefixError when a number does not fit into it."""
+        wanted = _dtype(dtype)
+        with np.errstate(over="ignore"):
+            layers = tuple(
+                LayerPrefix(layer.site, *(array.astype(wanted) for array in layer.arrays().values()))
+                for layer in self.layers
+            )
+        return Prefix(layers, occupies=self.occupies)
+
+    def select(self, sites: Iterable[str]) -> Prefix:
+        """Only the given sites, in this prefix's order; PrefixError when one is not there."""
+        wanted = set(sites)
+        if not wanted or not wanted <= set(self.sites):
+            raise PrefixError(
+                "The prefix has no such site.",
+                expected=f"some of {', '.join(self.sites)}",
+                found=", ".join(sorted(wanted - set(self.sites))) or "no site at all",
+                fix="Name sites that the prefix carries.",
+            )
+        return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), occupies=self.occupies)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prefix) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return int(self.hash[:15], 16)
+
+    def __repr__(self) -> str:
+        return (
+            f"Prefix({self.hash[:12]}, positions={self.positions}, sites={len(self.layers)}, "
+            f"dtype={self.dtype}, nbytes={self.nbytes}, occupies={self.occupies})"
+        )
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name not in DTYPES:
+        raise PrefixError(
+            "A prefix cannot be held in this dtype.",
+            expected=", ".join(DTYPES),
+            found=name,
+            fix="Use float32, or bfloat16 to halve its size.",
+        )
+    return DTYPES[name]
+
+
+def _frozen(array: Array) -> Array:
+    """A read-only, C-contiguous array that no caller can change behind the hash's back."""
+    if not isinstance(array, np.ndarray):
+        raise PrefixError(
+            "Keys and values must be NumPy arrays.",
+            expected="numpy.ndarray",
+            found=type(array).__name__,
+            fix="Convert with numpy.asarray(x), or x.detach().cpu().numpy() for a torch tensor.",
+        )
+    copy = np.array(array, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy
+
+
+def _joined(first: Array, second: Array) -> Array:
+    return np.concatenate([first, second.astype(first.dtype)], axis=1)
+
+
+def _bias(layer: LayerPrefix) -> Array:
+    return np.zeros(layer.keys.shape[:2], layer.keys.dtype) if layer.bias is None else layer.bias

@@ -1,0 +1,196 @@
+"""The contract of every candidate: from the workbench to something that answers, with what it took.
+
+All candidates get the same workbench (host, task, the fit and selection splits, the task's metric) and none of them
+ever sees the test split. What they give back answers inputs through the same path as `foreword predict`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from foreword.engine.generation import Template
+from foreword.engine.host import Host
+from foreword.errors import TaskError
+from foreword.tuning.adaptation import Adaptation
+from foreword.tuning.examples import Example, Splits
+from foreword.tuning.fit import FitSettings, Moment, fit
+from foreword.tuning.objective import Score, objective_for, targets_of
+from foreword.tuning.predictor import Manner, Predictor
+from foreword.tuning.readout import (
+    Readout,
+    best_logistic_regression,
+    from_label_texts,
+    from_prototypes,
+)
+from foreword.tuning.task import CandidateSettings, FittedSettings, Task
+
+# (done, of, what is to be shown): for a progress bar
+Progress = Callable[[int, int, str], None]
+Settings = TypeVar("Settings", bound=CandidateSettings)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every candidate is made from. `score` is the task's metric of (targets, outputs): higher is better."""
+
+    host: Host
+    task: Task
+    splits: Splits
+    score: Score
+
+    def manner(self, template: Template | None = None) -> Manner:
+        """The task's way from input to answer, with another template when one is given."""
+        newline_ends = self.task.kind == "generate" and not any("\n" in x.target for x in self.splits.fit)
+        return Manner(
+            kind=self.task.kind,
+            template=template or self.template,
+            labels=self.splits.labels if self.task.kind == "classify" else (),
+            max_new_tokens=self.task.model.max_tokens,
+            max_input_tokens=self.task.limits.max_input_tokens,
+            stop="\n" if newline_ends else None,
+        )
+
+    @property
+    def template(self) -> Template:
+        """The task's template, or the plain one for its kind and base model."""
+        if self.task.model.template is not None:
+            return Template.parse(self.task.model.template)
+        if self.host.role == "encoder":
+            return Template("", "")
+        return Template("", "\nLabel:" if self.task.kind == "classify" else "\n")
+
+    @property
+    def default_readout(self) -> str:
+        """How a fitted candidate reads labels when the task leaves it open."""
+        if self.task.kind == "generate":
+            return "generation"
+        return "linear" if self.host.role == "encoder" else "likelihood"
+
+    def selection_score(self, predictor: Predictor) -> float:
+        """The metric on the selection split."""
+        outputs = [answer.output for answer in predictor.answer([x.input for x in self.splits.selection])]
+        return self.score([x.target for x in self.splits.selection], outputs)
+
+    def readout(self, kind: str, *, template: Template | None = None) -> Readout | None:
+        """A read-out made with the bare model; None for likelihood and generation."""
+        if kind in ("likelihood", "generation"):
+            return None
+        labels = self.splits.labels
+        bare = Predictor(self.host, self.manner(template), readout=_unset(self.host, len(labels)))
+        if kind == "label-text":
+            if self.host.role == "causal":
+                raise TaskError(
+                    "A causal model has no text similarity to read a label by.",
+                    expected='readout "auto" (likelihood of the label), "prototypes" or "linear"',
+                    found='"label-text"',
+                    fix="Remove the readout from the candidate, or use an encoder as base model.",
+                )
+            texts = Predictor(self.host, self.manner(Template("", "")), readout=bare.readout)
+            return from_label_texts(texts.features([self.task.description(label) for label in labels]))
+        found = bare.features([x.input for x in self.splits.fit])
+        targets = targets_of(bare, self.splits.fit)
+        if kind == "prototypes":
+            return from_prototypes(found, targets, len(labels))
+        selection = bare.features([x.input for x in self.splits.selection])
+        return best_logistic_regression(
+            found, targets, selection, targets_of(bare, self.splits.selection), len(labels)
+        )[0]
+
+
+def _unset(host: Host, labels: int) -> Readout:
+    import torch
+
+    return Readout("linear", torch.zeros(labels, host.hidden_size), torch.zeros(labels), 1.0)
+
+
+@dataclass
+class Fitted:
+    """A candidate, ready to answer. `selection` is its metric on the selection split; `details` are its settings."""
+
+    predictor: Predictor
+    selection: float
+    trainable: int
+    nbytes: int
+    history: tuple[Moment, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def readout(self) -> str | None:
+        """label-text, prototypes, linear or likelihood; None for generation."""
+        if self.predictor.manner.kind == "generate":
+            return None
+        return "likelihood" if self.predictor.readout is None else self.predictor.readout.kind
+
+
+class Candidate(ABC, Generic[Settings]):
+    """One way to do the task. `uses_seed`: whether another seed gives another result."""
+
+    uses_seed: bool = False
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        """Make it from the fit and selection splits. With `checkpoint` a long fit saves itself and can go on."""
+
+
+def fit_adaptation(
+    bench: Workbench,
+    adaptation: Adaptation,
+    settings: FittedSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Progress | None,
+) -> Fitted:
+    """The common way of prefix, soft prompt and LoRA: same read-outs, same loop, same budget."""
+    kind = bench.default_readout if settings.readout == "auto" else settings.readout
+    predictor = Predictor(bench.host, bench.manner(), adaptation, bench.readout(kind))
+    objective = objective_for(predictor, bench.splits.fit, bench.splits.selection, bench.score)
+    seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
+    outcome = fit(
+        objective,
+        adaptation,
+        FitSettings(settings.steps, settings.batch_size, seconds, learning_rate=settings.learning_rate),
+        seed=seed,
+        checkpoint=checkpoint,
+        identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}",
+        progress=None if progress is None else lambda step, of, loss, best: progress(step, of, _shown(loss, best)),
+    )
+    objective.finish()
+    size = predictor.readout.size if predictor.readout is not None else 0
+    learned = size if kind in ("prototypes", "linear") else 0
+    return Fitted(
+        predictor,
+        selection=outcome.best.selection,
+        trainable=adaptation.trainable + learned,
+        nbytes=adaptation.nbytes + size * 4,
+        history=outcome.history,
+        details={
+            "best_step": outcome.best.step,
+            "stopped_by": outcome.stopped_by,
+            "steps_taken": outcome.history[-1].step,
+            "batch_size": settings.batch_size,
+            "learning_rates": [group["lr"] for group in adaptation.groups(settings.learning_rate)],
+        },
+    )
+
+
+def _shown(loss: float, best: float) -> str:
+    return f"loss {loss:.3f}, best {best:.3f}"
+
+
+def first_examples(examples: tuple[Example, ...], labels: tuple[str, ...], count: int | None) -> list[Example]:
+    """The first `count` examples of each label in the split's order, label by label in turn; all for None."""
+    if not labels:
+        return list(examples[:count])
+    by_label = {label: [x for x in examples if x.target == label][:count] for label in labels}
+    longest = max(len(found) for found in by_label.values())
+    return [found[turn] for turn in range(longest) for found in by_label.values() if turn < len(found)]

@@ -1,0 +1,40 @@
+"""Hard prompt: the best of the given templates, chosen on the selection split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.engine.generation import Template
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.task import HardPromptSettings
+
+
+class HardPrompt(Candidate[HardPromptSettings]):
+    """Each template is tried as it stands; ties go to the one that was given first."""
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        del seed, checkpoint
+        kind = self.settings.readout
+        if kind == "auto":
+            kind = "label-text" if bench.host.role == "encoder" else "auto"
+        tried: list[tuple[float, str, Predictor]] = []
+        for number, text in enumerate(self.settings.templates, start=1):
+            template = Template.parse(text)
+            readout = bench.readout(bench.default_readout if kind == "auto" else kind, template=template)
+            predictor = Predictor(bench.host, bench.manner(template), readout=readout)
+            tried.append((bench.selection_score(predictor), text, predictor))
+            if progress is not None:
+                progress(number, len(self.settings.templates), f"best {max(found[0] for found in tried):.3f}")
+        score, chosen, predictor = max(tried, key=lambda found: found[0])
+        learned = predictor.readout is not None and predictor.readout.kind != "label-text"
+        numbers = predictor.readout.size if learned and predictor.readout is not None else 0
+        return Fitted(
+            predictor,
+            score,
+            trainable=numbers,
+            nbytes=len(chosen.encode()) + numbers * 4,
+            details={"template": chosen, "tried": {text: found for found, text, _ in tried}},
+        )

@@ -1,0 +1,29 @@
+"""LoRA: low-rank updates of the attention weights through the peft library (Hu et al., 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.tuning.adaptation import Lora as Adapted
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
+from foreword.tuning.task import LoraSettings
+
+
+class Lora(Candidate[LoraSettings]):
+    """Rank and targets as peft has them for the family; taken out of the model when the candidate is closed."""
+
+    uses_seed = True
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        adaptation = Adapted(bench.host, rank=self.settings.rank, seed=seed)
+        try:
+            fitted = fit_adaptation(
+                bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, progress=progress
+            )
+        except BaseException:
+            adaptation.close()
+            raise
+        fitted.details["rank"] = self.settings.rank
+        return fitted

@@ -1,0 +1,29 @@
+"""Prefix: keys and values at every attention site, fitted by gradient descent; no weight of the model changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.tuning.adaptation import FittedPrefix as Adapted
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
+from foreword.tuning.task import PrefixSettings
+
+
+class Prefix(Candidate[PrefixSettings]):
+    """All sites, `positions` positions each; values start at zero, so the fit starts near the bare read-out."""
+
+    uses_seed = True
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        adaptation = Adapted(bench.host, positions=self.settings.positions, seed=seed)
+        try:
+            fitted = fit_adaptation(
+                bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, progress=progress
+            )
+        except BaseException:
+            adaptation.close()
+            raise
+        fitted.details["positions"] = self.settings.positions
+        return fitted

@@ -1,0 +1,22 @@
+"""Linear probe: multinomial logistic regression on the frozen model's feature of the input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.task import ProbeSettings
+
+
+class Probe(Candidate[ProbeSettings]):
+    """Solved to convergence; the penalty is chosen on the selection split."""
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        del seed, checkpoint, progress
+        readout = bench.readout("linear")
+        size = 0 if readout is None else readout.size
+        predictor = Predictor(bench.host, bench.manner(), readout=readout)
+        return Fitted(predictor, bench.selection_score(predictor), trainable=size, nbytes=size * 4)

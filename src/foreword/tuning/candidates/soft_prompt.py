@@ -1,0 +1,29 @@
+"""Soft prompt: embeddings before the tokens, fitted by gradient descent (Lester et al., 2021)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.tuning.adaptation import SoftPrompt as Adapted
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
+from foreword.tuning.task import SoftPromptSettings
+
+
+class SoftPrompt(Candidate[SoftPromptSettings]):
+    """`positions` embeddings, started as random tokens; they take positions of the context."""
+
+    uses_seed = True
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        adaptation = Adapted(bench.host, positions=self.settings.positions, seed=seed)
+        try:
+            fitted = fit_adaptation(
+                bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, progress=progress
+            )
+        except BaseException:
+            adaptation.close()
+            raise
+        fitted.details["positions"] = self.settings.positions
+        return fitted

@@ -1,0 +1,21 @@
+"""Zero-shot: the base model as it is, told the task by the template and the labels' names or descriptions only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.task import ZeroShotSettings
+
+
+class ZeroShot(Candidate[ZeroShotSettings]):
+    """Similarity to the label's text (encoder), likelihood of the label (causal model), or plain generation."""
+
+    def fit(
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    ) -> Fitted:
+        del seed, checkpoint, progress
+        kind = "label-text" if bench.host.role == "encoder" else bench.default_readout
+        predictor = Predictor(bench.host, bench.manner(), readout=bench.readout(kind))
+        return Fitted(predictor, bench.selection_score(predictor), trainable=0, nbytes=0)

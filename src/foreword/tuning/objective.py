@@ -1,0 +1,192 @@
+"""What a fit minimises, and what it is judged by while it runs.
+
+Three objectives: cross-entropy over labels by similarity to their texts or by their likelihoods; cross-entropy against
+leave-one-out class prototypes; and the likelihood of written answers. Each judges itself on the
+selection split by the task's own metric, with its loss there as the tie-breaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from foreword.engine.generation import batches, completion_loss, embed, features
+from foreword.tuning.examples import Example
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.readout import Readout, best_logistic_regression, from_prototypes, without_self
+
+Score = Callable[[Sequence[str], Sequence[str]], float]
+
+# Steps after which the prototypes that a fit is trained against are computed anew.
+BANK_STEPS = 8
+
+
+def objective_for(
+    predictor: Predictor, fit: Sequence[Example], selection: Sequence[Example], score: Score
+) -> LabelCrossEntropy | ClassContrast | AnswerLikelihood:
+    """The objective that suits how `predictor` answers."""
+    if predictor.manner.kind == "generate":
+        return AnswerLikelihood(predictor, fit, selection, score)
+    if predictor.readout is not None and predictor.readout.kind != "label-text":
+        return ClassContrast(predictor, fit, selection, score, kind=predictor.readout.kind)
+    return LabelCrossEntropy(predictor, fit, selection, score)
+
+
+class LabelCrossEntropy:
+    """Cross-entropy over the labels by the predictor's own scores: similarity to fixed texts, or label likelihoods."""
+
+    def __init__(
+        self, predictor: Predictor, fit: Sequence[Example], selection: Sequence[Example], score: Score
+    ) -> None:
+        self.predictor, self.score = predictor, score
+        self.rows, self.targets = predictor.rows([x.input for x in fit]), targets_of(predictor, fit)
+        self.selection_rows = predictor.rows([x.input for x in selection])
+        self.selection_targets = targets_of(predictor, selection)
+        self.examples = len(self.rows)
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        del step
+        with self.predictor.adaptation.active():
+            scores = self.predictor.label_scores([self.rows[index] for index in indices])
+        return nn.functional.cross_entropy(scores, self.targets[indices].to(scores.device))
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        del step
+        scores = torch.empty(len(self.selection_rows), len(self.predictor.manner.labels))
+        with torch.no_grad(), self.predictor.adaptation.active():
+            for indices in batches([len(row) for row in self.selection_rows], 32):
+                scores[indices] = self.predictor.label_scores([self.selection_rows[i] for i in indices]).float().cpu()
+        return judged(scores, self.selection_targets, self.predictor, self.score)
+
+    def memory(self) -> dict[str, Tensor]:
+        return {}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        del memory
+
+    def finish(self) -> None:
+        return
+
+
+class ClassContrast:
+    """Cross-entropy against class prototypes made of the *other* fit examples, for read-outs learned from examples.
+
+    A head that has seen an example says little about it: with hundreds of numbers per label and tens of examples, every
+    training loss is near 0 and has no slope. Leaving each example out of its own class keeps the loss honest. The
+    prototypes of a step are constants, computed anew every few steps. What answers in the end is solved on the adapted
+    features of all examples: prototypes, or a logistic regression.
+    Snell, Swersky, Zemel, "Prototypical networks for few-shot learning", 2017, here with cosine similarity.
+    """
+
+    def __init__(
+        self, predictor: Predictor, fit: Sequence[Example], selection: Sequence[Example], score: Score, *, kind: str
+    ) -> None:
+        self.predictor, self.score, self.kind = predictor, score, kind
+        self.rows, self.targets = predictor.rows([x.input for x in fit]), targets_of(predictor, fit)
+        self.selection_rows = predictor.rows([x.input for x in selection])
+        self.selection_targets = targets_of(predictor, selection)
+        self.examples = len(self.rows)
+        self._bank, self._bank_step = torch.empty(0), -1
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        bank = self._bank_at(step - step % BANK_STEPS) if step % BANK_STEPS == 0 or self._bank_step < 0 else self._bank
+        with self.predictor.adaptation.active():
+            found = features(self.predictor.host, [self.rows[i] for i in indices], soft=self.predictor.adaptation.soft)
+        own = torch.tensor(indices)
+        scores = without_self(found, bank, self.targets[own], self.targets, own)
+        return nn.functional.cross_entropy(scores, self.targets[own].to(scores.device))
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        readout, selection = self._solved(self._bank_at(step))
+        return judged(readout.scores(selection), self.selection_targets, self.predictor, self.score)
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"bank": self._bank, "bank_step": torch.tensor(self._bank_step)}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        self._bank, self._bank_step = memory["bank"], int(memory["bank_step"])
+
+    def finish(self) -> None:
+        self.predictor.readout = self._solved(self._embedded(self.rows))[0]
+
+    def _bank_at(self, step: int) -> Tensor:
+        if step != self._bank_step:
+            self._bank, self._bank_step = self._embedded(self.rows), step
+        return self._bank
+
+    def _solved(self, bank: Tensor) -> tuple[Readout, Tensor]:
+        """The read-out on these features of the fit examples, and the features of the selection split."""
+        selection, labels = self._embedded(self.selection_rows), len(self.predictor.manner.labels)
+        if self.kind == "prototypes":
+            return from_prototypes(bank, self.targets, labels), selection
+        found = best_logistic_regression(bank, self.targets, selection, self.selection_targets, labels)
+        return found[0], selection
+
+    def _embedded(self, rows: list[list[int]]) -> Tensor:
+        soft = self.predictor.adaptation.soft
+        with self.predictor.adaptation.active():
+            return embed(self.predictor.host, rows, soft=None if soft is None else soft.detach())
+
+
+class AnswerLikelihood:
+    """Mean negative log-likelihood per token of the written answers, end of text included; prompts are not scored."""
+
+    def __init__(
+        self, predictor: Predictor, fit: Sequence[Example], selection: Sequence[Example], score: Score
+    ) -> None:
+        self.predictor, self.score = predictor, score
+        self.prompts = predictor.rows([x.input for x in fit])
+        self.answers = [self._answer(x.target) for x in fit]
+        self.selection = list(selection)
+        self.selection_prompts = predictor.rows([x.input for x in selection])
+        self.selection_answers = [self._answer(x.target) for x in selection]
+        self.examples = len(self.prompts)
+
+    def _answer(self, target: str) -> list[int]:
+        end = getattr(self.predictor.host.tokenizer, "eos_token_id", None)
+        room = self.predictor.manner.max_new_tokens
+        return (self.predictor.completion(target) + ([] if end is None else [end]))[:room]
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        del step
+        return self._loss([self.prompts[i] for i in indices], [self.answers[i] for i in indices])
+
+    def _loss(self, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
+        adaptation = self.predictor.adaptation
+        with adaptation.active():
+            return completion_loss(self.predictor.host, prompts, answers, soft=adaptation.soft)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        del step
+        outputs = [answer.output for answer in self.predictor.answer([x.input for x in self.selection])]
+        with torch.no_grad():
+            losses = [
+                float(self._loss([self.selection_prompts[i] for i in part], [self.selection_answers[i] for i in part]))
+                for part in batches([len(row) for row in self.selection_prompts], 32)
+            ]
+        return self.score([x.target for x in self.selection], outputs), -sum(losses) / len(losses)
+
+    def memory(self) -> dict[str, Tensor]:
+        return {}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        del memory
+
+    def finish(self) -> None:
+        return
+
+
+def targets_of(predictor: Predictor, examples: Sequence[Example]) -> Tensor:
+    """Indices of the examples' labels in the predictor's order, `(example,)`."""
+    order = {label: index for index, label in enumerate(predictor.manner.labels)}
+    return torch.tensor([order[example.target] for example in examples])
+
+
+def judged(scores: Tensor, targets: Tensor, predictor: Predictor, score: Score) -> tuple[float, float]:
+    """The task's metric of label scores `(row, label)` against `targets` `(row,)`, and minus their cross-entropy."""
+    labels = predictor.manner.labels
+    wanted = [labels[index] for index in targets.tolist()]
+    given = [labels[index] for index in scores.argmax(dim=1).tolist()]
+    return score(wanted, given), -float(nn.functional.cross_entropy(scores, targets))

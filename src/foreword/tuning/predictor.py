@@ -1,0 +1,207 @@
+"""From an input's text to an answer: the one path that judging, `foreword predict` and the Python API share.
+
+A predictor is a host, an adaptation of it, the template around the input, and how the answer is read: by a read-out of
+features, by the likelihood of the labels' names, or by generation. What is measured in a pilot is therefore what later
+runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foreword.bundle import Bundle
+from foreword.engine.generation import (
+    Template,
+    batches,
+    completion_scores,
+    embed,
+    features,
+    generate,
+    render,
+    tokens,
+)
+from foreword.engine.host import Host
+from foreword.errors import BundleError, DataError, HostError
+from foreword.tuning.adaptation import Adaptation, Bare, FixedPrefix
+from foreword.tuning.readout import Readout
+
+Progress = Callable[[int], None]
+Kind = Literal["classify", "generate"]
+# A single input of more characters than this is a mistake (a file instead of a text), not something to answer.
+LONGEST_INPUT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one input. `confidence` is the probability of the label, None for generation."""
+
+    output: str
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How an input becomes an answer, apart from the model: saved with a candidate, language-free.
+
+    `stop` ends a generated answer (a newline when no target of the fit split has one). `max_input_tokens` cuts inputs.
+    """
+
+    kind: Kind
+    template: Template
+    labels: tuple[str, ...] = ()
+    max_new_tokens: int = 64
+    max_input_tokens: int | None = None
+    stop: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "template": {"before": self.template.before, "after": self.template.after},
+            "labels": list(self.labels),
+            "max_new_tokens": self.max_new_tokens,
+            "max_input_tokens": self.max_input_tokens,
+            "stop": self.stop,
+        }
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Manner:
+        """Read `as_dict` back; KeyError or TypeError when a part is missing or unknown."""
+        return cls(**{**told, "template": Template(**told["template"]), "labels": tuple(told["labels"])})
+
+
+@dataclass
+class Predictor:
+    """Answers inputs with a host under an adaptation.
+
+    `readout` None means: by likelihood of the label (classify, causal model only) or generation. A readout that a fit
+    is still changing is seen as it is at the time of the call.
+    """
+
+    host: Host
+    manner: Manner
+    adaptation: Adaptation = field(default_factory=Bare)
+    readout: Readout | None = None
+
+    def __post_init__(self) -> None:
+        if self.host.role == "encoder" and (self.manner.kind == "generate" or self.readout is None):
+            raise HostError(
+                "An encoder cannot do this task in this way.",
+                expected="a causal model for generation or label likelihood, or a read-out of features",
+                found=f"{self.host.reference}, an encoder, for kind {self.manner.kind}",
+                fix="Name a causal base model in [model] reference, or choose a read-out.",
+            )
+        self._completions = [] if self.manner.kind == "generate" else [self.completion(x) for x in self.manner.labels]
+
+    def rows(self, inputs: Sequence[str]) -> list[list[int]]:
+        """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
+        reserve = 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
+        if self.manner.kind == "generate":
+            reserve += self.manner.max_new_tokens
+        elif self.readout is None:
+            reserve += max(map(len, self._completions))
+        limit = self.manner.max_input_tokens
+        # A causal model continues its prompt, so no end token may stand before the answer.
+        special = self.host.role == "encoder"
+        return [
+            render(self.host, self.manner.template, text, max_tokens=limit, reserve=reserve, special=special)
+            for text in inputs
+        ]
+
+    def completion(self, text: str) -> list[int]:
+        """Token ids of an answer behind the prompt: with a space before it unless the template ends in one."""
+        after = self.manner.template.after
+        space = "" if not after or after[-1].isspace() else " "
+        found = tokens(self.host, space + text, special=False)
+        if not found:
+            raise DataError(
+                "The tokenizer has no token for an answer.",
+                expected="at least one token",
+                found=repr(text),
+                fix="Give the label a name that the base model's tokenizer can spell.",
+            )
+        return found
+
+    def label_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Unnormalised log-probabilities `(row, label)`, differentiable; the adaptation must be active."""
+        if self.readout is None:
+            return completion_scores(self.host, rows, self._completions, soft=self.adaptation.soft)
+        return self.readout.scores(features(self.host, rows, soft=self.adaptation.soft))
+
+    def features(self, inputs: Sequence[str], *, batch_size: int = 32, progress: Progress | None = None) -> Tensor:
+        """Feature vectors `(input, hidden)` under the adaptation, without gradients."""
+        with self.adaptation.active():
+            soft = None if self.adaptation.soft is None else self.adaptation.soft.detach()
+            return embed(self.host, self.rows(inputs), soft=soft, batch_size=batch_size, progress=progress)
+
+    def answer(self, inputs: Sequence[str], *, batch_size: int = 32, progress: Progress | None = None) -> list[Answer]:
+        """One answer per input, in order. DataError for an input that cannot be read."""
+        for number, text in enumerate(inputs, start=1):
+            _check_input(number, text)
+        rows = self.rows(inputs)
+        found: list[Answer | None] = [None] * len(rows)
+        with torch.no_grad(), self.adaptation.active():
+            for indices in batches([len(row) for row in rows], batch_size):
+                answers = self._answer_batch([rows[index] for index in indices])
+                for index, answer in zip(indices, answers, strict=True):
+                    found[index] = answer
+                if progress is not None:
+                    progress(len(indices))
+        return [answer for answer in found if answer is not None]
+
+    def _answer_batch(self, rows: list[list[int]]) -> list[Answer]:
+        if self.manner.kind == "generate":
+            longest = self.manner.max_new_tokens
+            texts = generate(self.host, rows, max_new_tokens=longest, soft=self.adaptation.soft)
+            return [Answer(self._cut(text)) for text in texts]
+        probabilities = torch.softmax(self.label_scores(rows).float(), dim=1)
+        best = probabilities.max(dim=1)
+        return [
+            Answer(self.manner.labels[label], confidence)
+            for label, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    def _cut(self, text: str) -> str:
+        text = text.strip()
+        return text if self.manner.stop is None else text.partition(self.manner.stop)[0].strip()
+
+    def use(self) -> dict[str, Any]:
+        """How a bundle says that its prefix is applied."""
+        readout = None if self.readout is None else {"kind": self.readout.kind, "scale": self.readout.scale}
+        return {"manner": self.manner.as_dict(), "readout": readout}
+
+
+def predictor_from(bundle: Bundle, host: Host) -> Predictor:
+    """The predictor that a bundle was saved from, on `host`.
+
+    BaseMismatchError when the bundle is for another base; BundleError when it does not say how it is applied.
+    """
+    bundle.check_base(host)
+    try:
+        manner = Manner.from_dict(bundle.use["manner"])
+        told = bundle.use["readout"]
+        readout = None
+        if told is not None:
+            readout = Readout.from_arrays(told["kind"], float(told["scale"]), bundle.readout, len(manner.labels))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            "The bundle does not say how its prefix is applied to a text.",
+            expected="a bundle written by `foreword pilot`, with template, labels and read-out",
+            found=f"{type(error).__name__}: {error}",
+            fix="Attach its prefix from Python: with fw.attached(host, bundle.prefix): ...",
+        ) from error
+    return Predictor(host, manner, FixedPrefix(host, bundle.prefix), readout)
+
+
+def _check_input(number: int, text: object) -> None:
+    if not isinstance(text, str) or len(text) > LONGEST_INPUT:
+        raise DataError(
+            f"Input {number} cannot be answered.",
+            expected=f"text of at most {LONGEST_INPUT:,} characters",
+            found=f"{len(text):,} characters" if isinstance(text, str) else type(text).__name__,
+            fix="Give one text per line, not a whole file.",
+        )
