@@ -1,4 +1,4 @@
-"""Each bound equals an independent computation of its theorem, obeys its symmetries, and refuses what it cannot mean."""
+"""Each bound equals an independent computation of its theorem, obeys its symmetries, and refuses what means nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from foreword.confidence import (
     BET_CAP,
     SHUFFLE_SEED,
     Interval,
+    _score,
     mean_interval,
     paired_rate_difference_interval,
     rate_interval,
@@ -200,6 +201,18 @@ def test_paired_interval_is_narrower_than_the_other_guaranteed_constructions(
     most = rate_interval(wins + losses, trials, level=0.99).high
     conditional = most * ((2 * share.high - 1) - (2 * share.low - 1))
     assert found < min(betting, separate, conditional)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 12, 20])
+def test_the_score_that_ranks_outcomes_is_monotone_in_wins_losses_and_difference(trials: int) -> None:
+    # The two facts that the exactness of the paired interval rests on, beyond its theorems.
+    wins, losses = np.meshgrid(np.arange(trials + 1.0), np.arange(trials + 1.0), indexing="ij")
+    possible = np.where(wins + losses <= trials, 1.0, np.nan)
+    differences = np.linspace(-0.999, 0.999, 200)
+    scores = np.stack([possible * _score(wins, losses, trials, float(difference)) for difference in differences])
+    assert np.nanmax(np.diff(scores, axis=0)) <= 1e-9
+    assert np.nanmin(np.diff(scores, axis=1)) >= -1e-9
+    assert np.nanmax(np.diff(scores, axis=2)) <= 1e-9
 
 
 def trials_needed_by_counting(rate: float, threshold: float, *, level: float, limit: int) -> int | None:

@@ -73,8 +73,8 @@ def mean_interval(
 ) -> Interval:
     """Interval for the mean of independent values in [`low`, `high`] that share that mean; [low, high] without values.
 
-    A hedged betting interval (Waudby-Smith and Ramdas, JRSS-B 86 (2024), Theorem 3 with the fixed-n bets of Section
-    4.1). For values scaled to [0, 1], each hypothetical mean m is bet against with
+    A hedged betting interval (Waudby-Smith and Ramdas, JRSS-B 86 (2024), Theorem 3, with their bets for a known n). For
+    values scaled to [0, 1], each hypothetical mean m is bet against with
 
         K+_t(m) = prod_{i<=t} (1 + min(b_i, c/m) (x_i - m)),   b_i = sqrt(2 log(2/alpha) / (n var_{i-1})),
 
@@ -115,9 +115,9 @@ def paired_rate_difference_interval(wins: int, losses: int, trials: int, *, leve
     The error is at most g + 2 (alpha - g)/2 = alpha: Buehler (JASA 52, 1957) for the ordering, Berger and Boos (JASA
     89, 1994) for the nuisance rate. The search over q is by certified cells, see `_is_excluded`. [-1, 1] without pairs.
 
-    Seen in widths relative to Tango's interval, which is approximate: from 20 pairs on, this one 0.96 to 1.14, betting
-    on the differences 1.1 to 1.5, two Clopper-Pearson intervals 1.15 to 1.6, McNemar's conditional interval times one
-    for the discordance rate 1.1 to 2.0.
+    Seen in widths relative to Tango's interval, which is approximate, over 20 to 3,000 pairs: this one 1.02 on average
+    and at most 1.14, betting on the differences 1.25, two Clopper-Pearson intervals 1.37, and McNemar's conditional
+    interval times one for the discordance rate 1.49 on average and up to 2.0.
 
     >>> interval = paired_rate_difference_interval(14, 6, 200)
     >>> interval.low < 0.04 < interval.high
@@ -255,8 +255,9 @@ def _score(wins: Floats | float, losses: Floats | float, trials: int, difference
 def _wins_needed(wins: int, losses: int, trials: int, tail: float) -> Integers:
     """For each number of losses 0..trials, the fewest wins that rank at least as high as the outcome observed.
 
-    Outcomes rank by Tango's lower limit. With d the limit of the observed outcome, those at or above are the outcomes
-    whose score at d is at least the observed one's. `trials` + 1 means that no number of wins does.
+    Outcomes rank by Tango's lower limit. The score falls as the difference grows, so that with d the limit of the
+    observed outcome, those at or above are the outcomes whose score at d is at least the observed one's. `trials` + 1
+    means that no number of wins does.
     """
     quantile, low, high = -float(ndtri(tail)), -1.0, (wins - losses) / trials
     for _ in range(60):
@@ -271,7 +272,7 @@ def _wins_needed(wins: int, losses: int, trials: int, tail: float) -> Integers:
         enough, fewer = np.where(ranks, middles, enough), np.where(ranks, fewer, middles)
     enough = np.where(enough > trials - lost, trials + 1, enough)
     # A smaller requirement after more losses would break the monotonicity that the cells rely on; closing the set
-    # upwards only widens the interval. (No such case is known.)
+    # upwards only widens the interval. (None is known; the tests look up to 20 pairs.)
     needed: Integers = np.minimum.accumulate(enough[::-1])[::-1]
     return needed
 

@@ -165,5 +165,5 @@ def test_macro_f1_intervals_cover_as_often_as_their_docstring_says(
         estimate, difference = measure("macro-f1", targets, mine), compare("macro-f1", targets, mine, rival, to="rival")
         missed += not estimate.low <= value <= estimate.high
         missed_difference += not difference.low <= value - rivals <= difference.high
-    # The docstring's figure is a coverage of at least 93%.
-    assert max(missed, missed_difference) <= most_misses(repetitions, 0.07)
+    # The docstring's lowest figure is a coverage of 94.4%.
+    assert max(missed, missed_difference) <= most_misses(repetitions, 0.056)

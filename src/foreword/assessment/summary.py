@@ -18,6 +18,7 @@ from foreword.assessment.wording import (
     METRICS,
     UNKNOWN,
     VERDICTS,
+    Standing,
     Tone,
     amount,
     byte_size,
@@ -81,13 +82,21 @@ def _can(evidence: Evidence) -> Answer:
         failed = [found for found in evidence.failed if found.kind == "prefix"]
         why = f"“{failed[0].name}” failed with {failed[0].code}." if failed else "No prefix was among the candidates."
         return Answer(question, "Not known", (why,), "open")
-    found = standing(prefix.metric.low, prefix.metric.high, required.at_least)
-    headline, tone = _OUTCOMES[found]
+    headline, tone = _OUTCOMES[_standing(evidence, prefix)]
     measured = f"{percent(prefix.metric.value)} {word(METRICS, prefix.metric.name)} ({span(prefix.metric)})"
     return Answer(question, headline, (measured, f"{percent(required.at_least)} required"), tone)
 
 
-_OUTCOMES: Mapping[str, tuple[str, Tone]] = {
+def _standing(evidence: Evidence, prefix: CandidateEvidence) -> Standing:
+    """The decision's own finding where it judged this prefix, at the requirement's confidence; else by its interval."""
+    codes: tuple[Standing, ...] = ("met", "missed", "open")
+    stated = [code for code in codes for r in evidence.decision.reasons if r.code == f"requirement-{code}"]
+    if stated and evidence.decision.chosen == prefix.name:
+        return stated[0]
+    return standing(prefix.metric.low, prefix.metric.high, evidence.task.requirement.at_least)
+
+
+_OUTCOMES: Mapping[Standing, tuple[str, Tone]] = {
     "met": ("Yes", "good"),
     "missed": ("No", "bad"),
     "open": ("Not settled", "open"),
@@ -108,12 +117,12 @@ def _better(evidence: Evidence) -> Answer:
         support.append(f"{points(change.value)} points over “{change.to}” ({span_of_difference(change)})")
     if worse:
         names = ", ".join(f"“{name}”" for name in sides["worse"])
-        return Answer(question, f"Not than {worse} of {total}", (f"Worse than {names}", *support), "bad")
+        return Answer(question, f"Worse than {worse} of {total}", (f"Worse: {names}", *support), "bad")
     if same:
         support.append(f"No difference shown to {', '.join(f'“{name}”' for name in sides['same'])}")
     if not total:
         return Answer(question, "Not known", ("There is no other candidate to compare with.",), "open")
-    headline = f"Than {better} of {total}" if same else f"Than all {total}" if total > 1 else "Yes"
+    headline = f"Better than {better} of {total}" if same else f"Better than all {total}" if total > 1 else "Yes"
     return Answer(question, headline if better else "Not shown", tuple(support), "good" if better else "open")
 
 
@@ -151,27 +160,25 @@ def _cost_support(evidence: Evidence, row: CostRow) -> tuple[str, ...]:
 def summary_table(evidence: Evidence) -> Table:
     """The candidates side by side for the terminal, best first; the chosen one is marked."""
     baseline = next((c.difference.baseline.to for c in evidence.candidates if c.difference.baseline), None)
-    title = Text(f"{printable(evidence.task.name)}: {word(METRICS, evidence.task.metric)}")
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    title = Text(f"{printable(evidence.task.name, 60)}: {word(METRICS, evidence.task.metric)}")
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("candidate", overflow="fold")
-    headings = ("measured", f"vs {printable(baseline, 24)}" if baseline else "vs baseline", "vs best")
-    for heading in (*headings, "fitted", "size", "fit time", "latency"):
-        table.add_column(Text(heading), justify="right")
+    headings = ("measured", f"vs {printable(baseline, 11)}" if baseline else "vs baseline", "vs best")
+    for heading in (*headings, "fitted\nstored", "latency\nfit time"):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for candidate in ranked(evidence):
         chosen = candidate.name == evidence.decision.chosen
         cells = (
-            f"{printable(candidate.name)}{' (chosen)' if chosen else ''}",
+            printable(candidate.name) + ("\n(chosen)" if chosen else ""),
             f"{percent(candidate.metric.value)}\n{span(candidate.metric)}",
             _difference(candidate.difference.baseline),
             _difference(candidate.difference.best),
-            count(candidate.trainable),
-            byte_size(candidate.bytes),
-            duration(candidate.fit_seconds),
-            milliseconds(candidate.latency_ms),
+            f"{count(candidate.trainable)}\n{byte_size(candidate.bytes)}",
+            f"{milliseconds(candidate.latency_ms)}\n{duration(candidate.fit_seconds)}",
         )
         table.add_row(*map(Text, cells), style="bold" if chosen else None)
     for failed in evidence.failed:
-        table.add_row(Text(f"{printable(failed.name)} (failed: {printable(failed.code)})"), style="dim")
+        table.add_row(Text(f"{printable(failed.name)}\nfailed: {printable(failed.code)}"), style="dim")
     return table
 
 

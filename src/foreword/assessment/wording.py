@@ -7,6 +7,7 @@ must never fail, or fall silent, because an evidence file says more than this ca
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,13 @@ Standing = Literal["met", "missed", "open"]
 
 UNKNOWN = "—"
 MINUS = "\N{MINUS SIGN}"
+NAMES_IN_A_SENTENCE = 6
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 VERDICTS: Mapping[str, tuple[Tone, str]] = {
-    "GO": ("good", "The evidence supports using it on texts like these."),
-    "CONDITIONAL": ("open", "It can be used once the conditions below are met."),
-    "NO-GO": ("bad", "The evidence speaks against using it for this task."),
+    "GO": ("good", "The evidence supports using the chosen candidate on texts like these."),
+    "CONDITIONAL": ("open", "The chosen candidate can be used once the conditions below are met."),
+    "NO-GO": ("bad", "The evidence speaks against going on with this task as it stands."),
     "NOT ENOUGH EVIDENCE": ("plain", "What was measured cannot settle it either way."),
 }
 KINDS: Mapping[str, str] = {
@@ -94,7 +96,7 @@ REASONS: Mapping[str, str] = {
     "(interval {low:low_points} to {high:high_points}).",
     "stress-failed": "Under stress by {probe:probe} it fails at {rate:percent}, and possibly at up to {upper:high}; "
     "the limit is {limit:percent}.",
-    "stress-passed": "Within the limits under stress by {probes:probes}.",
+    "stress-passed": "Under stress it stays within the limits: {probes:probes}.",
     "base-changed": "The base model's weights changed during the run, so nothing measured here can be relied on.",
     "base-unchanged": "The base model's weights are the same after the run as before.",
     "not-chosen-prefix": "The choice falls on “{chosen}”, not on the prefix “{prefix}”.",
@@ -104,7 +106,7 @@ REASONS: Mapping[str, str] = {
     "break-even": "It pays for itself after {months:months}.",
     "break-even.unknown": "It does not pay for itself under the stated assumptions.",
     "limited-run": "The run was limited to {limit:count} examples; only a full run counts.",
-    "raise-requirement": "The requirement that this evidence would support is {at_least_possible:low}.",
+    "raise-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
     "fix-probe": "Bring the failure rate under stress by {probe:probe} down to {limit:percent}.",
     "none-fitted": "No candidate could be judged, so there is nothing to choose from.",
 }
@@ -172,14 +174,12 @@ def lines(reasons: Sequence[Reason]) -> tuple[Line, ...]:
 
 
 def headlines(reasons: Sequence[Reason], limit: int) -> tuple[Line, ...]:
-    """At most `limit` sentences that a reader must not miss: comparisons joined, and what speaks against kept first."""
-    rivals = [reason for reason in reasons if reason.code == "prefix-versus"]
-    if len(rivals) > 1:
-        first = reasons.index(rivals[0])
-        before, after = ([r for r in part if r.code != "prefix-versus"] for part in (reasons[:first], reasons[first:]))
-        found = [*lines(before), versus(rivals), *lines(after)]
-    else:
-        found = list(lines(reasons))
+    """At most `limit` sentences not to be missed: neighbours of one kind joined, what speaks against kept first."""
+    found: list[Line] = []
+    joined = {"prefix-versus": versus, "examples-few": few}
+    for code, group in itertools.groupby(reasons, lambda reason: reason.code):
+        alike = list(group)
+        found += [joined[code](alike)] if code in joined and len(alike) > 1 else lines(alike)
     order: list[Tone] = ["bad", "open", "good", "plain"]
     kept = sorted(range(len(found)), key=lambda index: order.index(found[index].tone))[:limit]
     return tuple(found[index] for index in sorted(kept))
@@ -203,9 +203,16 @@ def versus(rivals: Sequence[Reason]) -> Line:
     return Line(f"The prefix {'; it '.join(parts)}.", tone)
 
 
+def few(labels: Sequence[Reason]) -> Line:
+    """Several labels with few examples as one sentence."""
+    names = _listed([str(reason.parameters.get("label")) for reason in labels])
+    return Line(f"{len(labels)} labels have few examples, so what is said about them is uncertain: {names}.", "open")
+
+
 def _listed(names: Sequence[str]) -> str:
-    quoted = [f"“{name}”" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    parts = [f"“{name}”" for name in names[:NAMES_IN_A_SENTENCE]]
+    parts += [f"{len(names) - len(parts)} more"] if len(names) > len(parts) else []
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _variant(reason: Reason) -> str:
@@ -248,10 +255,10 @@ def count(value: float | str | None) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Any number in four significant digits or, from a thousand on, in whole ones: for what has no unit of its own."""
+    """Any number in three significant digits or, from a thousand on, in whole ones: for what has no unit of its own."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    return count(value) if abs(value) >= 1000 or value == int(value) else f"{value:.4g}".replace("-", MINUS)
+    return count(value) if abs(value) >= 1000 or value == int(value) else f"{value:.3g}".replace("-", MINUS)
 
 
 def amount(value: float | None) -> str:

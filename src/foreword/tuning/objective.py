@@ -8,6 +8,7 @@ selection split by the task's own metric, with its loss there as the tie-breaker
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 from foreword.engine.generation import batches, completion_loss, embed, features
 from foreword.tuning.examples import Example
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.readout import Readout, best_logistic_regression, from_prototypes, without_self
+from foreword.tuning.readout import (
+    Readout,
+    best_logistic_regression,
+    from_prototypes,
+    logistic_regression,
+    without_self,
+)
 
 Score = Callable[[Sequence[str], Sequence[str]], float]
 
@@ -89,6 +96,7 @@ class ClassContrast:
         self.selection_targets = targets_of(predictor, selection)
         self.examples = len(self.rows)
         self._bank, self._bank_step = torch.empty(0), -1
+        self._inverse_penalty, self._last = 0.0, predictor.readout
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         bank = self._bank_at(step - step % BANK_STEPS) if step % BANK_STEPS == 0 or self._bank_step < 0 else self._bank
@@ -99,30 +107,45 @@ class ClassContrast:
         return nn.functional.cross_entropy(scores, self.targets[own].to(scores.device))
 
     def evaluate(self, step: int) -> tuple[float, float]:
-        readout, selection = self._solved(self._bank_at(step))
-        return judged(readout.scores(selection), self.selection_targets, self.predictor, self.score)
+        bank, selection = self._bank_at(step), self._embedded(self.selection_rows)
+        if self.kind == "linear" and self._inverse_penalty:
+            # The penalty stays the one that was best at the start: searching it each time would take longer than steps.
+            self._last = logistic_regression(
+                bank, self.targets, self.labels, inverse_penalty=self._inverse_penalty, start=self._last
+            )
+        else:
+            self._last, self._inverse_penalty = self._solved(bank, selection)
+        return judged(self._last.scores(selection), self.selection_targets, self.predictor, self.score)
 
     def memory(self) -> dict[str, Tensor]:
-        return {"bank": self._bank, "bank_step": torch.tensor(self._bank_step)}
+        last = {} if self._last is None else {"weights": self._last.weights, "bias": self._last.bias}
+        numbers = {"bank_step": self._bank_step, "inverse_penalty": self._inverse_penalty}
+        return {"bank": self._bank, **last, **{name: torch.tensor(number) for name, number in numbers.items()}}
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         self._bank, self._bank_step = memory["bank"], int(memory["bank_step"])
+        self._inverse_penalty = float(memory["inverse_penalty"])
+        if self._last is not None:
+            self._last = replace(self._last, weights=memory["weights"], bias=memory["bias"])
 
     def finish(self) -> None:
-        self.predictor.readout = self._solved(self._embedded(self.rows))[0]
+        bank, selection = self._embedded(self.rows), self._embedded(self.selection_rows)
+        self.predictor.readout = self._solved(bank, selection)[0]
+
+    @property
+    def labels(self) -> int:
+        return len(self.predictor.manner.labels)
 
     def _bank_at(self, step: int) -> Tensor:
         if step != self._bank_step:
             self._bank, self._bank_step = self._embedded(self.rows), step
         return self._bank
 
-    def _solved(self, bank: Tensor) -> tuple[Readout, Tensor]:
-        """The read-out on these features of the fit examples, and the features of the selection split."""
-        selection, labels = self._embedded(self.selection_rows), len(self.predictor.manner.labels)
+    def _solved(self, bank: Tensor, selection: Tensor) -> tuple[Readout, float]:
+        """The read-out on these features of the fit examples, and its inverse penalty (0 for prototypes)."""
         if self.kind == "prototypes":
-            return from_prototypes(bank, self.targets, labels), selection
-        found = best_logistic_regression(bank, self.targets, selection, self.selection_targets, labels)
-        return found[0], selection
+            return from_prototypes(bank, self.targets, self.labels), 0.0
+        return best_logistic_regression(bank, self.targets, selection, self.selection_targets, self.labels)
 
     def _embedded(self, rows: list[list[int]]) -> Tensor:
         soft = self.predictor.adaptation.soft

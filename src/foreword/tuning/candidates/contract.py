@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from foreword.engine.generation import Template
 from foreword.engine.host import Host
 from foreword.errors import TaskError
@@ -80,7 +82,7 @@ class Workbench:
         if kind in ("likelihood", "generation"):
             return None
         labels = self.splits.labels
-        bare = Predictor(self.host, self.manner(template), readout=_unset(self.host, len(labels)))
+        bare = Predictor(self.host, self.manner(template), readout=unset_readout("linear", self))
         if kind == "label-text":
             if self.host.role == "causal":
                 raise TaskError(
@@ -101,10 +103,15 @@ class Workbench:
         )[0]
 
 
-def _unset(host: Host, labels: int) -> Readout:
-    import torch
-
-    return Readout("linear", torch.zeros(labels, host.hidden_size), torch.zeros(labels), 1.0)
+def unset_readout(kind: str, bench: Workbench) -> Readout:
+    """All zeros: for a predictor whose features are wanted before its read-out is known."""
+    labels = len(bench.splits.labels)
+    return Readout(
+        "prototypes" if kind == "prototypes" else "linear",
+        torch.zeros(labels, bench.host.hidden_size),
+        torch.zeros(labels),
+        1.0,
+    )
 
 
 @dataclass
@@ -152,7 +159,10 @@ def fit_adaptation(
 ) -> Fitted:
     """The common way of prefix, soft prompt and LoRA: same read-outs, same loop, same budget."""
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
-    predictor = Predictor(bench.host, bench.manner(), adaptation, bench.readout(kind))
+    # A read-out learned from examples is solved on the adapted features, so it starts empty.
+    learns = kind in ("prototypes", "linear")
+    readout = unset_readout(kind, bench) if learns else bench.readout(kind)
+    predictor = Predictor(bench.host, bench.manner(), adaptation, readout)
     objective = objective_for(predictor, bench.splits.fit, bench.splits.selection, bench.score)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
@@ -166,11 +176,10 @@ def fit_adaptation(
     )
     objective.finish()
     size = predictor.readout.size if predictor.readout is not None else 0
-    learned = size if kind in ("prototypes", "linear") else 0
     return Fitted(
         predictor,
         selection=outcome.best.selection,
-        trainable=adaptation.trainable + learned,
+        trainable=adaptation.trainable + (size if learns else 0),
         nbytes=adaptation.nbytes + size * 4,
         history=outcome.history,
         details={

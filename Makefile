@@ -1,0 +1,46 @@
+# Everything a person runs. Each target sets up .venv by itself; a second run installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help pilot test test-all check format clean
+
+help: ## what there is to run
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foreword needs Python 3.11 or later; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,compare,parquet,dev]'
+	@touch $(STAMP)
+
+pilot: $(STAMP) ## the main job: the pilot of examples/docs-routing, with its report
+	$(BIN)/python examples/docs-routing/build.py
+	$(BIN)/foreword pilot examples/docs-routing/task.toml --out runs/docs-routing
+
+test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) ## all tests, the slow ones included
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what was made: environment, caches, runs, example data
+	rm -rf $(VENV) runs build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf examples/*/data
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
