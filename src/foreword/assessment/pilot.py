@@ -273,6 +273,9 @@ def _candidate_evidence(run: _Run, results: dict[str, list[Judged]]) -> list[Can
 
 
 def _difference(run: _Run, mine: Judged, rival: Judged, name: str) -> Difference:
+    if mine is rival:  # nothing is uncertain about the difference of a candidate to itself
+        n = len(run.targets)
+        return Difference(value=0, low=0, high=0, level=0.95, method="identity", n=n, to=name, wins=0, losses=0)
     return compare(run.task.metric, run.targets, mine.outputs, rival.outputs, to=name)
 
 

@@ -71,6 +71,7 @@ SPLITS: Mapping[str, str] = {"fit": "fitting", "selection": "selection", "test":
 METHODS: Mapping[str, str] = {
     "clopper-pearson": "Clopper–Pearson, from the binomial distribution itself: valid at any number of examples.",
     "exact-unconditional": "exact unconditional test of paired answers, turned into an interval: valid at any number.",
+    "identity": "a candidate compared with itself: nothing is uncertain.",
     "betting": "betting confidence interval for a bounded mean: valid at any number, whatever the distribution.",
     "bayes-bootstrap": "Bayesian bootstrap over the test examples: an estimate, not a guarantee.",
 }

@@ -91,8 +91,7 @@ def _evidence(told: dict[str, Any] | None) -> list[tuple[str, str]]:
         ("task", f"{task['name']}: {task['requirement']['text']}"),
         (
             "evidence",
-            f"{metric['name']} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}] on {metric['n']} test "
-            f"examples; data {told['data'][:12]}",
+            f"{metric['name']} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}], {metric['n']} test texts",
         ),
         ("decision", f"{decision['verdict']}, chosen: {decision['chosen']}"),
     ]

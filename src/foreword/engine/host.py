@@ -95,7 +95,8 @@ class Host:
 
     @property
     def _weight(self) -> nn.Parameter:
-        return next(iter(self.model.parameters()))
+        weight: nn.Parameter = next(iter(self.model.parameters()))
+        return weight
 
     @property
     def hidden_size(self) -> int:

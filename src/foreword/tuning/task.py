@@ -241,7 +241,10 @@ class CandidateSettings(Section):
 
 
 class ZeroShotSettings(CandidateSettings):
+    """`label_text`: what an encoder compares an input with: each label's "description" (itself by default) or "name"."""
+
     kind: Literal["zero-shot"] = "zero-shot"
+    label_text: Literal["description", "name"] = "description"
 
 
 class HardPromptSettings(CandidateSettings):

@@ -77,8 +77,11 @@ class Workbench:
         outputs = [answer.output for answer in predictor.answer([x.input for x in self.splits.selection])]
         return self.score([x.target for x in self.splits.selection], outputs)
 
-    def readout(self, kind: str, *, template: Template | None = None) -> Readout | None:
-        """A read-out made with the bare model; None for likelihood and generation."""
+    def readout(self, kind: str, *, template: Template | None = None, by_name: bool = False) -> Readout | None:
+        """A read-out made with the bare model; None for likelihood and generation.
+
+        `by_name`: label texts are the labels themselves and not their descriptions.
+        """
         if kind in ("likelihood", "generation"):
             return None
         labels = self.splits.labels
@@ -92,7 +95,9 @@ class Workbench:
                     fix="Remove the readout from the candidate, or use an encoder as base model.",
                 )
             texts = Predictor(self.host, self.manner(Template("", "")), readout=bare.readout)
-            return from_label_texts(texts.features([self.task.description(label) for label in labels]))
+            return from_label_texts(
+                texts.features([label if by_name else self.task.description(label) for label in labels])
+            )
         found = bare.features([x.input for x in self.splits.fit])
         targets = targets_of(bare, self.splits.fit)
         if kind == "prototypes":

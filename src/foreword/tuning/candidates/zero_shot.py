@@ -17,5 +17,7 @@ class ZeroShot(Candidate[ZeroShotSettings]):
     ) -> Fitted:
         del seed, checkpoint, progress
         kind = "label-text" if bench.host.role == "encoder" else bench.default_readout
-        predictor = Predictor(bench.host, bench.manner(), readout=bench.readout(kind))
+        predictor = Predictor(
+            bench.host, bench.manner(), readout=bench.readout(kind, by_name=self.settings.label_text == "name")
+        )
         return Fitted(predictor, bench.selection_score(predictor), trainable=0, nbytes=0)
