@@ -1,122 +1,162 @@
-"""Attaching a prefix to a host: enter a context, and leave the model bit for bit as it was.
+"""Attaching prefixes to a host: enter a context, and leave the model bit for bit as it was.
 
-The model's modules, masks, cache and position ids are never touched; only the attention function sees the prefix, and
-only in the context (and thread) that entered. A fitted prefix takes no positions.
+The model's weights, masks and cache are never touched; only attention sees the prefix, and only in the context (and
+thread) that entered. A fitted prefix takes no positions; a baked one shifts the context's position ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from foreword.engine.attention import AttentionCall, intercepted, joined
+from foreword.engine.assignment import Assignment, PrefixTensors
+from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.checkpointing import replayed
+from foreword.engine.families import Met
+from foreword.engine.positions import positioned
+from foreword.engine.sites import site_name
 from foreword.errors import AttachError, PrefixError
-from foreword.prefix import Array, Prefix
+from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
 
-
-@dataclass(frozen=True)
-class SiteTensors:
-    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`, bias `(kv_head, position)`."""
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor | None = None
+Attachable = Prefix | PrefixTensors
 
 
-PrefixTensors = Mapping[str, SiteTensors]
+class _Carrier:
+    """The handler that lets attention read the prefixes of an assignment.
+
+    `names` has each attention module's path and how often a forward pass calls it.
+    """
+
+    def __init__(self, names: Mapping[nn.Module, tuple[str, int]], assignment: Assignment) -> None:
+        self.names, self.assignment = names, assignment
+        self.calls: Counter[nn.Module] = Counter()
+        self.reached: set[str] = set()
+        self.passes = 0
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        site = self._site(call.module)
+        return call.run() if site is None else self.assignment.answer(call, site)
+
+    def meet(self, met: Met) -> Tensor:
+        site = self._site(met.module)
+        return met.context.out if site is None else self.assignment.merge(met, site)
+
+    def frozen(self) -> _Carrier:
+        copy = _Carrier(self.names, self.assignment)
+        copy.calls, copy.reached = self.calls.copy(), self.reached
+        return copy
+
+    def start(self, *_: Any) -> None:
+        """A forward pass begins: calls of a shared module are counted anew."""
+        self.calls.clear()
+        self.passes += 1
+
+    def _site(self, module: nn.Module) -> str | None:
+        found = self.names.get(module)
+        if found is None:
+            return None
+        path, calls = found
+        site = site_name(path, self.calls[module] % calls + 1)
+        self.calls[module] += 1
+        if site not in self.assignment.sites:
+            return None
+        self.reached.add(site)
+        return site
 
 
 @contextmanager
-def attached(host: Host, prefix: Prefix | PrefixTensors) -> Iterator[None]:
-    """Within this context every forward pass of `host.model` in this thread reads `prefix` before its input.
+def attached(
+    host: Host, prefixes: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None = None
+) -> Iterator[None]:
+    """Within this context every forward pass of `host.model` in this thread reads a prefix before its input.
 
-    `prefix` is a `Prefix`, or live tensors by site (for fitting: gradients flow to them). PrefixError when it does not
-    fit the host; AttachError when another prefix is attached in this context, or when forward passes ran and one of
-    the prefix's sites was never reached: a prefix is never a silent no-op.
+    One prefix serves every row. A list of prefixes needs `rows`: for each row of the batch the index of its prefix, or
+    None for no prefix. A prefix is a `Prefix`, or live tensors by site (for fitting: gradients flow to them).
+
+    PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when prefixes are already
+    attached to this host, when a batch has other rows, or when forward passes ran without reaching one of the sites: a
+    prefix is never a silent no-op.
     """
-    tensors = prefix if not isinstance(prefix, Prefix) else to_tensors(prefix, device=host.device, dtype=host.dtype)
-    _check_fit(host, tensors)
-    modules = {host.module(site): (site, found) for site, found in tensors.items()}
-    reached: set[str] = set()
-    passes = 0
-
-    def with_prefix(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        site, found = modules.get(call.module, (None, None))
-        if site is None or found is None:
-            return call.run()
-        reached.add(site)
-        return joined(call, found.keys, found.values, found.bias)
-
-    def count(*_: Any) -> None:
-        nonlocal passes
-        passes += 1
-
-    if getattr(host, "_attached", False):
+    given, tensors = _resolved(host, prefixes, rows)
+    for found in tensors:
+        _check_fit(host, found)
+    carrier = _Carrier(_module_names(host, tensors), Assignment(tensors, rows))
+    watched = watchable(host.backbone)
+    if not host.claim():
         raise AttachError(
-            "A prefix is already attached to this host.",
+            "Prefixes are already attached to this host.",
             expected="one attached(...) at a time on one host",
             found="a second one inside the first, or in another thread",
-            fix="Leave the first context, or merge the prefixes with first.merge(second).",
+            fix="Leave the first context; attach several prefixes at once with attached(host, [p, q], rows=[0, 1]).",
         )
-    hook = host.backbone.register_forward_hook(count)
-    host._attached = True
-    try:
-        with intercepted(with_prefix):
-            yield
-    finally:
-        host._attached = False
-        hook.remove()
-    missed = set(tensors) - reached
-    if passes and missed:
+    with ExitStack() as stack:
+        stack.callback(host.release)
+        for module in dict.fromkeys((host.model, host.backbone)):
+            stack.callback(module.register_forward_pre_hook(carrier.start).remove)
+        if host.role == "causal":
+            stack.enter_context(positioned(host.model, host.backbone, _occupied(given, rows)))
+        stack.enter_context(replayed(host.backbone, watched))
+        stack.enter_context(intercepted(carrier, watched))
+        yield
+    missed = carrier.assignment.sites - carrier.reached
+    if carrier.passes and missed and rows is None:
         raise AttachError(
             "The model ran without reading the whole prefix.",
-            expected=f"attention at all of its {len(tensors)} sites to go through the attention interface",
+            expected=f"all of its {len(carrier.assignment.sites)} sites to be reached",
             found=f"never reached: {', '.join(sorted(missed)[:3])}",
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
             "thread that attached the prefix.",
         )
 
 
-def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> dict[str, SiteTensors]:
-    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`."""
-    return {
-        layer.site: SiteTensors(
-            **{name: _to_torch(array).to(device=device, dtype=dtype) for name, array in layer.arrays().items()}
+def _resolved(
+    host: Host, prefixes: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None
+) -> tuple[list[Attachable], list[PrefixTensors]]:
+    single = isinstance(prefixes, Prefix | Mapping)
+    given: list[Attachable] = [prefixes] if single else list(prefixes)  # type: ignore[list-item,arg-type]
+    if not given or (rows is None and len(given) > 1):
+        raise AttachError(
+            "It is not said which row carries which prefix.",
+            expected="one prefix, or a list of prefixes with rows=[index or None, ...]",
+            found=f"{len(given)} prefixes and no rows",
+            fix="Give one entry of `rows` for each row of the batch.",
         )
-        for layer in prefix.layers
-    }
+    wrong = [row for row in rows or () if row is not None and not (isinstance(row, int) and 0 <= row < len(given))]
+    if wrong:
+        raise AttachError(
+            "A row index is out of range.",
+            expected=f"0 to {len(given) - 1}, or None for no prefix",
+            found=str(wrong[0]),
+            fix="Let each entry of `rows` be an index into the list of prefixes.",
+        )
+    return given, [host.resident(found) if isinstance(found, Prefix) else found for found in given]
 
 
-def to_prefix(tensors: PrefixTensors) -> Prefix:
-    """The current numbers of live tensors as a Prefix (a copy)."""
-    arrays: dict[str, tuple[Array, ...]] = {}
-    for site, found in tensors.items():
-        parts = (found.keys, found.values) if found.bias is None else (found.keys, found.values, found.bias)
-        arrays[site] = tuple(_to_numpy(part) for part in parts)
-    return Prefix.from_arrays(arrays)
+def _module_names(host: Host, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:
+    calls = Counter(site.name.partition("#")[0] for site in host.sites)
+    paths = {site.partition("#")[0] for found in tensors for site in found}
+    return {host.module(path): (path, calls[path]) for path in paths}
 
 
-def _to_torch(array: Array) -> Tensor:
-    if array.dtype == np.dtype(ml_dtypes.bfloat16):
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
+def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) -> Any:
+    each = [found.occupies if isinstance(found, Prefix) else 0 for found in given]
 
+    def occupied(batch: int, device: torch.device) -> Tensor | None:
+        if not any(each):
+            return None
+        whose = list(rows) if rows is not None else [0]
+        counts = [0 if prefix is None else each[prefix] for prefix in whose for _ in range(batch // len(whose))]
+        return torch.tensor(counts, device=device)
 
-def _to_numpy(tensor: Tensor) -> Array:
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return np.asarray(tensor.numpy())
+    return occupied
 
 
 def _check_fit(host: Host, tensors: PrefixTensors) -> None:

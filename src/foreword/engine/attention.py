@@ -2,26 +2,30 @@
 
 Every family on transformers' attention interface computes its queries, keys and values (after rotation, after the
 cache) and hands them to one registered function. While a handler is active in the current context, the registry's own
-entries are wrapped, so that the model keeps its implementation's name, its masks and its cache. The handler is looked
-up in a context variable: another thread, or code after the context, sees the bare model. When the last handler leaves,
-the registry holds exactly the functions that it held before.
+entries are wrapped, so that the model keeps its implementation's name, its masks and its cache. The few families that
+are not on the interface have their attention modules' forward watched instead (`families.py`). The handler is looked up
+in a context variable: another thread, or code after the context, sees the bare model. When the last handler leaves, the
+registry and the modules hold exactly what they held before.
 
 `joined` is the plain meaning of a prefix: softmax over the joint scores of [prefix ; context].
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+from foreword.engine.families import FAMILIES, Met, Watch
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -34,7 +38,7 @@ class AttentionCall:
 
     `query` is `(batch, head, query, dim)`; `key`, `value` are `(batch, kv_head, key, dim)`, cached part included;
     `mask` is None, boolean (True = attend) or additive, `(batch or 1, head or 1, query, key)`. `options` are the
-    remaining keyword arguments and `compute` is the function that the model would have called.
+    remaining keyword arguments; `compute` is the function that the model would have called, `implementation` its name.
     """
 
     module: nn.Module
@@ -44,6 +48,7 @@ class AttentionCall:
     mask: Tensor | None
     options: dict[str, Any]
     compute: AttentionFunction
+    implementation: str
 
     def run(self) -> tuple[Tensor, Tensor | None]:
         """What the bare model computes."""
@@ -57,24 +62,50 @@ class AttentionCall:
         return self.mask is None and bool(causal) and self.query.shape[2] > 1
 
 
-Handler = Callable[[AttentionCall], tuple[Tensor, Tensor | None]]
+class Handler(Protocol):
+    """What stands in the attention's place."""
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """The result of one call through the attention interface."""
+        ...
+
+    def meet(self, met: Met) -> Tensor:
+        """The output `(batch, head, query, dim)` of a watched module whose context is already computed."""
+        ...
+
+    def frozen(self) -> Handler:
+        """The handler as it is at this moment of a forward pass, for a replay of what follows."""
+        ...
+
 
 _handler: ContextVar[Handler | None] = ContextVar("foreword_attention_handler", default=None)
 _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
+_watched: dict[nn.Module, int] = {}
+
+
+def current_handler() -> Handler | None:
+    """The handler of the current context."""
+    return _handler.get()
+
+
+def watchable(model: nn.Module) -> list[nn.Module]:
+    """The attention modules of `model` that have to be watched because they are not on the interface."""
+    return [module for module in model.modules() if type(module).__name__ in FAMILIES]
 
 
 @contextmanager
-def intercepted(handler: Handler) -> Iterator[None]:
+def intercepted(handler: Handler, watched: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Within this context (and only in it) every attention call of this thread goes to `handler`."""
-    _install()
+    modules = list(watched)
+    _install(modules)
     token = _handler.set(handler)
     try:
         yield
     finally:
         _handler.reset(token)
-        _uninstall()
+        _uninstall(modules)
 
 
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -87,7 +118,11 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
     key = torch.cat([keys.to(call.key.dtype).expand(batch, *keys.shape), call.key], dim=2)
     value = torch.cat([values.to(call.value.dtype).expand(batch, *values.shape), call.value], dim=2)
     mask = _extended_mask(call, keys.shape[1], bias)
-    options = {**call.options, "is_causal": False} if "is_causal" in call.options else call.options
+    options = dict(call.options)
+    if "is_causal" in options:
+        options["is_causal"] = False
+    if options.get("position_bias") is not None:  # concerns the context alone
+        options["position_bias"] = nn.functional.pad(options["position_bias"], (keys.shape[1], 0))
     return call.compute(call.module, call.query, key, value, mask, **options)
 
 
@@ -111,16 +146,31 @@ def _extended_mask(call: AttentionCall, positions: int, bias: Tensor | None) -> 
     return torch.cat([columns.expand(mask.shape[0], heads, queries, positions), mask], dim=-1)
 
 
-def _wrapped(original: AttentionFunction) -> AttentionFunction:
+def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
     def dispatch(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         handler = _handler.get()
         if handler is None:
             return original(module, query, key, value, attention_mask, **options)
-        return handler(AttentionCall(module, query, key, value, attention_mask, options, original))
+        return handler.call(AttentionCall(module, query, key, value, attention_mask, options, original, name))
 
     return dispatch
+
+
+def _watching(module: nn.Module) -> Callable[..., Any]:
+    forward, family = module.forward, FAMILIES[type(module).__name__]
+    signature = inspect.signature(forward)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        handler = _handler.get()
+        if handler is None:
+            return forward(*arguments, **options)
+        given = signature.bind_partial(*arguments, **options).arguments
+        with Watch(module, family, handler.meet, given):
+            return forward(*arguments, **options)
+
+    return watched
 
 
 def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -133,20 +183,29 @@ def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tens
     raise NotImplementedError(f"{type(module).__name__} has no eager attention function in its modelling file")
 
 
-def _install() -> None:
+def _install(modules: list[nn.Module]) -> None:
     global _installed
     with _lock:
         if _installed == 0:
             registry = AttentionInterface._global_mapping
             for name in IMPLEMENTATIONS:
                 _before[name] = registry.get(name)
-                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager))
+                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, name))
         _installed += 1
+        for module in modules:
+            if module not in _watched:
+                module.forward = _watching(module)
+            _watched[module] = _watched.get(module, 0) + 1
 
 
-def _uninstall() -> None:
+def _uninstall(modules: list[nn.Module]) -> None:
     global _installed
     with _lock:
+        for module in modules:
+            _watched[module] -= 1
+            if _watched[module] == 0:
+                del _watched[module]
+                del module.forward  # the instance's own attribute; the class's forward is behind it
         _installed -= 1
         if _installed == 0:
             registry = AttentionInterface._global_mapping

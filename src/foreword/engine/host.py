@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections import OrderedDict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -18,8 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from foreword.engine.assignment import PrefixTensors
 from foreword.engine.sites import Site, find_sites
+from foreword.engine.tensors import to_tensors
 from foreword.errors import HostError, PrefixError
+from foreword.prefix import Prefix
 
 Role = Literal["encoder", "causal"]
 Pooling = Literal["mean", "cls"]
@@ -50,7 +55,9 @@ class Host:
         model.eval()
         self.backbone: nn.Module = getattr(model, "base_model", model)
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
-        self._attached = False
+        self._claim = threading.Lock()
+        self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
+        self.resident_limit = RESIDENT_LIMIT
 
     @classmethod
     def load(cls, reference: str, *, dtype: str = "float32", device: str = "auto") -> Host:
@@ -148,10 +155,48 @@ class Host:
                 fix="Use a prefix that was made for this base model.",
             ) from error
 
+    def claim(self) -> bool:
+        """Take this host for one attachment; False when another holds it."""
+        return self._claim.acquire(blocking=False)
+
+    def release(self) -> None:
+        """Give the host back."""
+        self._claim.release()
+
+    def resident(self, prefix: Prefix) -> PrefixTensors:
+        """The prefix's tensors on this host's device: made once, found by hash, the least recently used let go.
+
+        All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by itself.
+        """
+        if prefix.hash in self._resident:
+            self._resident.move_to_end(prefix.hash)
+            return self._resident[prefix.hash]
+        if prefix.nbytes > self.resident_limit:
+            raise PrefixError(
+                "The prefix is larger than the memory set aside for prefixes.",
+                expected=f"at most {self.resident_limit:,} bytes (host.resident_limit)",
+                found=f"{prefix.nbytes:,} bytes",
+                fix="Raise host.resident_limit, use fewer positions, or cast the prefix to bfloat16.",
+            )
+        made = to_tensors(prefix, device=self.device, dtype=self.dtype)
+        self._resident[prefix.hash] = made
+        while sum(_nbytes(found) for found in self._resident.values()) > self.resident_limit:
+            self._resident.popitem(last=False)
+        return made
+
     def __repr__(self) -> str:
         return (
             f"Host({self.reference}, {self.family}, {self.role}, {self.parameters:,} weights, {len(self.sites)} sites)"
         )
+
+
+# Bytes of prefixes that a host keeps on its device.
+RESIDENT_LIMIT = 2 * 2**30
+
+
+def _nbytes(tensors: PrefixTensors) -> int:
+    parts = [part for found in tensors.values() for part in (found.keys, found.values, found.bias) if part is not None]
+    return sum(part.nbytes for part in parts)
 
 
 # RoBERTa's position embeddings start behind the padding index, so two rows of its table are never a position.

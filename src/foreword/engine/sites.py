@@ -1,27 +1,35 @@
 """Where attention happens in a model: found by one probing forward pass, never read off a table of architectures.
 
-A site is one attention module that calls the attention interface. Its name is the module's path inside the backbone
-(the model without its head), so that the same prefix fits a model loaded with a head and without one.
+A site is one attention call of a forward pass. Its name is the module's path inside the backbone (the model without its
+head), so that the same prefix fits a model loaded with a head and without one; a module that is called several times (a
+shared layer) has one site for each call, told apart by `#2`, `#3`, ...
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.attention import AttentionCall, intercepted
+from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.families import Met
 from foreword.errors import HostError
+
+Role = Literal["self", "cross"]
+# Lengths of the probing texts; they differ so that a cross-attention is told by its number of keys.
+PROBE_TOKENS, PROBE_DECODER_TOKENS = 5, 3
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module: its place in the forward pass and the shapes of a prefix for it."""
+    """One attention call: its place in the forward pass and the shapes of a prefix for it."""
 
     name: str
     order: int
+    role: Role
     heads: int
     kv_heads: int
     key_dim: int
@@ -29,64 +37,95 @@ class Site:
     causal: bool
 
 
-def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
-    """The attention sites of `backbone`, in the order in which a forward pass over four tokens reaches them.
+def site_name(path: str, call: int) -> str:
+    """The name of a module's call number `call`, counted from 1."""
+    return path if call == 1 else f"{path}#{call}"
 
-    HostError when no attention module calls transformers' attention interface, or one is called more than once (a
-    shared layer): a prefix there would be a silent no-op or ambiguous.
-    """
-    names = {module: name for name, module in backbone.named_modules()}
-    sites: list[Site] = []
 
-    def record(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        sites.append(
-            Site(
-                name=names.get(call.module, ""),
-                order=len(sites),
-                heads=call.query.shape[1],
-                kv_heads=call.key.shape[1],
-                key_dim=call.key.shape[3],
-                value_dim=call.value.shape[3],
-                causal=call.is_causal or call.mask is not None,
-            )
+class _Recorder:
+    """Notes every attention call of a forward pass and lets it through."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self.names = {module: name for name, module in backbone.named_modules()}
+        self.calls: Counter[nn.Module] = Counter()
+        self.sites: list[Site] = []
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        self._note(
+            call.module,
+            "self" if queries == keys else "cross",
+            (call.query.shape[1], call.key.shape[1], call.key.shape[3], call.value.shape[3]),
+            causal=call.is_causal or call.mask is not None,
         )
         return call.run()
 
-    device = next(backbone.parameters()).device
+    def meet(self, met: Met) -> Tensor:
+        shape = (met.query.shape[1], met.key.shape[1], met.key.shape[3], met.value.shape[3])
+        self._note(met.module, "self", shape, causal=True)
+        return met.context.out
+
+    def frozen(self) -> _Recorder:
+        return self
+
+    def _note(self, module: nn.Module, role: Role, shape: tuple[int, int, int, int], *, causal: bool) -> None:
+        self.calls[module] += 1
+        name = site_name(self.names.get(module, ""), self.calls[module])
+        self.sites.append(Site(name, len(self.sites), role, *shape, causal))
+
+
+def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
+    """The attention sites of `backbone`, in the order in which a short forward pass reaches them.
+
+    HostError when the model cannot be probed, or when no attention could be met: a prefix there would be a silent
+    no-op.
+    """
+    recorder = _Recorder(backbone)
     was_training = backbone.training
     try:
         backbone.eval()
-        with torch.no_grad(), intercepted(record):
-            backbone(input_ids=torch.arange(4, device=device)[None])
-    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+        with torch.no_grad(), intercepted(recorder, watchable(backbone)):
+            backbone(**probing_inputs(backbone))
+    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, AttributeError) as error:
         raise HostError(
-            f"The model {type(backbone).__name__} could not be probed with a short text.",
-            expected="a model that reads input_ids of shape (1, 4)",
+            f"The model {type(backbone).__name__} could not be probed with a short input.",
+            expected="a transformers model that reads token ids, pixel values or audio features",
             found=f"{type(error).__name__}: {error}",
-            fix="Use a text encoder (BERT-like) or a causal language model (GPT-2, Llama, Qwen, ...).",
+            fix="Use a family that the conformance table lists (docs/reference/conformance.md).",
         ) from error
     finally:
         backbone.train(was_training)
-    _check(backbone, sites)
-    return tuple(sites)
-
-
-def _check(backbone: nn.Module, sites: list[Site]) -> None:
-    implementation = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
-    if not sites:
+    if not recorder.sites:
+        implementation = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
         raise HostError(
-            f"No attention of {type(backbone).__name__} goes through transformers' attention interface, so a prefix "
-            "would have no effect.",
-            expected="attention by 'sdpa' or 'eager' on the interface",
+            f"No attention of {type(backbone).__name__} could be met, so a prefix would have no effect.",
+            expected="attention by 'sdpa' or 'eager' on transformers' interface, or a family listed in families.py",
             found=f"implementation {implementation!r}, no call seen in a forward pass",
             fix="Load the model with attn_implementation='sdpa', or use a family on the interface.",
         )
-    counts = Counter(site.name for site in sites)
-    shared = [name for name, count in counts.items() if count > 1]
-    if shared:
-        raise HostError(
-            f"{type(backbone).__name__} calls one attention module several times in a forward pass.",
-            expected="one call per module",
-            found=f"{shared[0]} called {counts[shared[0]]} times",
-            fix="Use a family whose layers do not share their attention module.",
-        )
+    return tuple(recorder.sites)
+
+
+def probing_inputs(backbone: nn.Module) -> dict[str, Tensor]:
+    """A smallest input that reaches every attention: token ids, pixels or audio features as the model reads them."""
+    config: Any = backbone.config
+    weight = next(iter(backbone.parameters()))
+    ids = torch.arange(1, 1 + PROBE_TOKENS, device=weight.device)[None]
+    inputs: dict[str, Tensor] = {}
+    main = getattr(backbone, "main_input_name", "input_ids")
+    text, vision = getattr(config, "text_config", None), getattr(config, "vision_config", None)
+    if main == "input_features":
+        frames = 2 * int(config.max_source_positions)
+        inputs[main] = torch.zeros(1, int(config.num_mel_bins), frames, device=weight.device, dtype=weight.dtype)
+    elif main == "pixel_values" or (vision is not None and text is not None and hasattr(backbone, "vision_model")):
+        seen = vision or config
+        size = seen.image_size if isinstance(seen.image_size, int) else seen.image_size[0]
+        shape = (1, int(seen.num_channels), size, size)
+        inputs["pixel_values"] = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
+        if main != "pixel_values":
+            inputs[main] = ids
+    else:
+        inputs["input_ids"] = ids
+    if getattr(config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids[:, :PROBE_DECODER_TOKENS]
+    return inputs

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.attach import SiteTensors, attached, to_prefix, to_tensors
+from foreword.engine.assignment import SiteTensors
+from foreword.engine.attach import attached
 from foreword.engine.host import Host
+from foreword.engine.tensors import to_prefix
 from foreword.errors import FitError
 from foreword.prefix import Prefix
 
@@ -78,10 +80,9 @@ class FixedPrefix(Adaptation):
 
     def __init__(self, host: Host, prefix: Prefix) -> None:
         self.host, self.prefix = host, prefix
-        self._tensors = to_tensors(prefix, device=host.device, dtype=host.dtype)
 
     def active(self) -> AbstractContextManager[None]:
-        return attached(self.host, self._tensors)
+        return attached(self.host, self.prefix)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {}

@@ -1,0 +1,184 @@
+"""Which row of a batch carries which prefix, and what attention becomes for it.
+
+An assignment holds each prefix once, whatever the number of rows. Given one attention call it answers with the
+attention over [prefix ; context] for every row: by the fused merge where kernels for it exist and the copies that it
+saves are worth its extra calls, by joining prefix and context otherwise. Both mean the same; `merge.py` has the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreword.engine.attention import AttentionCall, joined
+from foreword.engine.families import Met
+from foreword.engine.merge import FusedCall, Share, can_fuse, fused, merged, plain_segment, spread
+from foreword.errors import AttachError
+
+
+@dataclass(frozen=True)
+class SiteTensors:
+    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`, bias `(kv_head, position)`."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None = None
+
+
+PrefixTensors = Mapping[str, SiteTensors]
+
+# Bytes of joined keys and values above which the merge's extra kernel calls cost less than the copy they save. Measured
+# on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
+WORTH_MERGING_BYTES = 400_000
+# Options of an attention call that change nothing in what is computed here, or only together with a mask.
+_HARMLESS = frozenset(
+    "scaling dropout is_causal sliding_window position_ids cache_position output_attentions use_cache "
+    "output_hidden_states return_dict cu_seq_lens_q cu_seq_lens_k".split()
+)
+
+
+class Assignment:
+    """Prefixes, and for each row of a batch the index of its prefix or None; `rows` None: every row the first prefix.
+
+    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does.
+    """
+
+    def __init__(self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None) -> None:
+        self.prefixes = tuple(prefixes)
+        self.rows = None if rows is None else tuple(rows)
+        self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
+        self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
+
+    def groups(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
+        """(prefix, rows) pairs that cover a batch of this size; rows None: all of them."""
+        key = (batch, device)
+        if key not in self._groups:
+            self._groups[key] = self._grouped(batch, device)
+        return self._groups[key]
+
+    def _grouped(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
+        if self.rows is None:
+            return [(0, None)]
+        if not self.rows or batch % len(self.rows):
+            raise AttachError(
+                "The batch does not have the rows that the prefixes were attached for.",
+                expected=f"{len(self.rows)} rows, or a multiple of it (beams)",
+                found=f"{batch} rows",
+                fix="Attach with one entry of `rows` for each row of the batch.",
+            )
+        repeats = batch // len(self.rows)
+        whose = [prefix for prefix in self.rows for _ in range(repeats)]
+        found: list[tuple[int | None, Tensor | None]] = []
+        for prefix in dict.fromkeys(whose):
+            where = [row for row, carried in enumerate(whose) if carried == prefix]
+            found.append((prefix, None if len(where) == batch else torch.tensor(where, device=device)))
+        return found
+
+    def answer(self, call: AttentionCall, site: str) -> tuple[Tensor, Tensor | None]:
+        """What the attention call gives with every row's prefix in front of its context."""
+        groups = self.groups(call.query.shape[0], call.query.device)
+        carried = [(self._at(prefix, site), rows) for prefix, rows in groups]
+        shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
+        if not shares:
+            return call.run()
+        plan = _fused_plan(call)
+        cast = [_cast(share, call.query) for share in shares]
+        if plan is not None and _is_worth_it(call, cast) and can_fuse(plan, cast):
+            return fused(plan, cast).transpose(1, 2), None
+        if len(carried) == 1 and carried[0][0] is not None:
+            only = carried[0][0]
+            return joined(call, only.keys, only.values, only.bias)
+        return self._row_by_row(call, carried)
+
+    def merge(self, met: Met, site: str) -> Tensor:
+        """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
+        query, context, segments = met.query, met.context, []
+        for prefix, rows in self.groups(query.shape[0], query.device):
+            found = self._at(prefix, site)
+            if found is not None:
+                mine = query if rows is None else query.index_select(0, rows)
+                segments.append((plain_segment(mine, found.keys, found.values, found.bias, scale=met.scale), rows))
+        return merged(spread(segments, context), context) if segments else context.out
+
+    def _at(self, prefix: int | None, site: str) -> SiteTensors | None:
+        return None if prefix is None else self.prefixes[prefix].get(site)
+
+    def _row_by_row(
+        self, call: AttentionCall, carried: Sequence[tuple[SiteTensors | None, Tensor | None]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The plain way for a mixed batch: each group of rows on its own, put back in place."""
+        out: Tensor | None = None
+        for found, rows in carried:
+            part = call if rows is None else _rows_of(call, rows)
+            mine = part.run()[0] if found is None else joined(part, found.keys, found.values, found.bias)[0]
+            if rows is None:
+                return mine, None
+            out = mine.new_zeros(call.query.shape[0], *mine.shape[1:]) if out is None else out
+            out = out.index_copy(0, rows, mine)
+        if out is None:
+            raise AttachError("An attention call had no rows.", expected="one row or more", found="an empty batch")
+        return out, None
+
+
+def _cast(share: Share, like: Tensor) -> Share:
+    return replace(share, keys=share.keys.to(like.dtype), values=share.values.to(like.dtype))
+
+
+def _is_worth_it(call: AttentionCall, shares: Sequence[Share]) -> bool:
+    """Whether joining would copy more than the merge's extra calls cost."""
+    batch = call.query.shape[0]
+    copied = sum(
+        (batch if share.rows is None else len(share.rows)) * (share.keys.nbytes + share.values.nbytes)
+        for share in shares
+    )
+    return batch > 1 and copied >= WORTH_MERGING_BYTES
+
+
+def _fused_plan(call: AttentionCall) -> FusedCall | None:
+    """The call as the fused kernels take it; None when it asks for something that they do not do."""
+    options = call.options
+    odd = [name for name, value in options.items() if name not in _HARMLESS and value is not None and value is not False]
+    if call.implementation != "sdpa" or odd or options.get("dropout") or options.get("output_attentions"):
+        return None
+    mask = call.mask
+    if mask is not None:
+        # -inf is made finite: a row that may see nothing in its context must give the prefix all of its weight.
+        least = torch.finfo(call.query.dtype).min
+        if mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=call.query.dtype, device=mask.device).masked_fill(~mask, least)
+        else:
+            mask = mask.to(call.query.dtype).clamp(min=least)
+    scale = options.get("scaling")
+    key, value = call.key, call.value
+    if call.is_causal and key.shape[2] > call.query.shape[2]:  # an empty static cache behind: never seen
+        key, value = key[:, :, : call.query.shape[2]], value[:, :, : call.query.shape[2]]
+    return FusedCall(
+        call.query,
+        key,
+        value,
+        mask,
+        causal=call.is_causal,
+        scale=call.query.shape[-1] ** -0.5 if scale is None else float(scale),
+    )
+
+
+def _rows_of(call: AttentionCall, rows: Tensor) -> AttentionCall:
+    batch = call.query.shape[0]
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[0] == batch:
+            return value.index_select(0, rows)
+        return value
+
+    return replace(
+        call,
+        query=call.query.index_select(0, rows),
+        key=call.key.index_select(0, rows),
+        value=call.value.index_select(0, rows),
+        mask=cut(call.mask),
+        options={name: cut(value) for name, value in call.options.items()},
+    )

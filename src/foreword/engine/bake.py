@@ -1,0 +1,158 @@
+"""Baking: a text that stands in front of every request is run once, and its keys and values are kept as a prefix.
+
+In a causal model the keys and values of a text depend on nothing that follows. So what they are after one forward pass
+they are in every later one: generation under the baked prefix is that of the text in the prompt, and the prefill of the
+text is paid once. The context must then stand where it would stand behind the text, which is what `occupies` says:
+position ids are shifted by it (rotary and learned positions), and under linear position biases (ALiBi) the text's own
+share is kept as a logit bias per position.
+
+A layer with a sliding window would, with the text in the prompt, forget the text's beginning as generation goes on; a
+prefix is never forgotten. There the two are equal as long as text and context fit into the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreword.engine.assignment import SiteTensors
+from foreword.engine.attach import attached
+from foreword.engine.attention import AttentionCall, current_handler, intercepted, watchable
+from foreword.engine.families import Met
+from foreword.engine.tensors import to_prefix
+from foreword.errors import PrefixError
+from foreword.prefix import Prefix
+
+if TYPE_CHECKING:
+    from foreword.engine.attention import Handler
+    from foreword.engine.host import Host
+
+Message = Mapping[str, str]
+
+
+class _Capture:
+    """Keeps the last keys and values that each attention computes, and lets `inner` do the attention."""
+
+    def __init__(self, paths: Mapping[nn.Module, str], inner: Handler | None) -> None:
+        self.paths, self.inner = paths, inner
+        self.found: dict[str, SiteTensors] = {}
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        if call.module in self.paths:
+            self.found[self.paths[call.module]] = SiteTensors(call.key[0], call.value[0])
+        return call.run() if self.inner is None else self.inner.call(call)
+
+    def meet(self, met: Met) -> Tensor:
+        if met.module in self.paths:
+            bias = met.logits[0, :, -1] - _own_logits(met)
+            self.found[self.paths[met.module]] = SiteTensors(met.key[0], met.value[0], bias)
+        return met.context.out if self.inner is None else self.inner.meet(met)
+
+    def frozen(self) -> _Capture:
+        return self
+
+
+def _own_logits(met: Met) -> Tensor:
+    """The last query's scaled scores `(head, key)` without any position bias."""
+    groups = met.query.shape[1] // met.key.shape[1]
+    keys = met.key[0].repeat_interleave(groups, dim=0)
+    return torch.einsum("hd,hkd->hk", met.query[0, :, -1].float(), keys.float()) * met.scale
+
+
+def bake(
+    host: Host, content: str | Sequence[Message] | Sequence[int] | Tensor, *, after: Prefix | None = None
+) -> Prefix:
+    """The keys and values of a text as a prefix that occupies its tokens' positions.
+
+    `content` is a text, chat messages (by the tokenizer's chat template), token ids, or embeddings `(token, hidden)`
+    such as a soft prompt. With `after`, the text is read behind that prefix, and the result is both together. A text
+    gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix.
+
+    PrefixError for a host that is not a causal model, an empty text, or one that is longer than the model reads.
+    """
+    if host.role != "causal":
+        raise PrefixError(
+            "Only a causal model can bake a text.",
+            expected="a causal base model, where what follows does not change a text's keys and values",
+            found=f"{host.reference}, {host.role}",
+            fix="Use a causal model, or fit a prefix for the encoder.",
+        )
+    inputs, length = _inputs(host, content, first=after is None)
+    start = 0 if after is None else after.occupies
+    if not 0 < length <= host.max_positions - start - 1:
+        raise PrefixError(
+            "This text cannot be baked.",
+            expected=f"1 to {host.max_positions - start - 1} tokens",
+            found=str(length),
+            fix="Shorten the text." if length else "Give a text that is not empty.",
+        )
+    paths = {host.module(site.name): site.name for site in host.sites}
+    watched = watchable(host.backbone)
+    with torch.no_grad(), ExitStack() as stack:
+        if after is not None:
+            stack.enter_context(attached(host, after))
+        capture = _Capture(paths, current_handler())
+        stack.enter_context(intercepted(capture, watched))
+        host.backbone(**inputs, use_cache=False)
+    tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
+    baked = to_prefix(tensors, occupies=length)
+    return baked if after is None else _moved_back(after, baked).merge(baked)
+
+
+def _moved_back(after: Prefix, baked: Prefix) -> Prefix:
+    """`after` as it is with `baked` between it and the context: under linear biases its positions lie further back.
+
+    A position j of n gets s (j - n), so a baked text's first bias is what its length costs everything before it.
+    """
+    layers = []
+    for layer in after.layers:
+        behind = baked.layer(layer.site).bias
+        if behind is not None:
+            bias = np.zeros(layer.keys.shape[:2], layer.keys.dtype) if layer.bias is None else layer.bias
+            layer = replace(layer, bias=bias + behind[:, :1].astype(layer.keys.dtype))
+        layers.append(layer)
+    return Prefix(tuple(layers), occupies=after.occupies)
+
+
+def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor], int]:
+    """What the backbone reads: the content and, behind it, one more token that shows the slope of a position bias."""
+    if isinstance(content, Tensor) and content.is_floating_point():
+        embeds = content.to(device=host.device, dtype=host.dtype)[None]
+        return {"inputs_embeds": torch.cat([embeds, embeds[:, -1:]], dim=1)}, content.shape[0]
+    if isinstance(content, str):
+        from foreword.engine.generation import tokens
+
+        ids = tokens(host, content, special=False)
+        begin = getattr(host.tokenizer, "bos_token_id", None)
+        if first and begin is not None and tokens(host, "", special=True)[:1] == [begin]:
+            ids = [begin, *ids]
+    elif len(content) and isinstance(content[0], Mapping):
+        ids = list(host.tokenizer.apply_chat_template(list(content), tokenize=True, return_dict=False))
+    else:
+        ids = [int(token) for token in content]
+    return {"input_ids": torch.tensor([[*ids, *ids[-1:]]], device=host.device)}, len(ids)
+
+
+def _kept(found: SiteTensors, length: int) -> SiteTensors:
+    """The text's part. A linear bias of slope s gives its position j the bias s (j - length), counted from the context."""
+    keys, values = found.keys[:, :length].clone(), found.values[:, :length].clone()
+    if found.bias is None:
+        return SiteTensors(keys, values)
+    slope = found.bias[:, length] - found.bias[:, length - 1]
+    if not bool((slope.abs() > 1e-4).any()):
+        return SiteTensors(keys, values)
+    steps = torch.arange(length, device=slope.device) - length
+    if keys.shape[0] != slope.shape[0]:  # one key head for many biases: every query head needs a key of its own
+        raise PrefixError(
+            "A text cannot be baked for this family: its heads share keys but not their position bias.",
+            expected="one key head for each query head under linear position biases",
+            found=f"{keys.shape[0]} key heads for {slope.shape[0]} query heads",
+            fix="Put the text into the prompt.",
+        )
+    return SiteTensors(keys, values, (slope[:, None] * steps).to(keys.dtype))

@@ -1,0 +1,207 @@
+"""To and from other libraries: PEFT's prefix tuning, cartridges and prompt tuning, and soft prompts as one tensor.
+
+A PEFT adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, whose one tensor
+`prompt_embeddings` is `(position, 2 * layer * kv_head * dim)` for keys and values (each layer's keys, then its values)
+and `(position, hidden)` for a soft prompt. PEFT puts keys and values into the model's cache, so there a prefix takes
+positions: what is read occupies its length, and what is written must, too. `occupying` turns the keys of a prefix that
+takes none so that an engine which lets it take them computes the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor, nn
+
+from foreword.bundle import write_bytes_atomically
+from foreword.engine.attention import AttentionCall, intercepted
+from foreword.engine.families import Met
+from foreword.errors import BundleError, PrefixError
+from foreword.prefix import Array, LayerPrefix, Prefix
+
+if TYPE_CHECKING:
+    from foreword.engine.host import Host
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_CACHED = ("PREFIX_TUNING", "CARTRIDGE")
+# A turn of the keys that is not a rotation to this accuracy is none: the model's positions are not rotary.
+_ROTATION_TOLERANCE = 1e-3
+
+
+def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
+    """A PEFT adapter: prefix tuning or a cartridge as a Prefix, prompt tuning as a soft prompt `(position, hidden)`.
+
+    BundleError when the folder is not such an adapter, or does not fit the host.
+    """
+    kind, found = _read(Path(folder))
+    if kind == "PROMPT_TUNING":
+        if found.shape[1] != host.hidden_size:
+            raise _unfit(folder, f"embeddings of {host.hidden_size}", str(found.shape))
+        return torch.from_numpy(found.copy())
+    sites = [site for site in host.sites if site.role == "self"]
+    width = sum(site.kv_heads * (site.key_dim + site.value_dim) for site in sites)
+    if found.shape[1] != width or any(site.key_dim != site.value_dim for site in sites):
+        raise _unfit(folder, f"(position, {width}) for {len(sites)} attention sites", str(found.shape))
+    layers, start = [], 0
+    for site in sites:
+        parts = []
+        for _ in ("keys", "values"):
+            stop = start + site.kv_heads * site.key_dim
+            parts.append(found[:, start:stop].reshape(-1, site.kv_heads, site.key_dim).transpose(1, 0, 2))
+            start = stop
+        layers.append(LayerPrefix(site.name, *parts))
+    return Prefix(tuple(layers), occupies=len(found))
+
+
+def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartridge: bool = False) -> None:
+    """Write a Prefix as PEFT prefix tuning (or a cartridge), or a soft prompt `(position, hidden)` as prompt tuning.
+
+    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, or one that does not
+    occupy its positions (see `occupying`).
+    """
+    path = Path(folder)
+    if isinstance(prefix, Tensor):
+        array, kind = prefix.detach().cpu().float().numpy(), "PROMPT_TUNING"
+    else:
+        array, kind = _flat(prefix, host), "CARTRIDGE" if cartridge else "PREFIX_TUNING"
+    config: dict[str, Any] = {
+        "peft_type": kind,
+        "task_type": "CAUSAL_LM" if host.role == "causal" else "FEATURE_EXTRACTION",
+        "base_model_name_or_path": host.reference,
+        "inference_mode": True,
+        "num_virtual_tokens": len(array),
+        "num_transformer_submodules": 1,
+        "num_layers": len(host.sites),
+        "num_attention_heads": host.sites[0].kv_heads,
+        "token_dim": array.shape[1]
+        if kind == "PROMPT_TUNING"
+        else host.sites[0].kv_heads * host.sites[0].key_dim,
+    }
+    if kind == "PREFIX_TUNING":
+        config |= {"prefix_projection": False, "encoder_hidden_size": config["token_dim"]}
+    write_bytes_atomically(path / WEIGHTS, bytes(save({"prompt_embeddings": np.ascontiguousarray(array)})))
+    write_bytes_atomically(path / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def occupying(prefix: Prefix, host: Host) -> Prefix:
+    """The same prefix for an engine that lets it take positions: keys turned with the context behind them.
+
+    Under rotary positions scores depend on distance alone, so turning every key by the prefix's length undoes what
+    moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
+    position differ by exactly it. PrefixError for a model whose positions are not rotary.
+    """
+    if prefix.occupies:
+        return prefix
+    turns = _turns(host, prefix.positions)
+    layers = tuple(
+        LayerPrefix(
+            layer.site,
+            (layer.keys.astype(np.float64) @ turns[layer.site]).astype(layer.keys.dtype),
+            layer.values,
+            layer.bias,
+        )
+        for layer in prefix.layers
+    )
+    return Prefix(layers, occupies=prefix.positions)
+
+
+def _read(folder: Path) -> tuple[str, Array]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = str(config["peft_type"])
+        tensors = load((folder / WEIGHTS).read_bytes())
+        found = tensors["prompt_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BundleError(
+            f"{folder} is not a PEFT adapter that can be read.",
+            expected=f"{CONFIG} with a peft_type, and {WEIGHTS} with prompt_embeddings",
+            found=f"{type(error).__name__}: {error}",
+            fix="Save it with PEFT's save_pretrained (safetensors; pickles are not read).",
+        ) from error
+    if kind not in (*_CACHED, "PROMPT_TUNING") or found.ndim != 2:
+        raise _unfit(folder, f"one of {', '.join(_CACHED)}, PROMPT_TUNING", f"{kind}, {found.shape}")
+    return kind, found
+
+
+def _unfit(folder: str | Path, expected: str, found: str) -> BundleError:
+    return BundleError(
+        f"The PEFT adapter {folder} does not fit this base model.",
+        expected=expected,
+        found=found,
+        fix="Load the base model that the adapter was made for.",
+    )
+
+
+def _flat(prefix: Prefix, host: Host) -> Array:
+    sites = [site.name for site in host.sites]
+    if (
+        prefix.occupies != prefix.positions
+        or list(prefix.sites) != sites
+        or any(layer.bias is not None for layer in prefix.layers)
+    ):
+        raise PrefixError(
+            "PEFT cannot hold this prefix.",
+            expected="keys and values for every layer, without bias, that occupy their positions",
+            found=f"{len(prefix.sites)} of {len(sites)} sites, occupies {prefix.occupies} of {prefix.positions}",
+            fix="Turn it with foreword.engine.interop.occupying(prefix, host) first.",
+        )
+    parts = [
+        part.transpose(1, 0, 2).reshape(prefix.positions, -1)
+        for layer in prefix.layers
+        for part in (layer.keys, layer.values)
+    ]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class _Keys:
+    """Keeps the keys of single tokens, `(row, kv_head, dim)` by module."""
+
+    def __init__(self) -> None:
+        self.found: dict[nn.Module, Tensor] = {}
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        self.found[call.module] = call.key[:, :, 0].double()
+        return call.run()
+
+    def meet(self, met: Met) -> Tensor:
+        self.found[met.module] = met.key[:, :, 0].double()
+        return met.context.out
+
+    def frozen(self) -> _Keys:
+        return self
+
+
+def _turns(host: Host, by: int) -> dict[str, Array]:
+    """For each site the matrix `(dim, dim)` that takes a key at position 0 to the same token's key at `by`."""
+    from foreword.engine.attention import watchable
+
+    size = int(host.model.get_input_embeddings().weight.shape[0])
+    ids = torch.arange(min(size, 8 * max(site.key_dim for site in host.sites)), device=host.device)[:, None]
+    seen = []
+    for position in (0, by):
+        keys = _Keys()
+        with torch.no_grad(), intercepted(keys, watchable(host.backbone)):
+            host.backbone(input_ids=ids, position_ids=torch.full_like(ids, position), use_cache=False)
+        seen.append(keys.found)
+    turns = {}
+    for site in host.sites:
+        module = host.module(site.name)
+        before, after = (found[module].reshape(-1, site.key_dim).cpu().numpy() for found in seen)
+        turn = np.linalg.lstsq(before, after, rcond=None)[0]
+        error = np.abs(before @ turn - after).max() / max(float(np.abs(after).max()), 1e-12)
+        unequal = np.abs(turn @ turn.T - np.eye(site.key_dim)).max()
+        if error > _ROTATION_TOLERANCE or unequal > _ROTATION_TOLERANCE:
+            raise PrefixError(
+                f"The keys at {site.name} do not turn with position.",
+                expected="rotary positions",
+                found=f"keys at position 0 and {by} that differ by no rotation ({error:.1e}, {unequal:.1e})",
+                fix="Only models with rotary positions can let a fitted prefix take positions.",
+            )
+        turns[site.name] = turn
+    return turns

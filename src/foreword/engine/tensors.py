@@ -1,0 +1,43 @@
+"""A prefix between its two forms: NumPy values (`foreword.prefix`) and torch tensors on a device."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreword.engine.assignment import PrefixTensors, SiteTensors
+from foreword.prefix import Array, Prefix
+
+
+def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> dict[str, SiteTensors]:
+    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`."""
+    return {
+        layer.site: SiteTensors(
+            **{name: _to_torch(array).to(device=device, dtype=dtype) for name, array in layer.arrays().items()}
+        )
+        for layer in prefix.layers
+    }
+
+
+def to_prefix(tensors: PrefixTensors, *, occupies: int = 0) -> Prefix:
+    """The current numbers of live tensors as a Prefix (a copy)."""
+    arrays: dict[str, tuple[Array, ...]] = {}
+    for site, found in tensors.items():
+        parts = (found.keys, found.values) if found.bias is None else (found.keys, found.values, found.bias)
+        arrays[site] = tuple(_to_numpy(part) for part in parts)
+    return Prefix.from_arrays(arrays, occupies=occupies)
+
+
+def _to_torch(array: Array) -> Tensor:
+    if array.dtype == np.dtype(ml_dtypes.bfloat16):
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
+
+
+def _to_numpy(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return np.asarray(tensor.numpy())
