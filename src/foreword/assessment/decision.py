@@ -25,7 +25,7 @@ from foreword.assessment.evidence import (
 )
 from foreword.assessment.metrics import metric_named
 from foreword.confidence import trials_needed
-from foreword.tuning.task import Requirement
+from foreword.tuning.sections import Requirement
 
 # Test examples of a label below which its failures are called uncertain.
 FEW_EXAMPLES = 10

@@ -260,7 +260,7 @@ def read_evidence(path: Path) -> Evidence:
     """Read an evidence file back. DataError when it is missing, not JSON, of another schema, or incomplete."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"The evidence file {path} cannot be read.",
             expected="a JSON file written by `foreword pilot`",

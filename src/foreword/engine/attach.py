@@ -88,12 +88,22 @@ def attached(host: Host, prefix: Prefix | PrefixTensors) -> Iterator[None]:
 
 
 def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> dict[str, SiteTensors]:
-    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`."""
-    return {
-        layer.site: SiteTensors(
-            **{name: _to_torch(array).to(device=device, dtype=dtype) for name, array in layer.arrays().items()}
+    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`.
+
+    PrefixError when a number does not fit into that dtype, or the prefix occupies positions: nothing shifts the
+    context's position ids yet, so the context would stand on the prefix's own places.
+    """
+    if prefix.occupies:
+        raise PrefixError(
+            "A prefix that occupies positions of the context cannot be attached yet.",
+            expected="a fitted or compiled prefix, which occupies 0",
+            found=f"occupies {prefix.occupies}",
+            fix="Fit a prefix for the task instead of baking a text.",
         )
-        for layer in prefix.layers
+    fitting = prefix.cast(str(dtype).removeprefix("torch."))
+    return {
+        layer.site: SiteTensors(**{name: _to_torch(array).to(device) for name, array in layer.arrays().items()})
+        for layer in fitting.layers
     }
 
 

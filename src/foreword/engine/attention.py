@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,14 +67,32 @@ _before: dict[str, AttentionFunction | None] = {}
 
 @contextmanager
 def intercepted(handler: Handler) -> Iterator[None]:
-    """Within this context (and only in it) every attention call of this thread goes to `handler`."""
+    """Within this context (and only in it) every attention call of this thread goes to `handler`.
+
+    Inside another such context, what `handler` lets pass goes to the outer one's handler.
+    """
     _install()
-    token = _handler.set(handler)
+    token = _handler.set(_within(_handler.get(), handler))
     try:
         yield
     finally:
         _handler.reset(token)
         _uninstall()
+
+
+def _within(outer: Handler | None, inner: Handler) -> Handler:
+    if outer is None:
+        return inner
+
+    def both(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        def compute(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            return outer(AttentionCall(module, query, key, value, mask, options, call.compute))
+
+        return inner(replace(call, compute=compute))
+
+    return both
 
 
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

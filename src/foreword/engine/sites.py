@@ -58,7 +58,7 @@ def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
         backbone.eval()
         with torch.no_grad(), intercepted(record):
             backbone(input_ids=torch.arange(4, device=device)[None])
-    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError, NotImplementedError) as error:
         raise HostError(
             f"The model {type(backbone).__name__} could not be probed with a short text.",
             expected="a model that reads input_ids of shape (1, 4)",
