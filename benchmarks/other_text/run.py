@@ -60,9 +60,7 @@ def summary(evidence: Evidence) -> dict[str, object]:
             for reason in evidence.decision.reasons
             if reason.code == "prefix-versus" and reason.parameters["rival"] == "probe"
         ),
-        "prefix_versus": [
-            reason.parameters for reason in evidence.decision.reasons if reason.code == "prefix-versus"
-        ],
+        "prefix_versus": [reason.parameters for reason in evidence.decision.reasons if reason.code == "prefix-versus"],
         "prefix_fit_seconds": prefix.fit_seconds,
         "base": evidence.base.model_dump(mode="json"),
         "provenance": evidence.provenance.model_dump(mode="json"),
@@ -85,7 +83,7 @@ def main() -> None:
         values = ", ".join(f"{c.name} {c.metric.value:.3f}" for c in result.evidence.candidates)
         versus = next(entry for entry in found["prefix_versus"] if entry["rival"] == "probe")
         print(
-            f"{package:<13} {found['labels']:>2} classes, {result.evidence.candidates[0].metric.n} test texts: {values}; "
+            f"{package:<13} {found['labels']:>2} classes, {len(result.evidence.candidates)} candidates: {values}; "
             f"prefix - probe {versus['value']:+.3f} [{versus['low']:+.3f}, {versus['high']:+.3f}]",
             flush=True,
         )

@@ -249,6 +249,7 @@ def test_every_code_has_its_sentence(case: Case, candidates: dict[str, Candidate
         case,
         replace(case, judged=estimate(0.6, 0.75, 0.8), limit=3, failed=[FAILED]),
         replace(case, judged=estimate(0.6, 0.7, 0.8)),
+        replace(case, limit=3),
         replace(case, judged=estimate(0.5, 0.6, 0.65), base_unchanged=False),
         replace(case, judged=estimate(0.5, 0.6, 0.65), chosen=few),
         replace(case, stress=stress(probe("typos", passed=False))),
@@ -330,8 +331,10 @@ def test_other_metrics_are_taken_to_shrink_with_the_square_root(
 
 def test_a_missed_requirement_says_which_one_would_have_been_met(case: Case) -> None:
     found = decide(replace(case, judged=estimate(0.5, 0.6, 0.65)))
-    assert parameters(found, "raise-requirement") == [{"at_least_possible": 0.5}]
-    assert "raise-requirement" not in [reason.code for reason in decide(replace(case, base_unchanged=False)).changes]
+    assert parameters(found, "supported-requirement") == [{"at_least_possible": 0.5}]
+    assert "supported-requirement" not in [
+        reason.code for reason in decide(replace(case, base_unchanged=False)).changes
+    ]
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
@@ -348,3 +351,9 @@ def test_more_confidence_needs_more_examples() -> None:
     ]
     assert None not in found
     assert list(found) == sorted(found, key=lambda n: n or 0)
+
+
+def test_a_limited_run_is_never_a_go(case: Case) -> None:
+    whole, limited = decide(replace(case, stress=None)), decide(replace(case, stress=None, limit=40))
+    assert (whole.verdict, limited.verdict) == ("GO", "CONDITIONAL")
+    assert [reason.code for reason in limited.changes] == ["full-run"]

@@ -93,7 +93,7 @@ def judged(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("candidates/*/seed-*.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("fit_seconds", "peak_memory_bytes", "latency_ms", "latency_added_ms"):
+        for name in ("fit_seconds", "peak_memory_bytes", "bare_latency_ms", "latency_added_ms"):
             del told[name]
         told["history"] = [(m["step"], m["loss"], m["selection"]) for m in told["history"]]
         found[f"{path.parent.name} {path.stem}"] = told
@@ -367,6 +367,17 @@ def test_a_task_that_the_base_model_cannot_do_is_refused_before_anything_is_writ
     assert not (tmp_path / "run").exists()
 
 
+def test_an_answer_longer_than_what_the_model_reads_is_told(
+    tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
+) -> None:
+    task = write_task(
+        tmp_path, model_folder("gpt2"), [{"kind": "zero-shot"}], kind="generate", model={"max_tokens": 500}
+    )
+    (failed,) = run_pilot(task, out=tmp_path / "run").evidence.failed
+    assert "The answer leaves the prompt no room" in failed.message
+    assert "500 tokens" in failed.message
+
+
 @pytest.fixture
 def judged_prefix(quick: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
     """A task whose prefix is judged and chosen, and the checkpoint of its fit."""
@@ -406,7 +417,7 @@ def test_a_result_that_was_changed_by_hand_is_made_again(quick: Callable[..., Pa
     told = json.loads(path.read_text(encoding="utf-8"))
     changes: Sequence[dict[str, Any]] = (
         {"outputs": ["red"]},
-        {"latency_ms": 0.0},
+        {"bare_latency_ms": 0.0},
         {"selection": float("nan")},
         {"history": [{"step": 1}]},
         {"seed": 5},

@@ -34,7 +34,8 @@ CODES: dict[str, dict[str, Any]] = {
     "cost-per-month": {"currency": "JPY", "amount": 852.0},
     "break-even": {"months": 3.5},
     "limited-run": {"limit": 100},
-    "raise-requirement": {"at_least_possible": 0.66},
+    "supported-requirement": {"at_least_possible": 0.66},
+    "full-run": {},
     "fix-probe": {"probe": "typos", "limit": 0.1},
     "none-fitted": {},
 }

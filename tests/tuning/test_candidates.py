@@ -414,6 +414,18 @@ def test_a_prefix_for_generation_survives_its_bundle(
     assert outputs != bare
 
 
+def test_a_prompt_begins_as_the_base_models_tokenizer_begins_a_text(bench: Bench) -> None:
+    """And an answer does not: it stands behind the prompt."""
+    from tokenizers.processors import TemplateProcessing
+
+    made = bench("llama", "zero-shot", {})
+    ends = [("<s>", 1), ("</s>", 2)]
+    made.host.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    predictor = fit_on(made).predictor
+    assert all(row[0] == 1 and 2 not in row for row in predictor.rows(texts(made)))
+    assert all(not {1, 2} & set(predictor.completion(label)) for label in made.splits.labels)
+
+
 # Refusals
 
 

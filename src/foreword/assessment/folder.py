@@ -37,7 +37,7 @@ class Judged(BaseModel):
     bytes: int
     fit_seconds: float
     peak_memory_bytes: int
-    latency_ms: float = Field(gt=0)
+    bare_latency_ms: float = Field(gt=0)
     latency_added_ms: float
     history: list[HistoryPoint]
     details: dict[str, Any]

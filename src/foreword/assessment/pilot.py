@@ -7,6 +7,7 @@ the best on the selection split is judged; the others are reported.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ from foreword.tuning.task import Task
 Watch = Callable[[str, int, int, str], None]
 # Requests timed for a latency, at most.
 LATENCY_TEXTS = 40
+# What a latency is at least: noise can make an added time negative.
+SHORTEST_LATENCY_MS = 0.001
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,6 @@ def _unwatched(*_: object) -> None:
 
 def _selected(task: Task, only: Sequence[str]) -> list[AnyCandidate]:
     """The task's candidates that `only` names, by name or kind; all when it names none."""
-    if task.kind == "generate" and any(found.kind == "probe" for found in task.candidates):
-        raise TaskError("A probe reads labels and cannot generate.", fix="Remove the probe from [[candidates]].")
     known = [name for found in task.candidates for name in (found.name, found.kind)]
     for name in only:
         if name not in known:
@@ -244,7 +245,7 @@ def _judge(run: _Run, settings: AnyCandidate, seed: int) -> Judged:
         bytes=fitted.nbytes,
         fit_seconds=seconds,
         peak_memory_bytes=memory.bytes,
-        latency_ms=latency.latency_ms,
+        bare_latency_ms=latency.bare_ms,
         latency_added_ms=latency.added_ms,
         history=_history(fitted),
         details=fitted.details,
@@ -265,6 +266,8 @@ def _candidate_evidence(run: _Run, results: dict[str, list[Judged]]) -> list[Can
     baseline = next((name for name, found in settings.items() if found.kind == "zero-shot"), None)
     drafts = {name: best_seed(found) for name, found in results.items()}
     best = max(drafts, key=lambda name: (drafts[name].selection, -drafts[name].trainable), default=None)
+    # Candidates are timed minutes apart, each in turn with the bare model: only the added time can be compared.
+    bare_ms = statistics.median(found.bare_latency_ms for found in drafts.values()) if drafts else 0.0
     return [
         CandidateEvidence(
             name=name,
@@ -280,7 +283,7 @@ def _candidate_evidence(run: _Run, results: dict[str, list[Judged]]) -> list[Can
             bytes=drafts[name].bytes,
             fit_seconds=drafts[name].fit_seconds,
             peak_memory_bytes=drafts[name].peak_memory_bytes,
-            latency_ms=drafts[name].latency_ms,
+            latency_ms=max(bare_ms + drafts[name].latency_added_ms, SHORTEST_LATENCY_MS),
             latency_added_ms=drafts[name].latency_added_ms,
             failures=failures_by_label(run.targets, drafts[name].outputs) if run.task.kind == "classify" else {},
             seeds=[_seed_result(run, judged, drafts[name]) for judged in results[name]],

@@ -139,9 +139,11 @@ class _Bench:
     def robustness(self, name: str, texts: Sequence[str]) -> ProbeEvidence:
         """Fails where there is an error, or a label that is not one of the task's."""
         failed: list[tuple[str, str, str]] = []
-        for text in texts:
+        for number, text in enumerate(texts, start=1):
+            if self.progress is not None:
+                self.progress(name, number, len(texts))
             try:
-                (answer,) = self.answers([text], name=name)
+                (answer,) = self.predictor.answer([text])
             except (ForewordError, RuntimeError, IndexError, ValueError) as error:
                 failed.append((text, "", f"{type(error).__name__}: {error}"))
                 continue

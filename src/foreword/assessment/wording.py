@@ -94,7 +94,7 @@ REASONS: Mapping[str, str] = {
     "(interval {low:low_points} to {high:high_points}).",
     "stress-failed": "Under stress by {probe:probe} it fails at {rate:percent}, and possibly at up to {upper:high}; "
     "the limit is {limit:percent}.",
-    "stress-passed": "Under stress it stays within the limits: {probes:probes}.",
+    "stress-passed": "The measured failure rates under stress are within the limits: {probes:probes}.",
     "base-changed": "The base model's weights changed during the run, so nothing measured here can be relied on.",
     "base-unchanged": "The base model's weights are the same after the run as before.",
     "not-chosen-prefix": "The choice falls on “{chosen}”, not on the prefix “{prefix}”.",
@@ -104,8 +104,9 @@ REASONS: Mapping[str, str] = {
     "break-even": "It pays for itself after {months:months}.",
     "break-even.unknown": "It does not pay for itself under the stated assumptions.",
     "limited-run": "The run was limited to {limit:count} examples; only a full run counts.",
-    "raise-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
+    "supported-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
     "fix-probe": "Bring the failure rate under stress by {probe:probe} down to {limit:percent}.",
+    "full-run": "Run it without --limit.",
     "none-fitted": "No candidate could be judged, so there is nothing to choose from.",
 }
 TONES: Mapping[str, Tone] = {

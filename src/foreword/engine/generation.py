@@ -65,6 +65,13 @@ def render(
     cut, never the template around it. DataError when the template alone does not fit, or there is nothing to read.
     """
     limit = min(max_tokens or host.max_positions, host.max_positions - reserve)
+    if limit < 1:
+        raise DataError(
+            "The answer leaves the prompt no room in what the model reads.",
+            expected=f"fewer than {host.max_positions} tokens for the answer and a soft prompt",
+            found=f"{reserve} tokens",
+            fix="Let the answer have fewer tokens (max_tokens, shorter labels), or use a base model that reads more.",
+        )
     kept = text[: limit * LONGEST_TOKEN]
     ids = tokens(host, template.before + kept + template.after, special=special)
     while len(ids) > limit:
