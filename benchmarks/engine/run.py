@@ -1,8 +1,8 @@
 """What does a shared prefix cost at run time, against PEFT prefix tuning and the bare model?
 
 All three run in one process, interleaved round by round on the same tokens; the bare model is the floor. Figures are
-medians of the rounds' times and, for the ratios, of the rounds' ratios. Models are built from configurations with random
-weights (speed does not depend on their values); nothing is downloaded.
+medians of the rounds' times and, for the ratios, of the rounds' ratios. Models are built from configurations with
+random weights (speed does not depend on their values); nothing is downloaded.
 
     .venv/bin/python benchmarks/engine/run.py --model gpt2 --prefix 1024 --batch 32 --what decode
     .venv/bin/python benchmarks/engine/run.py --grid            # the whole grid, as in results/
@@ -147,7 +147,8 @@ class Rivals:
         def ours() -> float:
             started = time.perf_counter()
             with attached(self.host, live):
-                torch.autograd.backward(loss(self.host.model(input_ids=ids, attention_mask=mask, use_cache=False).logits))
+                found = self.host.model(input_ids=ids, attention_mask=mask, use_cache=False)
+                torch.autograd.backward(loss(found.logits))
             return time.perf_counter() - started
 
         def rival() -> float:

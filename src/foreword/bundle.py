@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,9 +117,11 @@ def load_bundle(path: str | Path, *, host: HasIdentity | None = None) -> Bundle:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
+        known = path.stat()
+        if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for, a device never ends
+            raise _broken(path, "a folder, pipe or device")
         with path.open("rb") as file:
-            manifest = _read_manifest(path, file.read(8), file, size)
+            manifest = _read_manifest(path, file.read(8), file, known.st_size)
             file.seek(0)
             tensors = _read_tensors(path, file.read())
     except OSError as error:
@@ -144,6 +147,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        Path(temporary).chmod(_new_file_mode())  # mkstemp makes private files
         Path(temporary).replace(path)
     except OSError as error:
         raise BundleError(
@@ -155,6 +159,13 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _new_file_mode() -> int:
+    """The mode that an ordinary new file gets."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _encode(bundle: Bundle) -> bytes:
@@ -186,9 +197,26 @@ def _encode(bundle: Bundle) -> bytes:
         "provenance": bundle.provenance,
         "evidence": bundle.evidence,
     }
-    manifest["digest"] = _digest(manifest, tensors)
-    text = json.dumps(manifest, ensure_ascii=False, allow_nan=False)
-    return bytes(save(tensors, metadata={"foreword": text}))
+    try:
+        # As it will be read: JSON turns keys into text, and the digest depends on their order.
+        read_back = json.loads(json.dumps(manifest, allow_nan=False), object_pairs_hook=_without_duplicates)
+        manifest = {**read_back, "digest": _digest(read_back, tensors)}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BundleError(
+            "The bundle's manifest is not plain JSON.",
+            expected="use, provenance and evidence of dicts, lists, texts, finite numbers, booleans and None",
+            found=f"{type(error).__name__}: {error}",
+            fix="Convert the values; what is undefined is None, not NaN.",
+        ) from error
+    content = bytes(save(tensors, metadata={"foreword": json.dumps(manifest, ensure_ascii=False, allow_nan=False)}))
+    if (length := int.from_bytes(content[:8], "little")) > HEADER_LIMIT:
+        raise BundleError(
+            "The bundle's manifest is too large.",
+            expected=f"at most {HEADER_LIMIT:,} bytes of header",
+            found=f"{length:,}",
+            fix="Keep large evidence in a file of its own.",
+        )
+    return content
 
 
 def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
@@ -219,7 +247,7 @@ def _read_manifest(path: Path, start: bytes, file: Any, size: int) -> dict[str, 
         text = header["__metadata__"]["foreword"]
         promised = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"))
         manifest = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise _broken(path, f"a header without a readable manifest ({type(error).__name__}: {error})") from error
     if promised != size - 8 - length:
         raise _broken(path, f"{size - 8 - length:,} bytes of tensors where the header promises {promised:,}")
@@ -251,9 +279,14 @@ def _read_tensors(path: Path, content: bytes) -> dict[str, Array]:
 
 
 def _decode(path: Path, manifest: dict[str, Any], tensors: dict[str, Array]) -> Bundle:
-    if _digest(manifest, tensors) != manifest.get("digest"):
+    try:
+        digest = _digest(manifest, tensors)
+    except (ValueError, RecursionError) as error:  # NaN, half a surrogate pair, or nested too deep
+        raise _broken(path, f"a manifest that foreword does not write ({type(error).__name__}: {error})") from error
+    if digest != manifest.get("digest"):
         raise _broken(path, "contents that do not match the digest in the manifest: the file was changed")
     try:
+        _check_types(manifest, tensors)
         told, base = manifest["prefix"], manifest["base"]
         layers = tuple(
             LayerPrefix(site, *(tensors[f"prefix/{site}/{p}"] for p in _PARTS if f"prefix/{site}/{p}" in tensors))
@@ -276,3 +309,18 @@ def _decode(path: Path, manifest: dict[str, Any], tensors: dict[str, Array]) -> 
     if prefix.hash != told.get("hash"):
         raise _broken(path, f"prefix {prefix.hash[:12]} where the manifest promises {str(told.get('hash'))[:12]}")
     return bundle
+
+
+def _check_types(manifest: dict[str, Any], tensors: Mapping[str, Array]) -> None:
+    """TypeError when an entry is not of its type, or a tensor belongs to nothing; KeyError when an entry is missing."""
+    told, base = manifest["prefix"], manifest["base"]
+    texts = [manifest["version"], *(base[name] for name in ("reference", "fingerprint", "family")), *told["sites"]]
+    tables = [manifest["use"], manifest["provenance"], manifest["evidence"] or {}]
+    if not (isinstance(told["sites"], list) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("a name that is not text")
+    if not all(isinstance(table, dict) for table in tables) or type(told["occupies"]) is not int:
+        raise TypeError("use, provenance, evidence or occupies of another type")
+    known = {f"prefix/{site}/{part}" for site in told["sites"] for part in _PARTS}
+    for name in tensors:
+        if name not in known and not name.startswith("readout/"):
+            raise TypeError(f"tensor {name} belongs to no site")

@@ -230,11 +230,12 @@ class Prefix:
         layers = []
         for mine in self.layers:
             theirs = other.layer(mine.site)
-            if mine.keys.shape[0] != theirs.keys.shape[0] or mine.keys.shape[2] != theirs.keys.shape[2]:
+            wanted, found = _head_shape(mine), _head_shape(theirs)
+            if wanted != found:
                 raise PrefixError(
                     f"The prefixes have other head shapes at {mine.site}.",
-                    expected=str(mine.keys.shape),
-                    found=str(theirs.keys.shape),
+                    expected=f"(kv_head, dim, value_dim) = {wanted}",
+                    found=str(found),
                     fix="Merge prefixes that were made for the same base model.",
                 )
             layers.append(
@@ -331,8 +332,13 @@ def _frozen(array: Array) -> Array:
     return copy
 
 
+def _head_shape(layer: LayerPrefix) -> tuple[int, int, int]:
+    return layer.keys.shape[0], layer.keys.shape[2], layer.values.shape[2]
+
+
 def _joined(first: Array, second: Array) -> Array:
-    return np.concatenate([first, second.astype(first.dtype)], axis=1)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and LayerPrefix refuses it
+        return np.concatenate([first, second.astype(first.dtype)], axis=1)
 
 
 def _bias(layer: LayerPrefix) -> Array:

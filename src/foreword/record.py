@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -80,9 +81,9 @@ class Stopwatch:
 
 
 def command_line() -> str:
-    """The command that runs, as a user would type it."""
+    """The command that runs, as a user would type it in a shell; bytes that are not UTF-8 are replaced."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return " ".join([name, *(f"'{word}'" if " " in word else word for word in sys.argv[1:])])
+    return shlex.join([name, *sys.argv[1:]]).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def checkout_state() -> tuple[str | None, bool | None]:

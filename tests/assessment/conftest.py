@@ -174,7 +174,7 @@ def decision(found: list[CandidateEvidence]) -> DecisionEvidence:
         Reason(code="break-even", parameters={"months": cost_row(prefix).break_even_months}),
     ]
     changes = [
-        Reason(code="raise-requirement", parameters={"at_least_possible": low}),
+        Reason(code="supported-requirement", parameters={"at_least_possible": low}),
         Reason(code="fix-probe", parameters={"probe": "off-topic", "limit": 0.10}),
         Reason(code="more-examples", parameters={"n_now": N, "n_needed": 2170}),
     ]

@@ -45,7 +45,9 @@ _EXPERTS = {"num_experts_per_tok": 1}
 _WINDOW = {"sliding_window": 6}
 
 BUILDERS: Mapping[str, Callable[[], Any]] = {
-    "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)),
+    "gpt2": lambda: t.GPT2LMHeadModel(
+        t.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    ),
     "gpt_neo": lambda: t.GPTNeoForCausalLM(
         t.GPTNeoConfig(
             vocab_size=VOCABULARY,
@@ -122,7 +124,9 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
         )
     ),
     "t5": lambda: t.T5ForConditionalGeneration(
-        t.T5Config(vocab_size=VOCABULARY, d_model=32, num_layers=2, num_heads=4, d_kv=8, d_ff=64, decoder_start_token_id=0)
+        t.T5Config(
+            vocab_size=VOCABULARY, d_model=32, num_layers=2, num_heads=4, d_kv=8, d_ff=64, decoder_start_token_id=0
+        )
     ),
     "bart": lambda: t.BartForConditionalGeneration(t.BartConfig(**_SEQUENCE, max_position_embeddings=128)),
     "mbart": lambda: t.MBartForConditionalGeneration(t.MBartConfig(**_SEQUENCE, max_position_embeddings=128)),
@@ -154,6 +158,7 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
 # Why a cell does not apply: the bare model itself cannot do it, or the thing does not exist for the family.
 NOT_APPLICABLE: Mapping[tuple[str, str], str] = {
     ("albert", "checkpointing"): "transformers refuses activation checkpointing for this family",
+    ("gpt_neo", "static cache"): "the bare model goes wrong: its local layers count their window from the cache's end",
     ("falcon-alibi", "static cache"): "the bare model fails with a static cache",
     ("falcon-alibi", "baked text"): "refused: heads share their key but not their position bias",
 }
@@ -165,9 +170,17 @@ MIXED_EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3"
 
 
 def built(family: str) -> Any:
-    """The family's small model with seeded weights, in evaluation mode, dropout off."""
+    """The family's small model with seeded weights, in evaluation mode, dropout off.
+
+    Matrices are five times as large as the families draw them, so that attention is far from uniform, generated
+    tokens vary, and a wrong key, mask or position shows.
+    """
     torch.manual_seed(0)
     model = BUILDERS[family]().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(5)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -175,3 +188,26 @@ def built(family: str) -> Any:
             if isinstance(value, float) and ("dropout" in name or "layerdrop" in name or name.endswith("pdrop")):
                 setattr(module, name, 0.0)
     return model
+
+
+_NO_GENERATION = ("generation", "cache", "chunked prefill", "static cache", "beam search")
+_PICTURES = ("vit", "dinov2")
+# Positions are learned and counted from the left edge of the row, padding included: padding at the left moves a row
+# in the bare model, too.
+_FROM_THE_LEFT_EDGE = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "clip", "bart", "mbart")
+
+
+def not_applicable(family: str, column: str) -> str | None:
+    """Why this cell does not exist; None for one that must be right."""
+    stated = NOT_APPLICABLE.get((family, column))
+    if stated is not None:
+        return stated
+    if family in ENCODERS and column in _NO_GENERATION:
+        return "an encoder does not generate"
+    if family not in CAUSAL and column == "baked text":
+        return "a text's keys depend on what follows it in an encoder"
+    if family in (*_PICTURES, "whisper") and column.endswith("padding"):
+        return "reads pictures or audio of one size: nothing is padded"
+    if family in _FROM_THE_LEFT_EDGE and column == "left padding":
+        return "the bare model counts positions from the left edge, padding included"
+    return None

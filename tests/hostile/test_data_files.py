@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from foreword.errors import DataError
-from foreword.tuning.examples import LARGEST_TEXT_BYTES, Splits, load_splits
+from foreword.tuning.examples import Splits, load_splits
+from foreword.tuning.rows import LARGEST_TEXT_BYTES
 from foreword.tuning.task import Task
 
 GOOD = [{"text": f"{label} {n}", "label": label} for label in ("a", "b") for n in range(6)]

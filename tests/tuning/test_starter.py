@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from foreword.errors import RunFolderError
 from foreword.tuning.examples import load_splits
+from foreword.tuning.sections import Limits, ModelSettings, Prices, RunSettings, SplitSettings
 from foreword.tuning.starter import write_starter
-from foreword.tuning.task import Limits, ModelSettings, Prices, RunSettings, SplitSettings, Task
+from foreword.tuning.task import Task
 
 KINDS = {"zero-shot", "hard-prompt", "few-shot", "probe", "soft-prompt", "prefix", "lora"}
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from foreword.assessment.evidence import CandidateEvidence, CostEvidence, CostRow
 from foreword.tuning.examples import Splits
-from foreword.tuning.task import Prices
+from foreword.tuning.sections import Prices
 
 # What must be labelled before a candidate exists; judging it takes the test split in every case.
 NEEDS_FIT = ("few-shot", "probe", "soft-prompt", "prefix", "lora")

@@ -1,9 +1,9 @@
 """From evidence to a decision, by rules that were fixed before the data were seen.
 
 The candidate is chosen on the selection split, so that its interval on the test split is not the winner's luck. The
-requirement is judged on the bound of that interval: GO when the lower bound reaches it and no stress probe fails,
-CONDITIONAL when a probe does, NO-GO when the upper bound does not reach it, NOT ENOUGH EVIDENCE in between, with the
-number of test examples that would settle it if the measured value held.
+requirement is judged on the bound of that interval: GO when the lower bound reaches it, CONDITIONAL when it does but a
+stress probe fails or the run was limited, NO-GO when the upper bound does not reach it, NOT ENOUGH EVIDENCE in between,
+with the number of test examples that would settle it if the measured value held.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from foreword.assessment.evidence import (
 )
 from foreword.assessment.metrics import metric_named
 from foreword.confidence import trials_needed
-from foreword.tuning.task import Requirement
+from foreword.tuning.sections import Requirement
 
 # Test examples of a label below which its failures are called uncertain.
 FEW_EXAMPLES = 10
@@ -89,7 +89,7 @@ def _verdict(case: Case, judged: MetricEstimate) -> Verdict:
         return "NO-GO"
     if judged.low < case.requirement.at_least:
         return "NOT ENOUGH EVIDENCE"
-    return "CONDITIONAL" if _failed_probes(case.stress) else "GO"
+    return "CONDITIONAL" if _failed_probes(case.stress) or case.limit is not None else "GO"
 
 
 def _failed_probes(stress: StressEvidence | None) -> list[Reason]:
@@ -185,8 +185,9 @@ def _changes(case: Case, judged: MetricEstimate, verdict: Verdict) -> list[Reaso
         needed = examples_needed(judged, case.requirement)
         return [Reason(code="more-examples", parameters={"n_now": judged.n, "n_needed": needed})]
     if verdict == "NO-GO" and case.base_unchanged:
-        return [Reason(code="raise-requirement", parameters={"at_least_possible": judged.low})]
-    return [
+        return [Reason(code="supported-requirement", parameters={"at_least_possible": judged.low})]
+    whole = [] if case.limit is None else [Reason(code="full-run")]
+    return whole + [
         Reason(code="fix-probe", parameters={name: reason.parameters[name] for name in ("probe", "limit")})
         for reason in _failed_probes(case.stress)
     ]

@@ -87,7 +87,12 @@ class HistoryPoint(Record):
 
 
 class CandidateEvidence(Record):
-    """What was measured of one candidate. Latencies are medians in milliseconds for a single request (batch of one)."""
+    """What was measured of one candidate.
+
+    Latencies are in milliseconds for a single request (batch of one). `latency_added_ms` is the median difference to
+    the bare model timed in turn with it; `latency_ms` adds it to the bare model's median over the whole run, so that
+    candidates timed at different moments of a busy machine can be compared.
+    """
 
     name: str
     kind: CandidateKind
@@ -260,7 +265,7 @@ def read_evidence(path: Path) -> Evidence:
     """Read an evidence file back. DataError when it is missing, not JSON, of another schema, or incomplete."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"The evidence file {path} cannot be read.",
             expected="a JSON file written by `foreword pilot`",

@@ -11,15 +11,15 @@ Every file is written through a temporary one, and a lock keeps two pilots out o
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from foreword.assessment.evidence import HistoryPoint
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError, RunFolderError
 
@@ -27,7 +27,7 @@ from foreword.errors import BundleError, RunFolderError
 class Judged(BaseModel):
     """What one fit of one candidate gave and took; `outputs` are its answers on the test split, in order."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: int
     readout: str | None
@@ -37,9 +37,9 @@ class Judged(BaseModel):
     bytes: int
     fit_seconds: float
     peak_memory_bytes: int
-    latency_ms: float
+    bare_latency_ms: float = Field(gt=0)
     latency_added_ms: float
-    history: list[dict[str, float | int | None]]
+    history: list[HistoryPoint]
     details: dict[str, Any]
 
 
@@ -102,34 +102,71 @@ class RunFolder:
         if fresh:
             self._discard()
         wanted = json.loads(json.dumps(identity))
-        path = self.path / "run.json"
-        if path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = {}
-            changed = _difference(found, wanted)
-            if changed:
-                raise RunFolderError(
-                    f"{self.path} holds the work of another pilot.",
-                    expected="the same task, data, base model and seeds as before",
-                    found="changed: " + "; ".join(changed[:6]),
-                    fix="Name another folder with --out, or discard the earlier work with --fresh.",
-                )
-        else:
-            self.write(path, json.dumps(wanted, indent=2, ensure_ascii=False))
+        changed = self._changed(wanted)
+        if changed and self._work():
+            raise RunFolderError(
+                f"{self.path} holds the work of another pilot.",
+                expected="the same task, data, base model and seeds as before",
+                found="; ".join(changed[:6]),
+                fix="Name another folder with --out, or discard the earlier work with --fresh.",
+            )
+        if changed:
+            self.write(self._identity, json.dumps(wanted, indent=2, ensure_ascii=False))
+
+    @property
+    def _identity(self) -> Path:
+        return self.path / "run.json"
+
+    def _changed(self, wanted: dict[str, Any]) -> list[str]:
+        """What differs from the pilot that the folder belongs to; a line too when that cannot be told."""
+        try:
+            found = json.loads(self._identity.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return ["no run.json, which says whose work it is"]
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            return ["a run.json, which says whose work it is, that cannot be read"]
+        return [f"changed: {line}" for line in _difference(found, wanted)]
+
+    def _work(self) -> list[Path]:
+        """Everything in the folder that a pilot makes, but for run.json; a folder may hold other things as well."""
+        made = [path for path in (self.evidence, self.report, self.bundle) if path.exists()]
+        return made + sorted(self.path.glob("candidates/*/seed-*"))
 
     def _discard(self) -> None:
-        for path in (self.evidence, self.report, self.bundle, self.path / "run.json"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "candidates", ignore_errors=True)
-
-    def finished(self, candidate: str, seed: int) -> Judged | None:
-        """What an earlier run has already judged; None when it has not, or the file is unreadable."""
+        """Remove what a pilot made, the traces of writing that was cut off included, and nothing else."""
+        places = [self.path, *self.path.glob("candidates/*")]
+        traces = [
+            path
+            for place in places
+            for name in ("seed-*", "evidence.json", "report.html", "best.prefix", "run.json")
+            for path in place.glob(f".{name}.*")
+        ]
         try:
-            return Judged.model_validate_json(self._result(candidate, seed).read_text(encoding="utf-8"))
+            for path in [*self._work(), *traces, self._identity]:  # run.json last: until then it says whose they are
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"The earlier work in {self.path} cannot be discarded.",
+                expected="files that can be removed",
+                found=str(error),
+                fix="Remove the folder by hand, or name another one with --out.",
+            ) from error
+        for place in [*places[1:], self.path / "candidates"]:
+            with suppress(OSError):  # missing, or it holds what no pilot made
+                place.rmdir()
+
+    def finished(self, candidate: str, seed: int, *, answers: int) -> Judged | None:
+        """What an earlier run has already judged; None when it has not, or the file is not whole.
+
+        `answers` is how many it must have.
+        """
+        try:
+            found = Judged.model_validate_json(self._result(candidate, seed).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return found if found.seed == seed and len(found.outputs) == answers else None
 
     def finish(self, candidate: str, judged: Judged) -> None:
         self.write(self._result(candidate, judged.seed), judged.model_dump_json(indent=1))

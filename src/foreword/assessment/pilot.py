@@ -7,11 +7,10 @@ the best on the selection split is judged; the others are reported.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from foreword.assessment.cost import cost_of
 from foreword.assessment.decision import Case, choose, decide
@@ -39,19 +38,23 @@ from foreword.assessment.report import write_report
 from foreword.assessment.stress import run_stress
 from foreword.bundle import save_bundle
 from foreword.engine.host import Host
-from foreword.errors import ForewordError, TaskError
+from foreword.errors import BundleError, ForewordError, RunFolderError, TaskError
 from foreword.record import RunRecord, Stopwatch
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.candidates.zero_shot import ZeroShot
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.task import AnyCandidate, Task, ZeroShotSettings, did_you_mean
+from foreword.tuning.problems import did_you_mean
+from foreword.tuning.sections import AnyCandidate, ZeroShotSettings
+from foreword.tuning.task import Task
 
 # (stage, done, of, note): for progress bars. A stage is a candidate's name, "judge NAME", "stress", ...
 Watch = Callable[[str, int, int, str], None]
 # Requests timed for a latency, at most.
 LATENCY_TEXTS = 40
+# What a latency is at least: noise can make an added time negative.
+SHORTEST_LATENCY_MS = 0.001
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def run_pilot(
     ForewordError says what is wrong before anything is written; a single candidate's failure is part of the evidence.
     """
     task = task if isinstance(task, Task) else Task.load(task)
-    chosen_seeds = tuple(seeds) or task.run.seeds
+    chosen_seeds = _checked_seeds(seeds) or task.run.seeds
     watched = watch or _unwatched
     stopwatch = Stopwatch(command, seeds=chosen_seeds)
     candidates = _selected(task, only)
@@ -118,10 +121,10 @@ def run_pilot(
     before = host.fingerprint
     watched("base model", 1, 1, before[:12])
     bench = Workbench(host, task, splits, lambda targets, outputs: measure(task.metric, targets, outputs).value)
+    bare = ZeroShot(ZeroShotSettings()).predictor(bench)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / _file_name(task.name))
     settings = {"task": task.settings(), "limit": limit, "seeds": list(chosen_seeds)}
     with folder.held({**settings, "data": splits.hash, "base": before}, fresh=fresh):
-        bare = ZeroShot(ZeroShotSettings()).fit(bench, seed=0).predictor
         run = _Run(task, candidates, chosen_seeds, limit, bench, bare, folder, watched)
         results, failed = _make_candidates(run)
         evidence = _candidate_evidence(run, results)
@@ -142,8 +145,6 @@ def _unwatched(*_: object) -> None:
 
 def _selected(task: Task, only: Sequence[str]) -> list[AnyCandidate]:
     """The task's candidates that `only` names, by name or kind; all when it names none."""
-    if task.kind == "generate" and any(found.kind == "probe" for found in task.candidates):
-        raise TaskError("A probe reads labels and cannot generate.", fix="Remove the probe from [[candidates]].")
     known = [name for found in task.candidates for name in (found.name, found.kind)]
     for name in only:
         if name not in known:
@@ -156,8 +157,23 @@ def _selected(task: Task, only: Sequence[str]) -> list[AnyCandidate]:
     return [found for found in task.candidates if not only or found.name in only or found.kind in only]
 
 
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Each seed once; TaskError for one that a task file may not have either."""
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    if wrong:
+        raise TaskError(
+            "A seed is out of range.",
+            expected="whole numbers from 0 to 4294967295",
+            found=", ".join(map(str, wrong)),
+            fix="Choose other seeds.",
+        )
+    return tuple(dict.fromkeys(seeds))
+
+
 def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "pilot"
+    """A task's name as that of one folder: 60 characters take at most the 255 bytes that a file system allows."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return plain[:60].strip("-.") or "pilot"
 
 
 def _make_candidates(run: _Run) -> tuple[dict[str, list[Judged]], list[FailedCandidate]]:
@@ -168,20 +184,22 @@ def _make_candidates(run: _Run) -> tuple[dict[str, list[Judged]], list[FailedCan
         seeds = run.seeds if candidate_for(settings).uses_seed else run.seeds[:1]
         try:
             for seed in seeds:
-                judged = run.folder.finished(settings.name, seed)
+                judged = run.folder.finished(settings.name, seed, answers=len(run.targets))
                 if judged is None:
                     judged = _judge(run, settings, seed)
                     run.folder.finish(settings.name, judged)
                 results.setdefault(settings.name, []).append(judged)
                 run.watch(settings.name, 1, 1, f"selection {judged.selection:.3f}")
-        except (ForewordError, torch.OutOfMemoryError, MemoryError) as error:
+        except (RunFolderError, BundleError):  # the folder's failure or the disk's, not the candidate's
+            raise
+        except (ForewordError, MemoryError, RuntimeError) as error:  # torch has no finer class for most of its own
             results.pop(settings.name, None)
             failed.append(
                 FailedCandidate(
                     name=settings.name, kind=settings.kind, code=type(error).__name__, message=str(error)[:2000]
                 )
             )
-            run.watch(settings.name, 1, 1, f"failed: {type(error).__name__}")
+            run.watch(settings.name, 1, 1, f"failed: {str(error).partition(chr(10))[0]}")
     return results, failed
 
 
@@ -227,13 +245,15 @@ def _judge(run: _Run, settings: AnyCandidate, seed: int) -> Judged:
         bytes=fitted.nbytes,
         fit_seconds=seconds,
         peak_memory_bytes=memory.bytes,
-        latency_ms=latency.latency_ms,
+        bare_latency_ms=latency.bare_ms,
         latency_added_ms=latency.added_ms,
-        history=[
-            {"step": m.step, "seconds": m.seconds, "loss": m.loss, "selection": m.selection} for m in fitted.history
-        ],
+        history=_history(fitted),
         details=fitted.details,
     )
+
+
+def _history(fitted: Fitted) -> list[HistoryPoint]:
+    return [HistoryPoint(step=m.step, seconds=m.seconds, loss=m.loss, selection=m.selection) for m in fitted.history]
 
 
 def best_seed(results: Sequence[Judged]) -> Judged:
@@ -246,6 +266,8 @@ def _candidate_evidence(run: _Run, results: dict[str, list[Judged]]) -> list[Can
     baseline = next((name for name, found in settings.items() if found.kind == "zero-shot"), None)
     drafts = {name: best_seed(found) for name, found in results.items()}
     best = max(drafts, key=lambda name: (drafts[name].selection, -drafts[name].trainable), default=None)
+    # Candidates are timed minutes apart, each in turn with the bare model: only the added time can be compared.
+    bare_ms = statistics.median(found.bare_latency_ms for found in drafts.values()) if drafts else 0.0
     return [
         CandidateEvidence(
             name=name,
@@ -261,11 +283,11 @@ def _candidate_evidence(run: _Run, results: dict[str, list[Judged]]) -> list[Can
             bytes=drafts[name].bytes,
             fit_seconds=drafts[name].fit_seconds,
             peak_memory_bytes=drafts[name].peak_memory_bytes,
-            latency_ms=drafts[name].latency_ms,
+            latency_ms=max(bare_ms + drafts[name].latency_added_ms, SHORTEST_LATENCY_MS),
             latency_added_ms=drafts[name].latency_added_ms,
             failures=failures_by_label(run.targets, drafts[name].outputs) if run.task.kind == "classify" else {},
             seeds=[_seed_result(run, judged, drafts[name]) for judged in results[name]],
-            history=[HistoryPoint.model_validate(moment) for moment in drafts[name].history],
+            history=drafts[name].history,
             details=drafts[name].details,
         )
         for name, found in settings.items()
@@ -285,9 +307,22 @@ def _seed_result(run: _Run, judged: Judged, best: Judged) -> SeedResult:
 
 
 def _revived(run: _Run, name: str, results: dict[str, list[Judged]]) -> Fitted:
-    """A judged candidate again, ready to answer: a fit goes on from its final checkpoint, which is at once."""
-    settings = next(found for found in run.candidates if found.name == name)
-    return _fit(run, settings, best_seed(results[name]).seed)
+    """A judged candidate again, ready to answer: a fit goes on from its final checkpoint, which is at once.
+
+    RunFolderError when that is not the fit that was judged, which its history of seconds tells.
+    """
+    settings, judged = next(found for found in run.candidates if found.name == name), best_seed(results[name])
+    fitted = _fit(run, settings, judged.seed)
+    if _history(fitted) != judged.history:
+        fitted.predictor.adaptation.close()
+        checkpoint = run.folder.checkpoint(name, judged.seed)
+        raise RunFolderError(
+            f"The checkpoint of {name!r} is not that of the fit that was judged.",
+            expected=f"{checkpoint} as the pilot left it",
+            found="another fit, or none",
+            fix=f"Remove {checkpoint.parent} and run the same command again: it is then fitted and judged anew.",
+        )
+    return fitted
 
 
 def _stress(run: _Run, chosen: CandidateEvidence, results: dict[str, list[Judged]]) -> StressEvidence:

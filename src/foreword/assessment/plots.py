@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from foreword.assessment.evidence import CandidateEvidence, Evidence
+from foreword.assessment.quantities import count, percent, printable
 from foreword.assessment.summary import ranked, span
-from foreword.assessment.wording import METRICS, count, percent, printable, standing, word
+from foreword.assessment.wording import METRICS, standing, word
 
 DPI = 72
 """Points per inch in SVG: at 72, one unit of the picture is one CSS pixel."""

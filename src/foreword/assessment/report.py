@@ -18,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from foreword.assessment import plots, wording
+from foreword.assessment import plots, quantities, wording
 from foreword.assessment.evidence import CandidateEvidence, Estimate, Evidence, LabelFailures
 from foreword.assessment.summary import Answer, answers, best_prefix, ranked, span, span_of_difference
 from foreword.assessment.wording import Line, Tone
@@ -160,13 +160,13 @@ def _intervals(evidence: Evidence) -> tuple[NamedInterval, ...]:
 def _told(value: Any) -> str:
     """A setting or a fact of unknown type as text: numbers as they are, lists and tables as JSON."""
     if value is None:
-        return wording.UNKNOWN
+        return quantities.UNKNOWN
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _fact(name: str, value: Any) -> str:
     """A fact whose name ends in its unit, such as `memory_bytes`, with that unit."""
-    return wording.byte_size(value) if name.endswith("_bytes") and isinstance(value, int | float) else _told(value)
+    return quantities.byte_size(value) if name.endswith("_bytes") and isinstance(value, int | float) else _told(value)
 
 
 @functools.cache
@@ -179,15 +179,15 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     house.filters.update(
-        percent=wording.percent,
-        points=wording.points,
-        count=wording.count,
-        figure=wording.figure,
-        amount=wording.amount,
-        byte_size=wording.byte_size,
-        duration=wording.duration,
-        milliseconds=wording.milliseconds,
-        months=wording.months,
+        percent=quantities.percent,
+        points=quantities.points,
+        count=quantities.count,
+        figure=quantities.figure,
+        amount=quantities.amount,
+        byte_size=quantities.byte_size,
+        duration=quantities.duration,
+        milliseconds=quantities.milliseconds,
+        months=quantities.months,
         word=lambda code, catalogue: wording.word(getattr(wording, catalogue), code),
         method=wording.method_of,
         describe=wording.describe,

@@ -19,8 +19,8 @@ from foreword.assessment.metrics import measure, metric_named
 from foreword.confidence import rate_upper_bound
 from foreword.errors import ForewordError
 from foreword.tuning.examples import Example
-from foreword.tuning.predictor import Answer, Predictor
-from foreword.tuning.task import Limits
+from foreword.tuning.predictor import LONGEST_INPUT, Answer, Predictor
+from foreword.tuning.sections import Limits
 
 Perturb = Callable[[str], str]
 Progress = Callable[[str, int, int], None]
@@ -112,17 +112,23 @@ class _Bench:
         return self.predictor.answer(texts, progress=advance)
 
     def invariance(self, name: str, perturb: Perturb, before: Sequence[Answer]) -> ProbeEvidence:
-        """Fails where the answer changes; for generation, where it gets worse by the task's metric."""
-        texts = [perturb(example.input) for example in self.examples]
-        after = self.answers(texts, name=name)
-        worse = [
-            (text, old.output, new.output)
-            for example, text, old, new in zip(self.examples, texts, before, after, strict=True)
-            if self._is_worse(example.target, old.output, new.output)
+        """Fails where the answer changes; for generation, where it gets worse by the task's metric.
+
+        A text that the perturbation leaves as it is (Japanese has no upper case) shows nothing and is not counted.
+        """
+        changed = [
+            (example.target, text, old.output)
+            for example, old in zip(self.examples, before, strict=True)
+            if (text := perturb(example.input)[:LONGEST_INPUT]) != example.input
         ]
-        targets = [example.target for example in self.examples]
-        value = measure(self.metric, targets, [answer.output for answer in after]).value
-        return _evidence(name, "invariance", len(texts), worse, self.limits.flip_rate, metric=value)
+        after = [answer.output for answer in self.answers([text for _, text, _ in changed], name=name)]
+        worse = [
+            (text, old, new)
+            for (target, text, old), new in zip(changed, after, strict=True)
+            if self._is_worse(target, old, new)
+        ]
+        value = measure(self.metric, [target for target, _, _ in changed], after).value if changed else None
+        return _evidence(name, "invariance", len(changed), worse, self.limits.flip_rate, metric=value)
 
     def _is_worse(self, target: str, old: str, new: str) -> bool:
         score = metric_named(self.metric).score
@@ -133,9 +139,11 @@ class _Bench:
     def robustness(self, name: str, texts: Sequence[str]) -> ProbeEvidence:
         """Fails where there is an error, or a label that is not one of the task's."""
         failed: list[tuple[str, str, str]] = []
-        for text in texts:
+        for number, text in enumerate(texts, start=1):
+            if self.progress is not None:
+                self.progress(name, number, len(texts))
             try:
-                (answer,) = self.answers([text], name=name)
+                (answer,) = self.predictor.answer([text])
             except (ForewordError, RuntimeError, IndexError, ValueError) as error:
                 failed.append((text, "", f"{type(error).__name__}: {error}"))
                 continue
@@ -187,8 +195,8 @@ def cut_short(text: str) -> str:
 
 
 def _very_long(text: str, predictor: Predictor) -> str:
-    length = LONG_FACTOR * predictor.host.max_positions * 4
-    return (text + " ") * (min(length, 900_000) // (len(text) + 1) + 1)
+    length = min(LONG_FACTOR * predictor.host.max_positions * 4, LONGEST_INPUT)
+    return ((text + " ") * (length // (len(text) + 1) + 1))[:length]
 
 
 def _evidence(

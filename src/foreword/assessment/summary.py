@@ -14,27 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from foreword.assessment.evidence import CandidateEvidence, CostRow, Difference, Estimate, Evidence, Reason
-from foreword.assessment.wording import (
-    METRICS,
+from foreword.assessment.quantities import (
     UNKNOWN,
-    VERDICTS,
-    Standing,
-    Tone,
     amount,
     byte_size,
     count,
     duration,
-    headlines,
-    lines,
     milliseconds,
     months,
     percent,
     points,
     printable,
-    sides_of,
-    standing,
-    word,
 )
+from foreword.assessment.wording import METRICS, VERDICTS, Standing, Tone, headlines, lines, sides_of, standing, word
 
 MARKS: Mapping[Tone, str] = {"good": "+", "bad": "!", "open": "?", "plain": "-"}
 

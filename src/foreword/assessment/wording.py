@@ -1,4 +1,4 @@
-"""The codes of the evidence in English, and its numbers with their units: one catalogue for page and terminal.
+"""The codes of the evidence in English, and its reasons as sentences: one catalogue for page and terminal.
 
 It knows every code that the assessment produces, and turns it into a sentence. It deliberately decides nothing and
 knows neither HTML nor the terminal. A code that it does not know is shown as it is, with its parameters: a report
@@ -8,22 +8,19 @@ must never fail, or fall silent, because an evidence file says more than this ca
 from __future__ import annotations
 
 import itertools
-import math
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.assessment.evidence import CandidateEvidence, Reason
+from foreword.assessment.quantities import UNKNOWN, amount, count, months, percent, points
 
 Tone = Literal["good", "bad", "open", "plain"]
 Side = Literal["better", "worse", "same"]
 Standing = Literal["met", "missed", "open"]
 
-UNKNOWN = "—"
-MINUS = "\N{MINUS SIGN}"
 NAMES_IN_A_SENTENCE = 6
-NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 VERDICTS: Mapping[str, tuple[Tone, str]] = {
     "GO": ("good", "The evidence supports using the chosen candidate on texts like these."),
@@ -97,7 +94,7 @@ REASONS: Mapping[str, str] = {
     "(interval {low:low_points} to {high:high_points}).",
     "stress-failed": "Under stress by {probe:probe} it fails at {rate:percent}, and possibly at up to {upper:high}; "
     "the limit is {limit:percent}.",
-    "stress-passed": "Under stress it stays within the limits: {probes:probes}.",
+    "stress-passed": "The measured failure rates under stress are within the limits: {probes:probes}.",
     "base-changed": "The base model's weights changed during the run, so nothing measured here can be relied on.",
     "base-unchanged": "The base model's weights are the same after the run as before.",
     "not-chosen-prefix": "The choice falls on “{chosen}”, not on the prefix “{prefix}”.",
@@ -107,8 +104,9 @@ REASONS: Mapping[str, str] = {
     "break-even": "It pays for itself after {months:months}.",
     "break-even.unknown": "It does not pay for itself under the stated assumptions.",
     "limited-run": "The run was limited to {limit:count} examples; only a full run counts.",
-    "raise-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
+    "supported-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
     "fix-probe": "Bring the failure rate under stress by {probe:probe} down to {limit:percent}.",
+    "full-run": "Run it without --limit.",
     "none-fitted": "No candidate could be judged, so there is nothing to choose from.",
 }
 TONES: Mapping[str, Tone] = {
@@ -230,106 +228,6 @@ def _variant(reason: Reason) -> str:
     return reason.code
 
 
-def percent(value: float | None, *, bound: Literal["low", "high"] | None = None) -> str:
-    """A fraction as percent with one decimal; the bounds of an interval are rounded outward, so never too narrow.
-
-    >>> percent(0.7049), percent(0.7049, bound="low"), percent(0.7041, bound="high"), percent(None)
-    ('70.5%', '70.4%', '70.5%', '—')
-    """
-    return _signed(None if value is None else 100 * value, bound, "%", sign="")
-
-
-def points(value: float | None, *, bound: Literal["low", "high"] | None = None) -> str:
-    """A difference of two fractions in percentage points, with its sign.
-
-    >>> points(0.0421), points(-0.0421, bound="low")
-    ('+4.2', '−4.3')
-    """
-    return _signed(None if value is None else 100 * value, bound, "", sign="+")
-
-
-def count(value: float | str | None) -> str:
-    """A whole number with thousands separated; a text stays as it is."""
-    if isinstance(value, str):
-        return value
-    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:,.0f}".replace("-", MINUS)
-
-
-def figure(value: float | None) -> str:
-    """Any number in three significant digits or, from a thousand on, in whole ones: for what has no unit of its own."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    return count(value) if abs(value) >= 1000 or value == int(value) else f"{value:.3g}".replace("-", MINUS)
-
-
-def amount(value: float | None) -> str:
-    """Money without its currency: whole from 100 on, two decimals from 1 on, two significant digits below.
-
-    >>> amount(21600.4), amount(3.456), amount(0.00213), amount(0)
-    ('21,600', '3.46', '0.0021', '0')
-    """
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    size = abs(value)
-    decimals = 0 if size >= 100 or size == 0 else 2 if size >= 1 else min(9, 1 - math.floor(math.log10(size)))
-    return f"{value:,.{decimals}f}".replace("-", MINUS)
-
-
-def byte_size(value: float | None) -> str:
-    """Bytes in the decimal unit that keeps the number below a thousand: `12.3 KB`."""
-    return _scaled(value, (("B", 1.0), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)))
-
-
-def duration(seconds: float | None) -> str:
-    """A time span in the unit that a person would use: `8.4 s`, `3.2 min`, `1.5 h`."""
-    return _scaled(seconds, (("s", 1.0), ("min", 60.0), ("h", 3600.0)))
-
-
-def milliseconds(value: float | None, *, added: bool = False) -> str:
-    """Milliseconds with one decimal below a hundred; `added` shows the sign."""
-    digits = 1 if value is not None and abs(value) < 100 else 0
-    return _signed(value, None, f"{NARROW}ms", sign="+" if added else "", digits=digits)
-
-
-def months(value: float | None) -> str:
-    """A number of months: `2.1 months`."""
-    return UNKNOWN if value is None else f"{figure(round(value, 1))} month{'' if round(value, 1) == 1 else 's'}"
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """A text without control characters, and shortened in the middle to `limit` characters.
-
-    Terminals obey control characters and SVG forbids them; names and labels come from the task's author.
-
-    >>> printable("a" * 9 + chr(27) + "b" * 9, 9)
-    'aaaa…bbbb'
-    """
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    if limit is None or len(clean) <= limit:
-        return clean
-    head = limit // 2
-    return f"{clean[:head]}…{clean[len(clean) - (limit - head - 1) :]}"
-
-
-def _signed(value: float | None, bound: Literal["low", "high"] | None, unit: str, *, sign: str, digits: int = 1) -> str:
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    steps = value * 10**digits
-    # A float such as 57.0 that lies a rounding error beside its decimal must not be pushed to the next one.
-    whole = math.floor(steps + 1e-6) if bound == "low" else math.ceil(steps - 1e-6) if bound == "high" else round(steps)
-    shown = f"{whole / 10**digits:{sign if whole else ''},.{digits}f}".replace("-", MINUS)
-    return f"{shown}{unit}"
-
-
-def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    unit, size = next(((u, s) for u, s in reversed(units) if abs(value) >= s), units[0])
-    scaled = value / size
-    digits = 0 if abs(scaled) >= 100 or scaled == int(scaled) else 1 if abs(scaled) >= 1 else 2
-    return f"{scaled:,.{digits}f}{NARROW}{unit}".replace("-", MINUS)
-
-
 _SPECS: Mapping[str, Callable[[Any], str]] = {
     "": lambda value: UNKNOWN if value is None else str(value),
     "percent": percent,
@@ -349,7 +247,7 @@ _SPECS: Mapping[str, Callable[[Any], str]] = {
 
 
 class _Speech(string.Formatter):
-    """Fills the catalogue's sentences; the format of a field is the name of a function of this module."""
+    """Fills the catalogue's sentences; the format of a field is a key of `_SPECS`."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         return _SPECS[format_spec](value)

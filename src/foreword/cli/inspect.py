@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,13 @@ def inspect(
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from foreword.assessment.quantities import printable
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, text in _lines(file, bundle):
-        table.add_row(f"[bold]{name}[/bold]", text, style=None)
+        table.add_row(Text(name, style="bold"), Text(printable(text)))
     Console().print(table, soft_wrap=False)
 
 
@@ -54,10 +58,7 @@ def described(bundle: Bundle) -> dict[str, Any]:
 
 
 def _lines(file: Path, bundle: Bundle) -> list[tuple[str, str]]:
-    from rich.markup import escape
-
-    prefix, manner = bundle.prefix, bundle.use.get("manner") or {}
-    readout = bundle.use.get("readout") or {}
+    prefix = bundle.prefix
     lines = [
         ("bundle", f"{file} ({file.stat().st_size:,} bytes, written by foreword {bundle.version})"),
         ("prefix", f"{prefix.hash}"),
@@ -65,33 +66,47 @@ def _lines(file: Path, bundle: Bundle) -> list[tuple[str, str]]:
         ("base model", f"{bundle.reference} ({bundle.family})"),
         ("fingerprint", bundle.fingerprint),
     ]
-    if manner:
-        labels = manner.get("labels") or []
-        lines.append(("use", f"{manner.get('kind')}, read out by {readout.get('kind', 'the model itself')}"))
-        lines += [("labels", ", ".join(labels))] if labels else []
-    lines += _provenance(bundle.provenance) + _evidence(bundle.evidence)
-    return [(name, escape(text)) for name, text in lines]
+    for name, told, lines_of in (
+        ("use", bundle.use, _use),
+        ("provenance", bundle.provenance, _provenance),
+        ("evidence", bundle.evidence, _evidence),
+    ):
+        lines += _told(name, told, lines_of)
+    return lines
+
+
+def _told(
+    name: str, told: dict[str, Any] | None, lines_of: Callable[[dict[str, Any]], list[tuple[str, str]]]
+) -> list[tuple[str, str]]:
+    """A part of the bundle as the pilot writes it, or as it stands: whoever saves a bundle may say anything in it."""
+    if not told:
+        return [(name, "none")]
+    try:
+        return lines_of(told)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return [(name, json.dumps(told, ensure_ascii=False))]
+
+
+def _use(told: dict[str, Any]) -> list[tuple[str, str]]:
+    manner, readout = told["manner"], told["readout"] or {"kind": "the model itself"}
+    labels = [("labels", ", ".join(manner["labels"]))] if manner["labels"] else []
+    return [("use", f"{manner['kind']}, read out by {readout['kind']}"), *labels]
 
 
 def _provenance(told: dict[str, Any]) -> list[tuple[str, str]]:
-    if not told:
-        return [("provenance", "none")]
-    commit = str(told.get("commit"))[:12] + (" (dirty)" if told.get("dirty") else "")
+    commit = str(told["commit"])[:12] + (" (dirty)" if told["dirty"] else "")
+    seeds = ", ".join(map(str, told["seeds"]))
     return [
-        ("made by", str(told.get("command"))),
-        ("when", f"{told.get('started')}, {told.get('seconds', 0):.0f} s, commit {commit}, seeds {told.get('seeds')}"),
+        ("made by", str(told["command"])),
+        ("when", f"{told['started']}, {told['seconds']:.0f} s, commit {commit}, seeds {seeds}"),
     ]
 
 
-def _evidence(told: dict[str, Any] | None) -> list[tuple[str, str]]:
-    if not told:
-        return [("evidence", "none")]
+def _evidence(told: dict[str, Any]) -> list[tuple[str, str]]:
     metric, task, decision = told["candidate"]["metric"], told["task"], told["decision"]
+    interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]"
     return [
         ("task", f"{task['name']}: {task['requirement']['text']}"),
-        (
-            "evidence",
-            f"{metric['name']} {metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}], {metric['n']} test texts",
-        ),
+        ("evidence", f"{metric['name']} {metric['value']:.3f} {interval}, {metric['n']} test texts"),
         ("decision", f"{decision['verdict']}, chosen: {decision['chosen']}"),
     ]

@@ -5,11 +5,15 @@ Nothing heavy is imported here, so that `foreword --help` answers at once.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 
 import typer
 
 from foreword.cli import doctor, init, inspect, pilot, predict
+from foreword.cli.screen import on_one_screen
 from foreword.errors import ForewordError
 from foreword.version import __version__
 
@@ -45,18 +49,21 @@ app.command("doctor")(doctor.doctor)
 
 
 def run() -> None:
-    """The entry point: expected errors end with their message and exit code 2, an interruption with 130."""
+    """The entry point: an expected error ends with its message, on one screen, and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="foreword")
     except ForewordError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(on_one_screen(f"error: {error}"), err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted: what was finished is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains of what is still in the buffer
+        typer.echo("error: The output cannot be written.\n  found:    no space left on its disk", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from foreword.cli.screen import on_one_screen
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -15,7 +17,7 @@ def pilot(
     task: Path = typer.Argument(..., help="The task file; `foreword init FOLDER` writes one."),
     out: Path | None = typer.Option(None, "--out", help="Run folder. Default: runs/TASK-NAME."),
     only: list[str] = typer.Option([], "--only", help="Run only this candidate, by name or kind; repeatable."),
-    seed: list[int] = typer.Option([], "--seed", min=0, help="Instead of the task's seeds; repeatable."),
+    seed: list[int] = typer.Option([], "--seed", min=0, max=2**32 - 1, help="Not the task's seeds; repeatable."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),
     fresh: bool = typer.Option(False, "--fresh", help="Discard what an earlier run left in the run folder."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bars."),
@@ -39,16 +41,30 @@ def pilot(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    with _Bars(quiet=quiet) as bars:
-        result = run_pilot(
-            loaded, out=out, only=only, seeds=seed, limit=limit, fresh=fresh, watch=bars.watch, command=command_line()
-        )
+    try:
+        with _Bars(quiet=quiet) as bars:
+            result = run_pilot(
+                loaded,
+                out=out,
+                only=only,
+                seeds=seed,
+                limit=limit,
+                fresh=fresh,
+                watch=bars.watch,
+                command=command_line(),
+            )
+    except KeyboardInterrupt as error:
+        typer.echo("\ninterrupted: what was finished is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from error
     console.print(summary_table(result.evidence))
     console.print(summary_text(result.evidence), highlight=False, markup=False)
-    console.print(f"report    {result.report}", highlight=False, soft_wrap=True)
-    console.print(f"evidence  {result.folder / 'evidence.json'}", highlight=False, soft_wrap=True)
+    for failed in result.evidence.failed:
+        typer.echo(f"\n{failed.name} failed. {on_one_screen(failed.message)}")
+    typer.echo()
+    typer.echo(f"report    {result.report}")
+    typer.echo(f"evidence  {result.folder / 'evidence.json'}")
     if result.bundle is not None:
-        console.print(f"bundle    {result.bundle}", highlight=False, soft_wrap=True)
+        typer.echo(f"bundle    {result.bundle}")
 
 
 class _Bars:
@@ -61,11 +77,11 @@ class _Bars:
         self._console = Console(stderr=True, quiet=quiet)
         self._plain = not self._console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=quiet or self._plain,
         )

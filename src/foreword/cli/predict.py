@@ -6,9 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
+
+if TYPE_CHECKING:
+    from foreword.bundle import Bundle
+    from foreword.tuning.predictor import Predictor
 
 CHUNK = 256
 
@@ -23,9 +27,11 @@ def predict(
 ) -> None:
     """Answer each input with the prefix attached to its base model.
 
-    Each line out is the line in with `output` (and, for labels, `confidence`) added. A line may also be a bare text.
+    Each line out is the line in with `output` (and, for labels, `confidence`) added. A line may also be one JSON text,
+    in quotes. With --out all answers are written, or none; without it, those before a line that is wrong are.
     """
     from foreword.bundle import load_bundle
+    from foreword.errors import ForewordError
 
     found = load_bundle(bundle)
 
@@ -36,34 +42,42 @@ def predict(
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    told = found.provenance.get("settings", {}).get("task", {}).get("model", {})
-    host = Host.load(model or found.reference, dtype=told.get("dtype", "float32"), device=device)
-    predictor = predictor_from(found, host)
-    if out is None:
-        for chunk in _chunks(source, column):
-            _write(chunk, predictor, sys.stdout, column)
-    else:
+    predictor = predictor_from(found, Host.load(model or found.reference, dtype=_dtype(found), device=device))
+    if out is not None:
         _write_file(out, source, column, predictor)
+    elif sys.stdout is None:
+        raise ForewordError("There is no output to write to.", found="a closed stdout", fix="Name a file with --out.")
+    else:
+        for chunk in _chunks(source, column):
+            _write(chunk, predictor, sys.stdout.buffer, column)
 
 
-def _write_file(out: Path, source: str, column: str, predictor: Any) -> None:
+def _dtype(bundle: Bundle) -> str:
+    """The format of the weights that the bundle was made with, which its provenance tells when a pilot wrote it."""
+    told: Any = bundle.provenance
+    for name in ("settings", "task", "model", "dtype"):
+        told = told.get(name) if isinstance(told, dict) else None
+    return told if isinstance(told, str) else "float32"
+
+
+def _write_file(out: Path, source: str, column: str, predictor: Predictor) -> None:
     """All answers or no file: written beside `out` first."""
     import io
 
     from foreword.bundle import write_bytes_atomically
 
-    buffer = io.StringIO()
+    buffer = io.BytesIO()
     for chunk in _chunks(source, column):
         _write(chunk, predictor, buffer, column)
-    write_bytes_atomically(out, buffer.getvalue().encode("utf-8"))
+    write_bytes_atomically(out, buffer.getvalue())
 
 
-def _write(chunk: list[dict[str, Any]], predictor: Any, stream: TextIO, column: str) -> None:
+def _write(chunk: list[dict[str, Any]], predictor: Predictor, stream: BinaryIO, column: str) -> None:
     for row, answer in zip(chunk, predictor.answer([row[column] for row in chunk]), strict=True):
-        told = {"output": answer.output}
+        told: dict[str, Any] = {"output": answer.output}
         if answer.confidence is not None:
             told["confidence"] = round(answer.confidence, 6)
-        stream.write(json.dumps({**row, **told}, ensure_ascii=False) + "\n")
+        stream.write(json.dumps({**row, **told}, ensure_ascii=False).encode() + b"\n")
     stream.flush()
 
 
@@ -83,35 +97,49 @@ def _rows(source: str, column: str) -> Iterator[dict[str, Any]]:
 
     try:
         stream = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115  closed below
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # AttributeError: stdin is closed, so there is none
         raise DataError(
             f"The input {source} cannot be read.",
             expected="a JSONL file, or - for stdin",
-            found=error.strerror or str(error),
+            found="a closed stdin" if isinstance(error, AttributeError) else error.strerror or str(error),
             fix="Check the path.",
         ) from error
+    is_empty = True
     with stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
+                is_empty = False
                 yield _row(number, line, column)
+    if is_empty:
+        raise DataError("The input is empty.", expected="one input a line", fix="Name the file that holds the inputs.")
 
 
 def _row(number: int, line: bytes, column: str) -> dict[str, Any]:
     from foreword.errors import DataError
+    from foreword.tuning.predictor import LONGEST_INPUT
 
-    found: object = None
     try:
         found = json.loads(line.decode("utf-8-sig"))
-        reason = "" if isinstance(found, str | dict) else type(found).__name__
+        row = {column: found} if isinstance(found, str) else found
+        json.dumps(row, ensure_ascii=False).encode()  # ValueError for half a surrogate pair, which UTF-8 cannot write
+        reason = _reason(row, column)
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    if isinstance(found, str):
-        return {column: found}
-    if isinstance(found, dict) and isinstance(found.get(column), str):
-        return found
+    if not reason and len(row[column]) <= LONGEST_INPUT:
+        return dict(row)
     raise DataError(
-        f"Line {number} of the input is not an input.",
-        expected=f'UTF-8 JSON: an object with text in "{column}", or a text in quotes',
-        found=reason or f"fields {', '.join(map(str, found)) if isinstance(found, dict) else found}",
+        f"Line {number} of the input cannot be answered.",
+        expected=f'JSON in UTF-8: an object with text in "{column}", or a text in quotes, of at most '
+        f"{LONGEST_INPUT:,} characters",
+        found=reason or f"{len(row[column]):,} characters",
         fix="Correct the line, or name the field with --column.",
     )
+
+
+def _reason(row: object, column: str) -> str:
+    """Why a line's value is not an input; "" when it is one."""
+    if not isinstance(row, dict):
+        return type(row).__name__
+    if column not in row:
+        return f"an object with {', '.join(list(row)[:10]) or 'nothing in it'}" + (", ..." if len(row) > 10 else "")
+    return "" if isinstance(row[column], str) else f"{type(row[column]).__name__} in {column!r}"

@@ -36,8 +36,20 @@ PrefixTensors = Mapping[str, SiteTensors]
 WORTH_MERGING_BYTES = 400_000
 # Options of an attention call that change nothing in what is computed here, or only together with a mask.
 _HARMLESS = frozenset(
-    "scaling dropout is_causal sliding_window position_ids cache_position output_attentions use_cache "
-    "output_hidden_states return_dict cu_seq_lens_q cu_seq_lens_k".split()
+    {
+        "scaling",
+        "dropout",
+        "is_causal",
+        "sliding_window",
+        "position_ids",
+        "cache_position",
+        "output_attentions",
+        "output_hidden_states",
+        "use_cache",
+        "return_dict",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+    }
 )
 
 
@@ -141,7 +153,9 @@ def _is_worth_it(call: AttentionCall, shares: Sequence[Share]) -> bool:
 def _fused_plan(call: AttentionCall) -> FusedCall | None:
     """The call as the fused kernels take it; None when it asks for something that they do not do."""
     options = call.options
-    odd = [name for name, value in options.items() if name not in _HARMLESS and value is not None and value is not False]
+    odd = [
+        name for name, value in options.items() if name not in _HARMLESS and value is not None and value is not False
+    ]
     if call.implementation != "sdpa" or odd or options.get("dropout") or options.get("output_attentions"):
         return None
     mask = call.mask

@@ -101,7 +101,7 @@ def attached(
         stack.callback(host.release)
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
-        if host.role == "causal":
+        if host.role == "causal" or _is_rotary(host.backbone):
             stack.enter_context(positioned(host.model, host.backbone, _occupied(given, rows)))
         stack.enter_context(replayed(host.backbone, watched))
         stack.enter_context(intercepted(carrier, watched))
@@ -157,6 +157,11 @@ def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) ->
         return torch.tensor(counts, device=device)
 
     return occupied
+
+
+def _is_rotary(backbone: nn.Module) -> bool:
+    """Whether keys turn with position, so that padding at the left would turn an encoder's context, not its prefix."""
+    return any("Rotary" in type(module).__name__ for module in backbone.modules())
 
 
 def _check_fit(host: Host, tensors: PrefixTensors) -> None:

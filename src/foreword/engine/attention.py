@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -96,16 +96,45 @@ def watchable(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def intercepted(handler: Handler, watched: Iterable[nn.Module] = ()) -> Iterator[None]:
-    """Within this context (and only in it) every attention call of this thread goes to `handler`."""
+def intercepted(handler: Handler, watched: Iterable[nn.Module] = (), *, alone: bool = False) -> Iterator[None]:
+    """Within this context (and only in it) every attention call of this thread goes to `handler`.
+
+    Inside another such context, what `handler` lets pass goes to the outer one's handler, unless it stands `alone`.
+    """
     modules = list(watched)
     _install(modules)
-    token = _handler.set(handler)
+    outer = None if alone else _handler.get()
+    token = _handler.set(handler if outer is None else _Nested(handler, outer))
     try:
         yield
     finally:
         _handler.reset(token)
         _uninstall(modules)
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """Two handlers, of two hosts or one behind the other: what the inner one lets pass goes to the outer one."""
+
+    inner: Handler
+    outer: Handler
+
+    def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        def compute(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            return self.outer.call(
+                AttentionCall(module, query, key, value, mask, options, call.compute, call.implementation)
+            )
+
+        return self.inner.call(replace(call, compute=compute))
+
+    def meet(self, met: Met) -> Tensor:
+        out = self.inner.meet(met)
+        return self.outer.meet(met) if out is met.context.out else out
+
+    def frozen(self) -> Handler:
+        return _Nested(self.inner.frozen(), self.outer.frozen())
 
 
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -23,36 +23,35 @@ from torch import Tensor, nn
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
-from foreword.engine.attention import AttentionCall, current_handler, intercepted, watchable
+from foreword.engine.attention import AttentionCall, intercepted, watchable
 from foreword.engine.families import Met
 from foreword.engine.tensors import to_prefix
 from foreword.errors import PrefixError
 from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
-    from foreword.engine.attention import Handler
     from foreword.engine.host import Host
 
 Message = Mapping[str, str]
 
 
 class _Capture:
-    """Keeps the last keys and values that each attention computes, and lets `inner` do the attention."""
+    """Keeps the keys and values that each attention computes, and lets the attention pass."""
 
-    def __init__(self, paths: Mapping[nn.Module, str], inner: Handler | None) -> None:
-        self.paths, self.inner = paths, inner
+    def __init__(self, paths: Mapping[nn.Module, str]) -> None:
+        self.paths = paths
         self.found: dict[str, SiteTensors] = {}
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         if call.module in self.paths:
             self.found[self.paths[call.module]] = SiteTensors(call.key[0], call.value[0])
-        return call.run() if self.inner is None else self.inner.call(call)
+        return call.run()
 
     def meet(self, met: Met) -> Tensor:
         if met.module in self.paths:
             bias = met.logits[0, :, -1] - _own_logits(met)
             self.found[self.paths[met.module]] = SiteTensors(met.key[0], met.value[0], bias)
-        return met.context.out if self.inner is None else self.inner.meet(met)
+        return met.context.out
 
     def frozen(self) -> _Capture:
         return self
@@ -97,7 +96,7 @@ def bake(
     with torch.no_grad(), ExitStack() as stack:
         if after is not None:
             stack.enter_context(attached(host, after))
-        capture = _Capture(paths, current_handler())
+        capture = _Capture(paths)
         stack.enter_context(intercepted(capture, watched))
         host.backbone(**inputs, use_cache=False)
     tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
@@ -140,7 +139,7 @@ def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor]
 
 
 def _kept(found: SiteTensors, length: int) -> SiteTensors:
-    """The text's part. A linear bias of slope s gives its position j the bias s (j - length), counted from the context."""
+    """The text's part. Under a linear bias of slope s its position j gets s (j - length), as the context sees it."""
     keys, values = found.keys[:, :length].clone(), found.values[:, :length].clone()
     if found.bias is None:
         return SiteTensors(keys, values)

@@ -38,7 +38,7 @@ class _Bound:
             if first:  # the first pass runs under the live handler, which counts calls on
                 first = False
                 return run(*again, **more)
-            with intercepted(frozen.frozen(), self.watched):
+            with intercepted(frozen.frozen(), self.watched, alone=True):
                 return run(*again, **more)
 
         return self.checkpoint(replay, *arguments, **options)

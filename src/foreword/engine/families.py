@@ -20,12 +20,13 @@ from torch.overrides import TorchFunctionMode
 
 from foreword.engine.merge import Segment
 
+
 @dataclass(frozen=True)
 class Met:
     """What was seen of one watched attention.
 
-    `query` `(batch, head, query, dim)`; `key`, `value` `(batch, kv_head, key, dim)`; `context` is the attention that the
-    module computed over them, from `logits` `(batch, head, query, key)`: scaled, position bias and mask included.
+    `query` `(batch, head, query, dim)`; `key`, `value` `(batch, kv_head, key, dim)`; `context` is the attention that
+    the module computed over them, from `logits` `(batch, head, query, key)`: scaled, position bias and mask included.
     """
 
     module: nn.Module
@@ -52,7 +53,7 @@ class Family:
     scale: Callable[[Any, int], float]
     heads: Callable[[Any], int]
     kv_heads: Callable[[Any], int]
-    origin: Callable[[Mapping[str, Any], int], Tensor | None] = lambda given, keys: None
+    origin: Callable[[Mapping[str, Any], int], Tensor | None] | None = None
 
 
 def _root(module: Any, dim: int) -> float:
@@ -76,20 +77,34 @@ def _mpt_origin(given: Mapping[str, Any], keys: int) -> Tensor | None:
         return None
     slopes = bias[None, :, 0, -1] - bias[None, :, 0, -2]
     padding = 0 if hidden is None else hidden[:, 0, -1].long().cumprod(dim=-1).sum(dim=-1)[:, None]
-    return slopes * (keys - 1 - padding)
+    shift: Tensor = slopes * (keys - 1 - padding)
+    return shift
+
+
+def _count(name: str) -> Callable[[Any], int]:
+    return lambda module: int(getattr(module, name))
+
+
+def _stated(name: str) -> Callable[[Any, int], float]:
+    def scale(module: Any, dim: int) -> float:
+        del dim
+        return float(getattr(module, name))
+
+    return scale
+
+
+def _unscaled(module: Any, dim: int) -> float:
+    del module, dim
+    return 1.0
 
 
 FAMILIES: Mapping[str, Family] = {
-    "GPTNeoSelfAttention": Family(lambda m, d: 1.0, lambda m: m.num_heads, lambda m: m.num_heads),
-    "GPTJAttention": Family(_root, lambda m: m.num_attention_heads, lambda m: m.num_attention_heads),
-    "FalconAttention": Family(_root, lambda m: m.num_heads, _falcon_kv_heads),
-    "BloomAttention": Family(lambda m, d: m.inv_norm_factor, lambda m: m.num_heads, lambda m: m.num_heads),
-    "MptAttention": Family(
-        lambda m, d: m.softmax_scale, lambda m: m.n_heads, lambda m: m.n_heads, origin=_mpt_origin
-    ),
-    "DisentangledSelfAttention": Family(
-        _deberta_scale, lambda m: m.num_attention_heads, lambda m: m.num_attention_heads
-    ),
+    "GPTNeoSelfAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
+    "GPTJAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
+    "FalconAttention": Family(_root, _count("num_heads"), _falcon_kv_heads),
+    "BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads"), _count("num_heads")),
+    "MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), _count("n_heads"), origin=_mpt_origin),
+    "DisentangledSelfAttention": Family(_deberta_scale, _count("num_attention_heads"), _count("num_attention_heads")),
 }
 
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
@@ -120,7 +135,7 @@ class Watch(TorchFunctionMode):
         if func in _SOFTMAX and self.query is not None:
             self.lse = torch.logsumexp(args[0].float(), dim=-1)
             self.logits = args[0]
-            origin = self.family.origin(self.given, args[0].shape[-1])
+            origin = None if self.family.origin is None else self.family.origin(self.given, args[0].shape[-1])
             if origin is not None:
                 self.lse = self.lse + origin[..., None].to(self.lse.dtype)
             return func(*args, **kwargs)

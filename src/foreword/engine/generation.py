@@ -62,9 +62,16 @@ def render(
     """Token ids of `text` between the two halves of `template`.
 
     When that is longer than the model reads (less `reserve` tokens), or than `max_tokens`, the end of the *input* is
-    cut, never the template around it. DataError when the template alone does not fit.
+    cut, never the template around it. DataError when the template alone does not fit, or there is nothing to read.
     """
     limit = min(max_tokens or host.max_positions, host.max_positions - reserve)
+    if limit < 1:
+        raise DataError(
+            "The answer leaves the prompt no room in what the model reads.",
+            expected=f"fewer than {host.max_positions} tokens for the answer and a soft prompt",
+            found=f"{reserve} tokens",
+            fix="Let the answer have fewer tokens (max_tokens, shorter labels), or use a base model that reads more.",
+        )
     kept = text[: limit * LONGEST_TOKEN]
     ids = tokens(host, template.before + kept + template.after, special=special)
     while len(ids) > limit:
@@ -79,11 +86,21 @@ def render(
             )
         kept = _cut(host, kept, keep)
         ids = tokens(host, template.before + kept + template.after, special=special)
+    if not ids:
+        raise DataError(
+            "There is no token to read: the input is empty, and so is the template around it.",
+            expected="at least one token",
+            found=repr(text[:40]),
+            fix="Leave empty inputs out, or put some text into the template.",
+        )
     return ids
 
 
 def tokens(host: Host, text: str, *, special: bool) -> list[int]:
-    """Token ids of `text`, with the tokenizer's own beginning and end tokens when `special`."""
+    """Token ids of `text`, with the tokenizer's own beginning and end tokens when `special`.
+
+    A causal model gets no end token: it continues the text. Its beginning token it needs (Llama, Gemma).
+    """
     if host.tokenizer is None:
         raise HostError(
             "This host has no tokenizer, so it cannot read text.",
@@ -91,13 +108,17 @@ def tokens(host: Host, text: str, *, special: bool) -> list[int]:
             found="None",
             fix="Host(model, tokenizer), or Host.load(reference).",
         )
-    return list(host.tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)["input_ids"])
+    ids = list(host.tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)["input_ids"])
+    ends = special and host.role == "causal" and len(ids) > 1 and ids[-1] == host.tokenizer.eos_token_id
+    return ids[:-1] if ends else ids
 
 
-def _cut(host: Host, text: str, tokens: int) -> str:
-    """`text` up to the end of its token number `tokens`, always shorter than before."""
+def _cut(host: Host, text: str, count: int) -> str:
+    """`text` up to the end of its token number `count`, always shorter than before."""
+    if not getattr(host.tokenizer, "is_fast", False):  # tells no character offsets: cut in proportion
+        return text[: min(len(text) * count // max(len(tokens(host, text, special=False)), 1), len(text) - 1)]
     found = host.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    end = found["offset_mapping"][max(tokens, 1) - 1][1]
+    end = found["offset_mapping"][max(count, 1) - 1][1]
     return text[: min(end, len(text) - 1)]
 
 
@@ -151,9 +172,13 @@ def _inputs(host: Host, rows: Rows, soft: Tensor | None) -> dict[str, Tensor]:
         return {"input_ids": rows.ids, "attention_mask": rows.mask}
     tokens = host.model.get_input_embeddings()(rows.ids)
     soft_rows = soft.to(tokens.dtype)[None].expand(len(tokens), -1, -1)
+    seen = rows.mask.new_ones(len(tokens), soft.shape[0])
+    # Padding on the left goes before the soft prompt: between it and the tokens it would use up a sliding window.
+    order = torch.cat([seen, (rows.mask.cumsum(dim=1) > 0).to(seen.dtype)], dim=1).argsort(dim=1, stable=True)
+    embedded = torch.cat([soft_rows, tokens], dim=1)
     return {
-        "inputs_embeds": torch.cat([soft_rows, tokens], dim=1),
-        "attention_mask": torch.cat([rows.mask.new_ones(len(tokens), soft.shape[0]), rows.mask], dim=1),
+        "inputs_embeds": embedded.gather(1, order[:, :, None].expand_as(embedded)),
+        "attention_mask": torch.cat([seen, rows.mask], dim=1).gather(1, order),
     }
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from foreword.engine.assignment import PrefixTensors
@@ -31,6 +33,25 @@ Pooling = Literal["mean", "cls"]
 
 # Settings of a run, not of the model: they change with the machine or the library's version and compute the same.
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "architectures")
+# What transformers raises for a folder that holds something else, or something broken.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+# sentence-transformers' words for them, old and new.
+_POOLINGS: dict[str, Pooling] = {
+    "mean": "mean",
+    "cls": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -73,13 +94,23 @@ class Host:
         role = _role(config)
         auto = transformers.AutoModel if role == "encoder" else transformers.AutoModelForCausalLM
         try:
-            model = auto.from_pretrained(folder, dtype=_checked_dtype(dtype), use_safetensors=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            model, report = auto.from_pretrained(
+                folder,
+                dtype=_checked_dtype(dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            pooling = _pooling(reference, folder) if role == "encoder" else "mean"
+        except _LOADING_ERRORS as error:
             raise _loading_error(reference, error) from error
+        _check_weights(reference, report)
+        if report["missing_keys"] and hasattr(model, "pooler"):
+            model.pooler = None  # drawn at random, so the fingerprint would be another one each time
         _seat_tokenizer(reference, tokenizer, config)
         model.to(_checked_device(device))
-        return cls(model, tokenizer, reference=reference, pooling=_pooling(Path(folder)))
+        return cls(model, tokenizer, reference=reference, pooling=pooling)
 
     @property
     def role(self) -> Role:
@@ -146,7 +177,7 @@ class Host:
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""
         try:
-            return self.backbone.get_submodule(site)
+            return self.backbone.get_submodule(site.partition("#")[0])
         except AttributeError as error:
             raise PrefixError(
                 "This base model has no such attention site.",
@@ -230,7 +261,7 @@ def _locate(reference: str) -> str:
 def _package_folder(name: str) -> Path:
     try:
         files = distribution(name).files or []
-    except PackageNotFoundError as error:
+    except (PackageNotFoundError, ValueError) as error:  # ValueError: no name at all
         raise HostError(
             f"The package {name} is not installed.",
             expected="an installed package that carries a model folder",
@@ -253,8 +284,9 @@ def _load_config(reference: str, folder: str) -> Any:
     import transformers
 
     try:
-        return transformers.AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        # False, and not left open: transformers would then ask on the terminal whether to run the model's own code.
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
         raise _loading_error(reference, error) from error
 
 
@@ -291,16 +323,51 @@ def _role(config: Any) -> Role:
     return "causal" if is_decoder_family and config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "encoder"
 
 
-def _pooling(folder: Path) -> Pooling:
+def _pooling(reference: str, folder: str) -> Pooling:
     """How a sentence encoder pools its tokens, from sentence-transformers' own file; the mean when there is none."""
-    try:
-        found = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        folder,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
         return "mean"
-    return "cls" if found.get("pooling_mode_cls_token") else "mean"
+    told = json.loads(Path(path).read_text(encoding="utf-8"))
+    modes = told.get("pooling_mode", [name for name, on in told.items() if name.startswith("pooling_mode_") and on])
+    found = _POOLINGS.get(modes if isinstance(modes, str) else "+".join(modes))
+    if found is None:
+        raise HostError(
+            f"The encoder {reference} pools its tokens in a way that is not known here.",
+            expected="the mean of all tokens or the first one alone",
+            found=f"{modes} in 1_Pooling/config.json",
+            fix="Use an encoder that was published with one of these.",
+        )
+    return found
+
+
+def _check_weights(reference: str, report: dict[str, Any]) -> None:
+    """Refuse a model of which a part was drawn at random, apart from a pooler, whose output nothing here reads."""
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))
+    if missing:
+        raise HostError(
+            f"The weights of {reference} are not those of its config.json.",
+            expected="a weight for every part of the model",
+            found=f"none for {len(missing)} of them, such as {missing[0]}",
+            fix="Copy config.json and *.safetensors from the same model.",
+        )
 
 
 def _seat_tokenizer(reference: str, tokenizer: Any, config: Any) -> None:
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # transformers makes up an empty one
+        raise HostError(
+            f"The base model {reference} has no tokenizer.",
+            expected="tokenizer.json, or the vocabulary files of its family",
+            found="no token that stands for text",
+            fix="Copy the tokenizer's files beside config.json; tokenizer.save_pretrained writes them.",
+        )
     size = getattr(config, "vocab_size", None)
     if isinstance(size, int) and len(tokenizer) > size:
         raise HostError(

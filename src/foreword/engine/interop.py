@@ -79,9 +79,7 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
         "num_transformer_submodules": 1,
         "num_layers": len(host.sites),
         "num_attention_heads": host.sites[0].kv_heads,
-        "token_dim": array.shape[1]
-        if kind == "PROMPT_TUNING"
-        else host.sites[0].kv_heads * host.sites[0].key_dim,
+        "token_dim": array.shape[1] if kind == "PROMPT_TUNING" else host.sites[0].kv_heads * host.sites[0].key_dim,
     }
     if kind == "PREFIX_TUNING":
         config |= {"prefix_projection": False, "encoder_hidden_size": config["token_dim"]}

@@ -45,9 +45,7 @@ class Share:
     rows: Tensor | None
 
 
-def plain_segment(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float
-) -> Segment:
+def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float) -> Segment:
     """A prefix's segment in plain operations: any device and dtype, differentiable as it stands.
 
     `query` `(batch, head, query, dim)`; `key`, `value` `(kv_head, position, dim)`; `bias` `(kv_head, position)`. Scores
@@ -61,9 +59,7 @@ def plain_segment(
         scores = scores + bias.to(wide)[:, None]
     lse = torch.logsumexp(scores, dim=-1)
     out = torch.einsum("hrp,hpd->hrd", torch.exp(scores - lse[..., None]), value.to(wide))
-    return Segment(
-        unfold(out[None].to(query.dtype), batch, heads, queries), unfold(lse[None], batch, heads, queries)
-    )
+    return Segment(unfold(out[None].to(query.dtype), batch, heads, queries), unfold(lse[None], batch, heads, queries))
 
 
 def merged(prefix: Segment, context: Segment) -> Tensor:
@@ -73,14 +69,15 @@ def merged(prefix: Segment, context: Segment) -> Tensor:
 
 
 def spread(segments: Sequence[tuple[Segment, Tensor | None]], context: Segment) -> Segment:
-    """Several prefixes' segments as one over all rows; rows that carry none get log-sum-exp -inf, so weight 0 exactly."""
+    """Several prefixes' segments as one over all rows; a row without one gets log-sum-exp -inf, so weight 0 exactly."""
     first, rows = segments[0]
     if rows is None:
         return first
     out, lse = torch.zeros_like(context.out), torch.full_like(context.lse, -torch.inf, dtype=first.lse.dtype)
     for segment, where in segments:
-        out = out.index_copy(0, where, segment.out.to(out.dtype))
-        lse = lse.index_copy(0, where, segment.lse)
+        if where is not None:
+            out = out.index_copy(0, where, segment.out.to(out.dtype))
+            lse = lse.index_copy(0, where, segment.lse)
     return Segment(out, lse)
 
 
@@ -131,14 +128,12 @@ def fused(call: FusedCall, shares: Sequence[Share]) -> Tensor:
     """Attention over every row's prefix and context, `(batch, head, query, dim)`, each prefix read once."""
     if call.query.device.type == "cpu":
         parts = [part for share in shares for part in (share.keys, share.values)]
-        found: Tensor = _Fused.apply(call, tuple(shares), call.query, call.key, call.value, *parts)
+        found: Tensor = _Fused.apply(call, tuple(shares), call.query, call.key, call.value, *parts)  # type: ignore[no-untyped-call]
         return found
     return _forward(call, shares)[0]
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float
-) -> Segment:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float) -> Segment:
     """One segment by the device's fused kernel; `key` may have fewer heads than `query`."""
     if query.device.type == "cpu":
         out, lse = _fused(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
@@ -164,9 +159,7 @@ def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 def _forward(call: FusedCall, shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
     context = _attend(call.query, call.key, call.value, call.mask, causal=call.causal, scale=call.scale)
-    segments = [
-        (_prefix_segment(_rows(call.query, share.rows), share, call.scale), share.rows) for share in shares
-    ]
+    segments = [(_prefix_segment(_rows(call.query, share.rows), share, call.scale), share.rows) for share in shares]
     prefix = spread(segments, context)
     return merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
 
@@ -175,16 +168,14 @@ class _Fused(torch.autograd.Function):
     """Forward and exact backward of `fused` on the CPU; see the module's header for why the totals are right."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, call: FusedCall, shares: tuple[Share, ...], *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, call: FusedCall, shares: tuple[Share, ...], *tensors: Tensor) -> Tensor:
         out, lse = _forward(call, shares)
         ctx.call, ctx.shares = call, shares
         ctx.save_for_backward(*tensors, out, lse)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         query, key, value, *parts, out, lse = ctx.saved_tensors
         call: FusedCall = ctx.call
         grad, lse = grad.contiguous(), lse.to(torch.float32)

@@ -12,12 +12,14 @@ from foreword.prefix import Array, Prefix
 
 
 def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> dict[str, SiteTensors]:
-    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`."""
+    """The prefix as torch tensors by site on `device`; numbers are converted to the model's `dtype`.
+
+    PrefixError when a number does not fit into that dtype.
+    """
+    fitting = prefix.cast(str(dtype).removeprefix("torch."))
     return {
-        layer.site: SiteTensors(
-            **{name: _to_torch(array).to(device=device, dtype=dtype) for name, array in layer.arrays().items()}
-        )
-        for layer in prefix.layers
+        layer.site: SiteTensors(**{name: _to_torch(array).to(device) for name, array in layer.arrays().items()})
+        for layer in fitting.layers
     }
 
 

@@ -8,6 +8,7 @@ learning rates: the scale of keys and values is not that of weights.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -185,7 +186,11 @@ class Lora(Adaptation):
                 fix="pip install 'foreword[compare]', or leave the lora candidate out of the task file.",
             ) from error
         self.host = host
-        with torch.random.fork_rng(devices=[]):
+        _ = host.fingerprint  # kept from here on: with the updates in the model it would be measured with them
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # What peft says of itself: it asks transformers by a name that is going, and sets GPT-2's layout by itself.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
             torch.manual_seed(seed)
             try:
                 config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0)

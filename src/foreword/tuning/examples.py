@@ -1,34 +1,27 @@
-"""Examples of a task, read from JSONL, CSV or Parquet and divided into fit, selection and test.
+"""Examples of a task: each input once, divided into fit, selection and test.
 
-It knows what a usable row is, which rows say the same thing, and how content decides the split: by a hash of the
-normalised input and the task's salt, so that a duplicate never stands in two splits and the order of the rows does not
-matter. It does not know how an input is shown to a model. What is wrong with the data is listed, not only the first.
+It knows which rows say the same thing, and how content decides the split: by a hash of the normalised input and the
+task's salt, so that a duplicate never stands in two splits and the order of the rows does not matter. It does not know
+files (`foreword.tuning.rows` reads them) nor how an input is shown to a model.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import json
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
 from typing import NoReturn
 
 from foreword.errors import DataError
-from foreword.tuning.task import SplitSettings, Task, did_you_mean
+from foreword.tuning.rows import SourceFile, UsableRow, at_most, judged, shown
+from foreword.tuning.sections import SplitSettings
+from foreword.tuning.task import Task
 
-LARGEST_TEXT_BYTES = 1_000_000
-_SHOWN = 10  # problems that one file may list
 _CHANCE = 0.05  # of still being too few, in what an error says would do
-_LARGEST_CELL = 2**31 - 1  # of one CSV cell: the largest that every platform's C long holds
 
 
 @dataclass(frozen=True)
@@ -38,15 +31,6 @@ class Example:
     id: str
     input: str
     target: str
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file as it was read: its path as the task names it, the SHA-256 of its bytes, and its number of rows."""
-
-    path: str
-    sha256: str
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -87,19 +71,6 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class _Row:
-    place: str
-    values: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class _Table:
-    columns: tuple[str, ...]
-    rows: tuple[_Row, ...]
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Found:
     """An example and where it was read, for messages."""
 
@@ -127,12 +98,10 @@ def load_examples(task: Task) -> Examples:
     files: list[SourceFile] = []
     problems: list[str] = []
     for name in task.data.files:
-        content = _content(task.folder / name)
-        table = _table(content, name)
-        usable, unusable = _usable(table, task)
-        found += [_Found(example, f"{name} {place}") for place, example in usable]
-        problems += _at_most([f"{name}: {problem}" for problem in unusable], f"{name}: ")
-        files.append(SourceFile(name, hashlib.sha256(content).hexdigest(), len(table.rows)))
+        file = judged(name, task)
+        found += [_Found(_example(row), f"{name} {row.place}") for row in file.usable]
+        problems += at_most([f"{name}: {problem}" for problem in file.problems], f"{name}: ")
+        files.append(file.source)
     if problems:
         _refuse(
             "The data cannot be used as it is.",
@@ -158,7 +127,7 @@ def split_examples(examples: Examples, settings: SplitSettings, *, limit: int | 
     if problems := list(filter(None, shortages)):
         _refuse(
             "There are too few examples.",
-            _at_most(problems),
+            at_most(problems),
             fix="Add examples, or change [splits]: whole numbers are met exactly, fractions only on average.",
         )
     fit, selection, test = (
@@ -170,208 +139,11 @@ def split_examples(examples: Examples, settings: SplitSettings, *, limit: int | 
     )
 
 
-# Reading
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.exists() and not path.is_file():
-            raise DataError(
-                f"The data file {path} is not a file.",
-                expected="a .jsonl, .csv or .parquet file",
-                found="a folder" if path.is_dir() else "a device or pipe",
-                fix="Name the file itself under [data].",
-            )
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"The data file {path} cannot be read.",
-            expected="a .jsonl, .csv or .parquet file, relative to the task file's folder",
-            found=error.strerror or type(error).__name__,
-            fix="Correct the name under [data], or its access rights.",
-        ) from error
-    if not content.strip():
-        raise DataError(
-            f"The data file {path} is empty.", expected="rows", fix="Name the file that holds the examples."
-        )
-    return content
-
-
-def _table(content: bytes, name: str) -> _Table:
-    read: Mapping[str, Callable[[bytes, str], _Table]] = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    table = read[Path(name).suffix.lower()](content, name)
-    if not table.rows and not table.problems:
-        raise DataError(f"The data file {name} has no rows.", expected="rows", fix="Name a file that holds examples.")
-    return table
-
-
-def _text(content: bytes, name: str) -> str:
-    """The content as text, without a byte-order mark. DataError says where it stops being UTF-8 text."""
-    found = ""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        found = "UTF-16 text"
-    elif (at := content.find(b"\0")) >= 0:
-        found = f"binary content (a NUL byte at byte {at})"
-    else:
-        try:
-            return content.decode("utf-8").removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            found = f"byte 0x{content[error.start]:02x} at byte {error.start}, line {line}"
-    raise DataError(
-        f"The data file {name} is not UTF-8 text.",
-        expected="text in UTF-8",
-        found=found,
-        fix="Save the file as UTF-8, or name the file that was meant.",
-    )
-
-
-def _jsonl(content: bytes, name: str) -> _Table:
-    rows: list[_Row] = []
-    problems: list[str] = []
-    columns: dict[str, None] = {}
-    for number, line in enumerate(_text(content, name).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.append(f"line {number}: expected one JSON object, found malformed JSON ({error})")
-            continue
-        if not isinstance(values, dict):
-            problems.append(f"line {number}: expected one JSON object a line, found {_shown(values)}")
-            continue
-        columns.update(dict.fromkeys(values))
-        rows.append(_Row(f"line {number}", values))
-    return _Table(tuple(columns), tuple(rows), tuple(problems))
-
-
-def _csv(content: bytes, name: str) -> _Table:
-    header: list[str] = []
-    rows: list[_Row] = []
-    problems: list[str] = []
-    with _wide_cells():
-        reader = csv.reader(io.StringIO(_text(content, name), newline=""), strict=True)
-        line = 1
-        try:
-            for cells in reader:
-                place, line = f"line {line}", reader.line_num + 1
-                if cells and not header:
-                    header = cells
-                elif len(cells) == len(header):
-                    rows.append(_Row(place, dict(zip(header, cells, strict=True))))
-                elif cells:
-                    problems.append(f"{place}: expected {len(header)} cells, as in the header, found {len(cells)}")
-        except csv.Error as error:
-            problems.append(f"line {line}: expected comma-separated values, found {error}")
-    twice = [column for column, times in Counter(header).items() if times > 1]
-    problems += [f"header: expected columns that differ, found {column!r} twice" for column in twice]
-    return _Table(tuple(header), tuple(rows), tuple(problems))
-
-
-@contextmanager
-def _wide_cells() -> Iterator[None]:
-    """Let csv read cells of any size, so that a cell that is too large is refused by its row; then as it was."""
-    before = csv.field_size_limit(_LARGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _parquet(content: bytes, name: str) -> _Table:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"The data file {name} is Parquet, which needs pyarrow.",
-            expected="the package pyarrow",
-            found="it is not installed",
-            fix="pip install 'foreword[parquet]', or save the data as .jsonl or .csv.",
-        ) from error
-    try:
-        found = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        columns = tuple(map(str, found.column_names))
-        rows = tuple(_Row(f"row {number}", row) for number, row in enumerate(found.to_pylist(), start=1))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"The data file {name} cannot be read as Parquet.",
-            expected="a whole Parquet file",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            fix="Write the file again, or name the file that was meant.",
-        ) from error
-    return _Table(columns, rows)
-
-
-# Judging rows
-
-
-def _usable(table: _Table, task: Task) -> tuple[list[tuple[str, Example]], list[str]]:
-    """The rows of a table as (place, example), and a line on each thing that is wrong with the others."""
-    missing = [column for column in (task.data.input, task.data.target) if column not in table.columns]
-    if missing and table.rows:
-        return [], [*(_no_column(column, table.columns) for column in missing), *table.problems]
-    usable: list[tuple[str, Example]] = []
-    problems = list(table.problems)
-    for row in table.rows:
-        try:
-            usable.append((row.place, _example(row.values, task)))
-        except ValueError as error:
-            problems.append(f"{row.place}: {error}")
-    return usable, problems
-
-
-def _no_column(column: str, columns: Sequence[str]) -> str:
-    known = ", ".join(map(_shown, columns[:_SHOWN])) + (", ..." if len(columns) > _SHOWN else "")
-    return f"expected a column {column!r}{did_you_mean(column, columns)}, found {known or 'none'}"
-
-
-def _example(values: Mapping[str, object], task: Task) -> Example:
-    """The example in a row. ValueError with what is wrong with it."""
-    for column in (task.data.input, task.data.target):
-        if column not in values:
-            raise ValueError(_no_column(column, list(values)))
-    text = _as_text(values[task.data.input], task.data.input)
-    target = _as_text(values[task.data.target], task.data.target, truth=True)
-    if task.kind == "classify":
-        target = target.strip()
-        if task.labels and target not in task.labels:
-            hint = did_you_mean(target, task.labels) or f" (declared: {', '.join(list(task.labels)[:_SHOWN])})"
-            raise ValueError(f"{task.data.target}: expected a label declared in [labels]{hint}, found {_shown(target)}")
-    return Example(hashlib.sha256(normalised(text).encode()).hexdigest(), text, target)
-
-
-def _as_text(value: object, column: str, *, truth: bool = False) -> str:
-    """Text as it is, a number (with `truth`, true and false too) as JSON writes it; ValueError for anything else."""
-    if isinstance(value, bool) and truth:
-        value = json.dumps(value)
-    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
-        value = str(value)
-    if not isinstance(value, str):
-        raise ValueError(f"{column}: expected text, found {_shown(value)}")
-    if not value.strip():
-        raise ValueError(f"{column}: expected text, found {'only spaces' if value else 'an empty text'}")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{column}: expected text, found half a surrogate pair at character {error.start}") from error
-    if size > LARGEST_TEXT_BYTES:
-        raise ValueError(f"{column}: expected at most {LARGEST_TEXT_BYTES:,} bytes of text, found {size:,}")
-    return value
-
-
-def _shown(value: object) -> str:
-    """A value in a message: short, and on one line whatever it holds."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, dict | list):
-        return "a list" if isinstance(value, list) else "an object"
-    shown = repr(value[:60] if isinstance(value, str) else value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
 # Judging the whole
+
+
+def _example(row: UsableRow) -> Example:
+    return Example(hashlib.sha256(normalised(row.input).encode()).hexdigest(), row.input, row.target)
 
 
 def _merged(found: Iterable[_Found]) -> tuple[Example, ...]:
@@ -385,13 +157,13 @@ def _merged(found: Iterable[_Found]) -> tuple[Example, ...]:
         other = next((each for each in group if each.example.target != first.example.target), None)
         if other:
             conflicts.append(
-                f"{_shown(first.example.input)}: {_shown(first.example.target)} in {first.place},"
-                f" {_shown(other.example.target)} in {other.place}"
+                f"{shown(first.example.input)}: {shown(first.example.target)} in {first.place},"
+                f" {shown(other.example.target)} in {other.place}"
             )
     if conflicts:
         _refuse(
             "The same input stands with different targets.",
-            _at_most(conflicts),
+            at_most(conflicts),
             fix="Keep the right one of each (case and spacing do not make inputs differ).",
         )
     kept = (min((each.example for each in same[key]), key=lambda example: example.input) for key in sorted(same))
@@ -403,22 +175,17 @@ def _labels(rows: Sequence[Example], task: Task) -> tuple[str, ...]:
     if absent := [label for label in task.labels if label not in present]:
         _refuse(
             "Declared labels have no example.",
-            _at_most([f"labels.{label}: expected examples, found none" for label in absent]),
+            at_most([f"labels.{label}: expected examples, found none" for label in absent]),
             fix="Add examples with these labels, or take the labels out of [labels].",
         )
     if len(present) < 2:
         raise DataError(
             "There is only one label, so there is nothing to tell apart.",
             expected="examples of two labels or more",
-            found=", ".join(map(_shown, present)),
+            found=", ".join(map(shown, present)),
             fix="Add examples of the other labels, or correct `target` under [data].",
         )
     return tuple(task.labels) or tuple(sorted(present))
-
-
-def _at_most(problems: Sequence[str], start: str = "") -> list[str]:
-    more = len(problems) - _SHOWN
-    return [*problems[:_SHOWN], *([f"{start}and {more} more"] if more > 0 else [])]
 
 
 def _refuse(what: str, problems: Sequence[str], *, fix: str) -> NoReturn:

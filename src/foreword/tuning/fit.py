@@ -6,6 +6,7 @@ batch from (seed, step) only, so a resumed fit takes the same steps as one that 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import time
@@ -111,6 +112,13 @@ class _State:
     history: list[Moment] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
+    def is_to_be_evaluated(self, settings: FitSettings) -> bool:
+        """At the start, at every so many steps and at the last one, unless that was done before an interruption."""
+        if not self.history or self.history[-1].step == self.step:
+            return not self.history
+        is_last = self.seconds >= settings.seconds or self.step >= settings.steps
+        return is_last or self.step % settings.evaluate_every == 0
+
     def reason_to_stop(self, settings: FitSettings) -> str | None:
         if self.since_best >= settings.patience:
             return "patience"
@@ -163,9 +171,16 @@ class _Loop:
         state, started, before = self.state, time.perf_counter(), self.state.seconds
         whole = True  # False while a step or an evaluation is half done: what is saved is never half a step
         try:
-            if not state.history:
-                self._evaluate()
-            while (reason := state.reason_to_stop(self.settings)) is None:
+            while True:
+                if state.is_to_be_evaluated(self.settings):
+                    whole = False
+                    self._evaluate()
+                    whole = True
+                    state.seconds = before + time.perf_counter() - started
+                if (reason := state.reason_to_stop(self.settings)) is not None:
+                    if state.seconds > before:  # the last evaluation's time, so that going on from here stops at once
+                        self._save()
+                    break
                 whole = False
                 state.losses.append(self._step())
                 state.step += 1
@@ -173,12 +188,6 @@ class _Loop:
                 state.seconds = before + time.perf_counter() - started
                 if progress is not None:
                     progress(state.step, self.settings.steps, state.losses[-1], state.best_key[0])
-                is_last = state.seconds >= self.settings.seconds or state.step >= self.settings.steps
-                if is_last or state.step % self.settings.evaluate_every == 0:
-                    whole = False
-                    self._evaluate()
-                    whole = True
-                    state.seconds = before + time.perf_counter() - started
         except KeyboardInterrupt:
             if whole:
                 self._save()
@@ -211,12 +220,13 @@ class _Loop:
     def _evaluate(self) -> None:
         """Score the current state, keep it when it is the best so far, and save."""
         state = self.state
-        key = self.problem.evaluate(state.step)
+        score, tie_breaker = self.problem.evaluate(state.step)
+        key = (_or_worst(score), _or_worst(tie_breaker))
         finite = [loss for loss in state.losses if math.isfinite(loss)]
         loss = float(np.mean(finite)) if finite else None
         state.losses.clear()
-        state.history.append(Moment(state.step, state.seconds, loss, key[0]))
-        if key > state.best_key:
+        state.history.append(Moment(state.step, state.seconds, loss, score))
+        if key > state.best_key or len(state.history) == 1:
             state.best_key, state.best_at, state.since_best = key, state.step, 0
             state.best = state_of(self.parameters)
         else:
@@ -236,33 +246,43 @@ class _Loop:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_bytes_atomically(self.checkpoint, buffer.getvalue())
+        written = buffer.getvalue()
+        write_bytes_atomically(self.checkpoint, hashlib.sha256(written).digest() + written)
 
     def _loaded(self) -> _State | None:
         """The saved state, put into parameters, optimizer and problem; None when nothing was saved."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return None
         try:
-            content: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
-            same = content["identity"] == self.identity and content["settings"] == asdict(self.settings)
-            told = content["state"]
+            whole = self.checkpoint.read_bytes()
+            digest, written = whole[:32], whole[32:]
+            if hashlib.sha256(written).digest() != digest:  # torch.load itself lets changed numbers pass
+                raise ValueError("truncated or changed since it was written")
+            content: dict[str, Any] = torch.load(io.BytesIO(written), weights_only=True)
+            identity, settings, told = content["identity"], content["settings"], content["state"]
             history = [Moment(**moment) for moment in told["history"]]
             state = _State(**{**told, "history": history, "best_key": tuple(told["best_key"])})
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
+            parts = content["parameters"], content["optimizer"], content["memory"]
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError) as error:
             raise FitError(
                 f"The checkpoint {self.checkpoint} cannot be read.",
                 expected="a checkpoint written by this version of foreword",
                 found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
                 fix="Remove the file; the fit then starts again.",
             ) from error
-        if not same:
+        if (identity, settings) != (self.identity, asdict(self.settings)):
             raise FitError(
                 f"The checkpoint {self.checkpoint} is of another fit.",
-                expected=f"{self.identity}, {self.settings}",
-                found=f"{content['identity']}, {content['settings']}",
+                expected=f"{self.identity}, {asdict(self.settings)}",
+                found=f"{identity}, {settings}",
                 fix="Use another run folder, or remove the file to start again.",
             )
-        restore(self.parameters, content["parameters"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.problem.remember(content["memory"])
+        restore(self.parameters, parts[0])
+        self.optimizer.load_state_dict(parts[1])
+        self.problem.remember(parts[2])
         return state
+
+
+def _or_worst(score: float) -> float:
+    """NaN compares as neither better nor worse than anything; here it is worse than everything."""
+    return -math.inf if math.isnan(score) else score

@@ -105,12 +105,7 @@ class Predictor:
         elif self.readout is None:
             reserve += max(map(len, self._completions))
         limit = self.manner.max_input_tokens
-        # A causal model continues its prompt, so no end token may stand before the answer.
-        special = self.host.role == "encoder"
-        return [
-            render(self.host, self.manner.template, text, max_tokens=limit, reserve=reserve, special=special)
-            for text in inputs
-        ]
+        return [render(self.host, self.manner.template, text, max_tokens=limit, reserve=reserve) for text in inputs]
 
     def completion(self, text: str) -> list[int]:
         """Token ids of an answer behind the prompt: with a space before it unless the template ends in one."""

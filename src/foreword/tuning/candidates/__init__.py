@@ -13,7 +13,7 @@ from foreword.tuning.candidates.prefix import Prefix
 from foreword.tuning.candidates.probe import Probe
 from foreword.tuning.candidates.soft_prompt import SoftPrompt
 from foreword.tuning.candidates.zero_shot import ZeroShot
-from foreword.tuning.task import CandidateSettings
+from foreword.tuning.sections import CandidateSettings
 
 CANDIDATES: Mapping[str, type[Candidate[Any]]] = {
     "zero-shot": ZeroShot,

@@ -28,7 +28,8 @@ from foreword.tuning.readout import (
     from_label_texts,
     from_prototypes,
 )
-from foreword.tuning.task import CandidateSettings, FittedSettings, Task
+from foreword.tuning.sections import CandidateSettings, FittedSettings
+from foreword.tuning.task import Task
 
 # (done, of, what is to be shown): for a progress bar
 Progress = Callable[[int, int, str], None]

@@ -10,7 +10,7 @@ from foreword.tuning.examples import Example
 from foreword.tuning.objective import targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import from_prototypes
-from foreword.tuning.task import FewShotSettings
+from foreword.tuning.sections import FewShotSettings
 
 # Demonstrations may fill at most this share of what the model reads, so that room is left for the input.
 PROMPT_SHARE = 0.5

@@ -7,7 +7,7 @@ from pathlib import Path
 from foreword.engine.generation import Template
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.task import HardPromptSettings
+from foreword.tuning.sections import HardPromptSettings
 
 
 class HardPrompt(Candidate[HardPromptSettings]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.tuning.adaptation import Lora as Adapted
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
-from foreword.tuning.task import LoraSettings
+from foreword.tuning.sections import LoraSettings
 
 
 class Lora(Candidate[LoraSettings]):

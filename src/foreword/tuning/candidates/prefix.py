@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.tuning.adaptation import FittedPrefix as Adapted
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
-from foreword.tuning.task import PrefixSettings
+from foreword.tuning.sections import PrefixSettings
 
 
 class Prefix(Candidate[PrefixSettings]):

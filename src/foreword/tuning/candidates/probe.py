@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.task import ProbeSettings
+from foreword.tuning.sections import ProbeSettings
 
 
 class Probe(Candidate[ProbeSettings]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.tuning.adaptation import SoftPrompt as Adapted
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
-from foreword.tuning.task import SoftPromptSettings
+from foreword.tuning.sections import SoftPromptSettings
 
 
 class SoftPrompt(Candidate[SoftPromptSettings]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.task import ZeroShotSettings
+from foreword.tuning.sections import ZeroShotSettings
 
 
 class ZeroShot(Candidate[ZeroShotSettings]):
@@ -16,8 +16,11 @@ class ZeroShot(Candidate[ZeroShotSettings]):
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
     ) -> Fitted:
         del seed, checkpoint, progress
-        kind = "label-text" if bench.host.role == "encoder" else bench.default_readout
-        predictor = Predictor(
-            bench.host, bench.manner(), readout=bench.readout(kind, by_name=self.settings.label_text == "name")
-        )
+        predictor = self.predictor(bench)
         return Fitted(predictor, bench.selection_score(predictor), trainable=0, nbytes=0)
+
+    def predictor(self, bench: Workbench) -> Predictor:
+        """What answers, before it is judged; HostError when the base model cannot do the task in this way."""
+        kind = "label-text" if bench.host.role == "encoder" else bench.default_readout
+        readout = bench.readout(kind, by_name=self.settings.label_text == "name")
+        return Predictor(bench.host, bench.manner(), readout=readout)

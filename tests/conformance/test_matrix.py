@@ -1,0 +1,62 @@
+"""Every family against every column; `--write-conformance` turns the outcomes into docs/reference/conformance.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from foreword.engine.attach import attached
+from foreword.engine.bake import bake
+from foreword.errors import PrefixError
+from tests.conformance.columns import COLUMNS, SLOW
+from tests.conformance.families import BUILDERS, not_applicable
+from tests.conformance.subject import subject
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "conformance.md"
+
+
+def cells() -> list[object]:
+    return [
+        pytest.param(family, column, marks=[pytest.mark.slow] if column in SLOW else [], id=f"{family}-{column}")
+        for family in BUILDERS
+        for column in COLUMNS
+        if not_applicable(family, column) is None
+    ]
+
+
+# torch.compile itself instantiates the autograd function that Bloom's bare GELU is made of, and warns of it.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize(("family", "column"), cells())
+def test_cell(family: str, column: str) -> None:
+    COLUMNS[column](subject(family))
+
+
+def test_a_cell_that_does_not_apply_is_one_that_the_bare_model_refuses() -> None:
+    with pytest.raises(ValueError, match="does not support activation checkpointing"):
+        subject("albert").model.activation_checkpointing_enable()
+    falcon = subject("falcon-alibi")
+    with pytest.raises(Exception, match="."):  # noqa: B017,PT011  whatever the bare model says
+        falcon.generate(falcon.inputs(), cache_implementation="static")
+    neo = subject("gpt_neo")
+    assert not torch.equal(
+        neo.generate(neo.inputs(), 12), neo.generate(neo.inputs(), 12, cache_implementation="static")
+    )
+    with pytest.raises(PrefixError, match="share keys but not their position bias"):
+        bake(falcon.host, [5, 6, 7])
+
+
+def test_the_page_lists_every_family_and_every_column_and_nothing_wrong() -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert [cell.strip("| ") for cell in rows[0][1:]] == list(COLUMNS)
+    assert [row[0].strip("| `") for row in rows[1 : 1 + len(BUILDERS)]] == list(BUILDERS)
+    for family, row in zip(BUILDERS, rows[1:], strict=False):
+        for column, cell in zip(COLUMNS, row[1:], strict=True):
+            assert cell.strip("| ").startswith("not applicable" if not_applicable(family, column) else "right")
+
+
+def test_no_subject_is_left_attached() -> None:
+    for family in BUILDERS:
+        with attached(subject(family).host, subject(family).prefix):
+            pass

@@ -1,0 +1,512 @@
+"""A prefix in a live model computes what the plain statement says, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from foreword.engine.assignment import SiteTensors
+from foreword.engine.attach import attached
+from foreword.engine.attention import AttentionCall, joined
+from foreword.engine.bake import bake
+from foreword.engine.host import Host
+from foreword.engine.tensors import to_prefix, to_tensors
+from foreword.errors import AttachError, PrefixError
+from foreword.prefix import Prefix
+
+LENGTHS = (12, 7, 3)
+
+
+def tolerance(dtype: torch.dtype, largest: float) -> float:
+    """What rounding may add between two correct computations of a tiny model's output.
+
+    Between input and output lie 17 matrix products in a row (8 in each of two layers, and the head), each over at most
+    64 terms: 17 * 64 * eps relative to the largest number, to first order (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, section 3.5). 1.3e-4 relative in float32, 2.4e-13 in float64.
+    """
+    return 17 * 64 * torch.finfo(dtype).eps * largest
+
+
+def a_prefix(host: Host, *, positions: int = 3, seed: int = 1, bias: bool = False) -> Prefix:
+    """Keys and values as large as a real context's, so that a wrong one changes the output by whole numbers."""
+    made = Prefix.random(host, positions=positions, seed=seed, scale=1.0)
+    rng = np.random.default_rng(seed)
+    if not bias:
+        return made
+    return Prefix.from_arrays(
+        {x.site: (x.keys, x.values, rng.normal(size=x.keys.shape[:2]).astype(np.float32)) for x in made.layers}
+    )
+
+
+def inputs(host: Host, *, left: bool = False) -> dict[str, Tensor]:
+    """Three rows of 12, 7 and 3 tokens, padded at one side; position ids count real tokens."""
+    ids = torch.randint(4, 60, (3, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    for row, length in enumerate(LENGTHS):
+        mask[row, slice(0, 12 - length) if left else slice(length, 12)] = 0
+    positions = {} if host.role == "encoder" else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    return {"input_ids": ids, "attention_mask": mask, **positions}
+
+
+def output(model: Any, given: dict[str, Tensor]) -> Tensor:
+    """Logits, or the last hidden state of an encoder, at the real tokens."""
+    with torch.no_grad():
+        found: Tensor = model(**given)[0]
+    return found[given["attention_mask"].bool()]
+
+
+def with_implementation(host: Host, name: str, dtype: torch.dtype) -> Host:
+    model = copy.deepcopy(host.model).to(dtype)
+    model.set_attn_implementation(name)
+    return Host(model, host.tokenizer, reference=host.reference)
+
+
+@pytest.fixture(autouse=True)
+def registry_is_untouched() -> Iterator[None]:
+    """Every test here leaves transformers' registry of attention functions with the very objects it held before."""
+    before = dict(AttentionInterface._global_mapping)
+    yield
+    after = AttentionInterface._global_mapping
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("sdpa", torch.float32), ("eager", torch.float32), ("sdpa", torch.float64)], ids=str
+)
+def test_a_prefix_is_one_softmax_over_prefix_and_context(
+    host: Host, oracle: Callable[..., Any], name: str, dtype: torch.dtype, left: bool, bias: bool
+) -> None:
+    live, prefix, given = with_implementation(host, name, dtype), a_prefix(host, bias=bias), inputs(host, left=left)
+    wanted, bare = output(oracle(live, prefix), given), output(oracle(live, None), given)
+    with attached(live, prefix):
+        found = output(live.model, given)
+    # Root-mean-square norms and rotations compute in float32 whatever the model's dtype is.
+    exact = dtype if host.family in ("bert", "roberta", "distilbert", "gpt2") else torch.float32
+    allowed = tolerance(exact, float(wanted.abs().max()))
+    assert float((found - wanted).abs().max()) <= allowed
+    assert float((wanted - bare).abs().max()) > 1000 * allowed  # so that a lost or misplaced prefix would show
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_a_prefix_at_some_sites_only_is_read_at_those_only(host: Host, oracle: Callable[..., Any], left: bool) -> None:
+    given = inputs(host, left=left)
+    for site in host.sites:
+        prefix = a_prefix(host).select([site.name])
+        wanted = output(oracle(host, prefix), given)
+        with attached(host, prefix):
+            found = output(host.model, given)
+        assert float((found - wanted).abs().max()) <= tolerance(torch.float32, float(wanted.abs().max()))
+
+
+def test_a_row_with_padding_gives_what_it_gives_alone(host: Host) -> None:
+    prefix = a_prefix(host, bias=True)
+    for left in (False, True) if host.role == "causal" else (False,):  # an encoder counts positions from the left edge
+        given = inputs(host, left=left)
+        with attached(host, prefix):
+            together = output(host.model, given).split(LENGTHS)
+            for row, length in enumerate(LENGTHS):
+                ids = given["input_ids"][row : row + 1, slice(12 - length, 12) if left else slice(0, length)]
+                alone = output(host.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+                largest = float(alone.abs().max())
+                assert float((alone - together[row]).abs().max()) <= tolerance(torch.float32, largest)
+
+
+def test_a_prefix_takes_no_position(causal: Host) -> None:
+    """Positions that nothing attends to (a bias of -1e4: exp(-1e4) is 0 in float32) change nothing, so no token moved.
+
+    And the cache holds the context only.
+    """
+    made = a_prefix(causal)
+    unseen = Prefix.from_arrays(
+        {x.site: (x.keys, x.values, np.full(x.keys.shape[:2], -1e4, np.float32)) for x in made.layers}
+    )
+    given = inputs(causal)
+    given.pop("position_ids")
+    bare = output(causal.model, given)
+    with attached(causal, unseen):
+        found = output(causal.model, given)
+        cache = causal.model(**given, use_cache=True).past_key_values
+    assert float((found - bare).abs().max()) <= tolerance(torch.float32, float(bare.abs().max()))
+    assert cache.get_seq_length() == 12
+
+
+def test_a_prefix_that_occupies_positions_is_read_as_the_text_in_the_prompt(causal: Host) -> None:
+    """The context's position ids start behind it: every row's, with padding at either side.
+
+    Under mistral's sliding window of six a row is compared as long as the window has not left the text.
+    """
+    text = torch.randint(4, 60, (3,), generator=torch.Generator().manual_seed(5))
+    baked = bake(causal, text.tolist())
+    assert baked.occupies == len(text)
+    window = getattr(causal.model.config, "sliding_window", None)
+    for left in (False, True):
+        given = inputs(causal, left=left)
+        given.pop("position_ids")
+        with torch.no_grad(), attached(causal, baked):
+            found = causal.model(**given).logits
+        for row, length in enumerate(LENGTHS):
+            start = 12 - length if left else 0
+            read = length if window is None else min(length, window - len(text))
+            own = given["input_ids"][row, start : start + read]
+            with torch.no_grad():
+                wanted = causal.model(input_ids=torch.cat([text, own])[None]).logits[0, len(text) :]
+            allowed = tolerance(torch.float32, float(wanted.abs().max()))
+            assert float((found[row, start : start + read] - wanted).abs().max()) <= allowed
+
+
+def test_chunks_through_the_cache_give_what_one_pass_gives(causal: Host) -> None:
+    given = {"input_ids": inputs(causal)["input_ids"]}
+    with torch.no_grad(), attached(causal, a_prefix(causal, bias=True)):
+        whole = causal.model(**given).logits
+        cache, parts = None, []
+        for chunk in given["input_ids"].split([5, 4, 1, 1, 1], dim=1):
+            done = causal.model(input_ids=chunk, past_key_values=cache, use_cache=True)
+            cache = done.past_key_values
+            parts.append(done.logits)
+    largest = float(whole.abs().max())
+    assert float((torch.cat(parts, dim=1) - whole).abs().max()) <= tolerance(torch.float32, largest)
+
+
+def test_two_merged_prefixes_are_one_prefix_of_both(host: Host) -> None:
+    first, second = a_prefix(host, seed=1), a_prefix(host, seed=2, bias=True)
+    given = inputs(host)
+    with attached(host, first.merge(second)):
+        found = output(host.model, given)
+    with attached(host, second.merge(first)):  # softmax does not know an order
+        turned = output(host.model, given)
+    assert float((found - turned).abs().max()) <= tolerance(torch.float32, float(found.abs().max()))
+
+
+MASKS: dict[str, Callable[[int, int], Tensor | None]] = {
+    "none": lambda *_: None,
+    "boolean": lambda q, k: torch.rand(2, 1, q, k, generator=torch.Generator().manual_seed(1)) > 0.4,
+    "additive": lambda q, k: torch.randn(2, 1, q, k, generator=torch.Generator().manual_seed(1)),
+    "one for all rows": lambda q, k: torch.randn(1, 1, q, k, generator=torch.Generator().manual_seed(1)),
+    "one for each head": lambda q, k: torch.randn(2, 4, q, k, generator=torch.Generator().manual_seed(1)),
+}
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("causal_module", [False, True], ids=["sees all", "causal"])
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("mask", MASKS)
+def test_every_kind_of_mask_keeps_its_meaning(mask: str, queries: int, causal_module: bool, bias: bool) -> None:
+    """Against an explicit double loop over rows and heads in float64; nothing here has more than 15 terms to add."""
+    heads, kv_heads, keys, dim, positions = 4, 2, 5, 8, 3
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    module = torch.nn.Module()
+    module.is_causal, module.num_key_value_groups = causal_module, heads // kv_heads  # type: ignore[assignment]
+    query, key, value = draw(2, heads, queries, dim), draw(2, kv_heads, keys, dim), draw(2, kv_heads, keys, dim)
+    own_keys, own_values = draw(kv_heads, positions, dim), draw(kv_heads, positions, dim)
+    own_bias = draw(kv_heads, positions) if bias else None
+    given = MASKS[mask](queries, keys)
+    given = given.double() if given is not None and given.dtype != torch.bool else given
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    call = AttentionCall(module, query, key, value, given, {"scaling": 0.3}, sdpa_attention_forward, "sdpa")
+    found = joined(call, own_keys, own_values, own_bias)[0]
+    hides_later_keys = given is None and causal_module and queries > 1
+    for row in range(2):
+        for head in range(heads):
+            shared = head // 2
+            scores = 0.3 * query[row, head] @ key[row, shared].T
+            if given is not None:
+                seen = given[min(row, len(given) - 1), min(head, given.shape[1] - 1)]
+                scores = scores.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else scores + seen
+            if hides_later_keys:
+                scores = scores + torch.full((queries, keys), -torch.inf, dtype=torch.float64).triu(1)
+            own = 0.3 * query[row, head] @ own_keys[shared].T + (0 if own_bias is None else own_bias[shared])
+            weights = torch.cat([own, scores], dim=1).exp()
+            weights = weights / weights.sum(dim=1, keepdim=True)
+            wanted = weights @ torch.cat([own_values[shared], value[row, shared]])
+            # Numbers below 5, sums of at most 8 terms, exponentials below e^10 divided by their sum: 1e3 eps.
+            assert torch.allclose(found[row, :, head], wanted, rtol=0, atol=1e3 * torch.finfo(torch.float64).eps)
+
+
+# Leaving
+
+
+def test_leaving_restores_identical_output(host: Host) -> None:
+    given = inputs(host)
+    before = host.model(**given)[0]
+    fingerprint = host.measure_fingerprint()
+    hooks = len(host.backbone._forward_hooks)
+    with attached(host, a_prefix(host)):
+        inside = host.model(**given)[0]
+    assert not torch.equal(inside, before)
+    assert torch.equal(host.model(**given)[0], before)
+    assert host.measure_fingerprint() == fingerprint
+    assert len(host.backbone._forward_hooks) == hooks
+
+
+def test_an_exception_inside_restores_the_model(host: Host) -> None:
+    given = inputs(host)
+    before = host.model(**given)[0]
+    with pytest.raises(ZeroDivisionError), attached(host, a_prefix(host)):
+        raise ZeroDivisionError
+    with pytest.raises(RuntimeError, match="at least"), attached(host, a_prefix(host)):
+        raise RuntimeError("at least one site was not reached, but this error is the one to see")
+    assert torch.equal(host.model(**given)[0], before)
+    with attached(host, a_prefix(host)):  # and it can be attached again
+        assert not torch.equal(host.model(**given)[0], before)
+
+
+def test_a_second_attach_is_refused_and_leaves_the_first(host: Host) -> None:
+    given = inputs(host)
+    with attached(host, a_prefix(host)):
+        inside = output(host.model, given)
+        with pytest.raises(AttachError, match="already attached"), attached(host, a_prefix(host, seed=2)):
+            pass
+        assert torch.equal(output(host.model, given), inside)
+    with attached(host, a_prefix(host)):
+        assert torch.equal(output(host.model, given), inside)
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001  handed to the test
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_another_thread_sees_the_bare_model(host: Host) -> None:
+    given = inputs(host)
+    before = output(host.model, given)
+    with attached(host, a_prefix(host)):
+        inside = output(host.model, given)
+        elsewhere = in_a_thread(lambda: output(host.model, given))
+    assert torch.equal(elsewhere, before)
+    assert not torch.equal(inside, before)
+
+
+def test_another_thread_cannot_attach_to_the_same_host(host: Host) -> None:
+    def attach() -> None:
+        with attached(host, a_prefix(host)):
+            pass
+
+    with attached(host, a_prefix(host)):
+        assert isinstance(in_a_thread(attach), AttachError)
+
+
+def test_prefixes_in_two_threads_do_not_mix(shared_host: Callable[[str], Host]) -> None:
+    """Both are attached at the same time, and the first to come is the first to leave."""
+    hosts = [shared_host("bert"), shared_host("gpt2")]
+    alone = []
+    for host in hosts:
+        with attached(host, a_prefix(host)):
+            alone.append(output(host.model, inputs(host)))
+    both, first_left = threading.Barrier(2, timeout=30), threading.Event()
+
+    def work(number: int) -> list[Tensor]:
+        host = hosts[number]
+        with attached(host, a_prefix(host)):
+            both.wait()
+            found = [output(host.model, inputs(host))]
+            both.wait()
+            if number == 1:
+                assert first_left.wait(30)
+                found.append(output(host.model, inputs(host)))
+        if number == 0:
+            first_left.set()
+        return found
+
+    results: dict[int, Any] = {}
+    threads = [threading.Thread(target=lambda n=n: results.update({n: work(n)})) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(results[0]), len(results[1])] == [1, 2]
+    for number in range(2):
+        assert all(torch.equal(found, alone[number]) for found in results[number])
+
+
+def test_prefixes_of_two_hosts_act_in_nested_contexts(shared_host: Callable[[str], Host]) -> None:
+    outer, inner = shared_host("bert"), shared_host("gpt2")
+    with attached(outer, a_prefix(outer)):
+        wanted = output(outer.model, inputs(outer))
+    with attached(inner, a_prefix(inner)):
+        wanted_inner = output(inner.model, inputs(inner))
+    with attached(outer, a_prefix(outer)):
+        with attached(inner, a_prefix(inner)):
+            assert torch.equal(output(outer.model, inputs(outer)), wanted)
+            assert torch.equal(output(inner.model, inputs(inner)), wanted_inner)
+        assert torch.equal(output(outer.model, inputs(outer)), wanted)
+
+
+def test_a_host_can_be_made_while_another_has_a_prefix(
+    shared_host: Callable[[str], Host], load_host: Callable[[str], Host]
+) -> None:
+    host = shared_host("bert")
+    with attached(host, a_prefix(host)):
+        inside = output(host.model, inputs(host))
+        assert load_host("gpt2").sites == shared_host("gpt2").sites
+        assert torch.equal(output(host.model, inputs(host)), inside)
+
+
+# Gradients
+
+
+def test_gradients_reach_keys_and_values_and_nothing_else(host: Host) -> None:
+    fingerprint = host.measure_fingerprint()
+    tensors = {
+        name: SiteTensors(x.keys.requires_grad_(), x.values.requires_grad_(), x.bias.requires_grad_())  # type: ignore[union-attr]
+        for name, x in to_tensors(a_prefix(host, bias=True), device=host.device, dtype=host.dtype).items()
+    }
+    with attached(host, tensors):
+        loss = host.model(**inputs(host))[0].square().mean()
+    loss.backward()
+    for found in tensors.values():
+        for part in (found.keys, found.values, found.bias):
+            assert part is not None
+            assert part.grad is not None
+            assert part.grad.isfinite().all()
+            assert (part.grad.abs().amax(dim=-1) > 0).all()  # every position of every head is read
+    assert all(weight.grad is None and not weight.requires_grad for weight in host.model.parameters())
+    assert host.measure_fingerprint() == fingerprint
+
+
+def test_a_gradient_is_the_slope_of_the_loss(host: Host) -> None:
+    """Central differences in float64: the error of (f(x+h) - f(x-h)) / 2h is of order h^2 = 1e-10 here.
+
+    Where norms compute in float32 the loss itself carries 1e-7 of noise, so h is 1e-2 and the tolerance 1e-3.
+    """
+    live = with_implementation(host, "sdpa", torch.float64)
+    exact = host.family in ("bert", "roberta", "distilbert", "gpt2")
+    step, allowed = (1e-5, 1e-6) if exact else (1e-2, 1e-3)
+    tensors = to_tensors(a_prefix(host), device=live.device, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+
+    def loss() -> Tensor:
+        with attached(live, tensors):
+            found: Tensor = live.model(**inputs(live))[0]
+        return found[0].double().sin().mean()
+
+    for name in tensors:
+        for part in (tensors[name].keys, tensors[name].values):
+            direction = torch.randn(part.shape, generator=generator, dtype=torch.float64)
+            direction /= direction.norm()
+            part.requires_grad_()
+            (slope,) = torch.autograd.grad(loss(), part)
+            part.requires_grad_(False)
+            with torch.no_grad():
+                part += step * direction
+                above = loss()
+                part -= 2 * step * direction
+                below = loss()
+                part += step * direction
+            assert abs(float((above - below) / (2 * step) - (slope * direction).sum())) <= allowed
+
+
+# Refusals
+
+
+def test_an_unknown_site_is_refused_naming_it(host: Host) -> None:
+    made = a_prefix(host)
+    other = Prefix.from_arrays({"h.77.attn": (made.layers[0].keys, made.layers[0].values)})
+    with pytest.raises(PrefixError, match=r"h\.77\.attn") as caught, attached(host, other):
+        pass
+    assert host.sites[0].name in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["heads", "key_dim", "value_dim"])
+def test_other_head_shapes_are_refused_naming_both(host: Host, part: str) -> None:
+    site = host.sites[-1]
+    heads = site.kv_heads + (part == "heads")
+    keys = np.zeros((heads, 2, site.key_dim + (part == "key_dim")), np.float32)
+    values = np.zeros((heads, 2, site.value_dim + (part == "value_dim")), np.float32)
+    with (
+        pytest.raises(PrefixError) as caught,
+        attached(host, Prefix.from_arrays({site.name: (keys, values)})),
+    ):
+        pass
+    message = str(caught.value)
+    assert site.name in message
+    assert str((site.kv_heads, site.key_dim)) in message
+    assert str((heads, keys.shape[2])) in message
+    assert str((heads, values.shape[2])) in message
+
+
+def test_a_prefix_that_does_not_fit_the_hosts_dtype_is_refused(load_host: Callable[..., Host]) -> None:
+    host = load_host("bert", dtype="float16")
+    large = Prefix.random(host, positions=2, scale=1e6)
+    with pytest.raises(PrefixError, match="not all finite"), attached(host, large):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_prefix_is_converted_to_the_hosts_dtype(load_host: Callable[..., Host], dtype: torch.dtype) -> None:
+    host = load_host("llama", dtype=str(dtype).removeprefix("torch."))
+    prefix = a_prefix(host)
+    for name, found in to_tensors(prefix, device=host.device, dtype=dtype).items():
+        assert found.keys.dtype == found.values.dtype == dtype
+        assert torch.equal(found.keys, torch.from_numpy(prefix.layer(name).keys.copy()).to(dtype))
+    given = inputs(host)
+    bare = output(host.model, given)
+    with attached(host, prefix):
+        inside = output(host.model, given)
+    assert inside.dtype == dtype
+    assert inside.isfinite().all()
+    assert not torch.equal(inside, bare)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prefix_survives_the_way_to_torch_and_back(
+    shared_host: Callable[[str], Host], dtype: str, bias: bool
+) -> None:
+    host = shared_host("gpt2")
+    prefix = a_prefix(host, bias=bias).cast(dtype)
+    assert to_prefix(to_tensors(prefix, device=host.device, dtype=getattr(torch, dtype))) == prefix
+
+
+def test_a_site_that_is_never_reached_fails_loudly(load_host: Callable[..., Host], oracle: object) -> None:
+    host = load_host("gpt2")
+
+    def go_round() -> None:
+        """An implementation that was registered by somebody else, so its function is not wrapped."""
+        host.model.set_attn_implementation("foreword_test_oracle")
+        host.model(**inputs(host))
+
+    with pytest.raises(AttachError, match=r"never reached: h\.0\.attn, h\.1\.attn"), attached(host, a_prefix(host)):
+        go_round()
+    host.model.set_attn_implementation("sdpa")
+    with attached(host, a_prefix(host)):  # the refusal left the host fit for use
+        host.model(**inputs(host))
+
+
+def test_passes_in_another_thread_only_fail_loudly(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("gpt2")
+    with pytest.raises(AttachError, match="in the thread that attached"), attached(host, a_prefix(host)):
+        in_a_thread(lambda: output(host.model, inputs(host)))
+
+
+def test_attaching_without_a_forward_pass_is_no_error(host: Host) -> None:
+    with attached(host, a_prefix(host)):
+        pass

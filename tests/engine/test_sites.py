@@ -1,0 +1,123 @@
+"""Where attention happens is found by running the model, and what cannot carry a prefix is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from foreword.engine.host import Host
+from foreword.engine.sites import Site, find_sites
+from foreword.errors import HostError, PrefixError
+
+# name of the first site, query heads, key heads, dim: read off the configurations in tests/conftest.py
+EXPECTED = {
+    "bert": ("encoder.layer.0.attention.self", 4, 4, 8),
+    "roberta": ("encoder.layer.0.attention.self", 4, 4, 8),
+    "distilbert": ("transformer.layer.0.attention", 4, 4, 8),
+    "gpt2": ("h.0.attn", 4, 4, 8),
+    "llama": ("layers.0.self_attn", 4, 2, 8),
+    "qwen2": ("layers.0.self_attn", 4, 2, 8),
+    "qwen3": ("layers.0.self_attn", 4, 2, 16),
+    "mistral": ("layers.0.self_attn", 4, 2, 8),
+}
+
+
+def test_every_layer_is_found_in_order_with_its_shapes(host: Host) -> None:
+    name, heads, kv_heads, dim = EXPECTED[host.family]
+    assert host.sites == tuple(
+        Site(name.replace("0", str(layer)), layer, "self", heads, kv_heads, dim, dim, causal=host.role == "causal")
+        for layer in range(2)
+    )
+    assert [type(host.module(site.name)).__name__.lower().count("attention") for site in host.sites] == [1, 1]
+
+
+@pytest.mark.parametrize("family", EXPECTED)
+def test_eager_and_sdpa_have_the_same_sites(shared_host: Callable[[str], Host], load_host: Any, family: str) -> None:
+    eager = load_host(family)
+    eager.model.set_attn_implementation("eager")
+    assert find_sites(eager.backbone) == shared_host(family).sites
+
+
+def test_a_model_with_and_without_its_head_has_the_same_sites(causal: Host) -> None:
+    assert Host(causal.backbone, causal.tokenizer).sites == causal.sites
+
+
+def test_a_real_encoder_has_a_site_in_each_layer(minilm: Host) -> None:
+    assert [site.name for site in minilm.sites] == [f"encoder.layer.{n}.attention.self" for n in range(6)]
+    assert {(x.heads, x.kv_heads, x.key_dim, x.value_dim, x.causal) for x in minilm.sites} == {(12, 12, 32, 32, False)}
+
+
+def test_probing_leaves_mode_and_weights_alone(load_host: Callable[[str], Host]) -> None:
+    host = load_host("gpt2")
+    before = host.measure_fingerprint()
+    for training in (True, False):
+        host.backbone.train(training)
+        find_sites(host.backbone)
+        assert host.backbone.training is training
+    assert host.measure_fingerprint() == before
+
+
+def test_an_unknown_site_is_refused(host: Host) -> None:
+    with pytest.raises(PrefixError, match=r"layer\.99"):
+        host.module("layer.99")
+
+
+def tiny(name: str, **more: Any) -> nn.Module:
+    import transformers
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{name}Config")(**sizes, intermediate_size=32, **more)
+    model: nn.Module = getattr(transformers, f"{name}Model")(config)
+    return model
+
+
+def test_a_family_that_does_not_use_the_attention_interface_is_refused() -> None:
+    with pytest.raises(HostError, match="a prefix would have no effect"):
+        find_sites(tiny("MPNet"))
+
+
+def test_layers_that_share_their_attention_have_a_site_for_each_call() -> None:
+    host = Host(tiny("Albert", embedding_size=16))
+    path = "encoder.albert_layer_groups.0.albert_layers.0.attention"
+    assert [site.name for site in host.sites] == [path, f"{path}#2"]
+    assert host.module(f"{path}#2") is host.module(path)
+
+
+def test_a_cross_attention_is_told_from_a_self_attention() -> None:
+    import transformers
+
+    sizes = {"vocab_size": 50, "d_model": 16, "num_heads": 2, "d_kv": 8, "d_ff": 32, "num_layers": 1}
+    model = transformers.T5Model(transformers.T5Config(**sizes, decoder_start_token_id=0))
+    assert [(site.name.partition(".")[0], site.role) for site in find_sites(model)] == [
+        ("encoder", "self"),
+        ("decoder", "self"),
+        ("decoder", "cross"),
+    ]
+
+
+class NotText(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+
+def test_a_model_that_does_not_read_text_is_refused_and_left_in_its_mode() -> None:
+    model = NotText().train()
+    with pytest.raises(HostError, match="could not be probed"):
+        find_sites(model)
+    assert model.training
+
+
+def test_a_vocabulary_too_small_to_probe_with_is_refused() -> None:
+    import transformers
+
+    config = transformers.GPT2Config(vocab_size=2, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=1)
+    with pytest.raises(HostError, match="could not be probed"):
+        find_sites(transformers.GPT2Model(config))
