@@ -6,9 +6,10 @@ It measures nothing and runs no model; everything it needs is in the judged resu
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 
 from foreword.assessment.cost import cost_of
-from foreword.assessment.decision import Case, choose, decide
+from foreword.assessment.decision import Case, best_prefix, choose, decide
 from foreword.assessment.evidence import (
     SCHEMA,
     BaseEvidence,
@@ -36,11 +37,21 @@ from foreword.tuning.examples import Splits
 SHORTEST_LATENCY_MS = 0.001
 
 
+@dataclass(frozen=True)
+class _Standing:
+    name: str
+    kind: str
+    selection: float
+    trainable: int
+
+
 def candidate_evidence(run: Run, results: dict[str, list[Judged]]) -> list[CandidateEvidence]:
     settings = {found.name: found for found in run.candidates if found.name in results}
     baseline = next((name for name, found in settings.items() if found.kind == "zero-shot"), None)
     drafts = {name: best_seed(found) for name, found in results.items()}
-    best = max(drafts, key=lambda name: (drafts[name].selection, -drafts[name].trainable), default=None)
+    standings = [_Standing(name, settings[name].kind, x.selection, x.trainable) for name, x in drafts.items()]
+    chosen = choose(standings, examples=len(run.splits.selection))
+    best = None if chosen is None else chosen.name
     # Candidates are timed minutes apart, each in turn with the bare model: only the added time can be compared.
     bare_ms = statistics.median(found.bare_latency_ms for found in drafts.values()) if drafts else 0.0
     return [
@@ -92,8 +103,8 @@ def whole_evidence(
 ) -> Evidence:
     """All findings in one value, with the decision that follows from them."""
     by_name = {found.name: found for found in candidates}
-    chosen, requirement = choose(candidates), run.task.requirement
-    prefix = choose([found for found in candidates if found.kind == "prefix"])
+    chosen = choose(candidates, examples=len(run.splits.selection))
+    requirement, prefix = run.task.requirement, best_prefix(candidates)
     outputs = {name: best_seed(found) for name, found in results.items()}
     cost = cost_of(candidates, run.splits, run.task.prices)
     decision = decide(

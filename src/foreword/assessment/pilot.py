@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foreword.assessment.decision import choose
+from foreword.assessment.decision import best_prefix, choose
 from foreword.assessment.evidence import (
     CandidateEvidence,
     Evidence,
@@ -82,7 +82,7 @@ def run_pilot(
         run = Run(task, candidates, chosen_seeds, limit, bench, bare, folder, watched)
         results, failed = make_candidates(run)
         evidence = candidate_evidence(run, results)
-        chosen = choose(evidence)
+        chosen = choose(evidence, examples=len(splits.selection))
         stress = None if chosen is None else _stress(run, chosen, results)
         after = host.measure_fingerprint()
         record = stopwatch.record(settings)
@@ -148,7 +148,7 @@ def _stress(run: Run, chosen: CandidateEvidence, results: dict[str, list[Judged]
 
 def _save_best_prefix(run: Run, evidence: Evidence, results: dict[str, list[Judged]]) -> Path | None:
     """The bundle of the prefix that did best on the selection split, with the evidence on it; None without a prefix."""
-    prefix = choose([found for found in evidence.candidates if found.kind == "prefix"])
+    prefix = best_prefix(evidence.candidates)
     if prefix is None:
         return None
     fitted = revived(run, prefix.name, results)
