@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from foreword.assessment.pilot import PilotResult, run_pilot
     from foreword.bundle import Bundle, load_bundle, save_bundle
     from foreword.engine.attach import attached
+    from foreword.engine.bake import bake
     from foreword.engine.host import Host
     from foreword.errors import ForewordError
     from foreword.prefix import LayerPrefix, Prefix
@@ -35,6 +36,7 @@ _WHERE = {
     "RunRecord": "foreword.record",
     "Task": "foreword.tuning.task",
     "attached": "foreword.engine.attach",
+    "bake": "foreword.engine.bake",
     "load_bundle": "foreword.bundle",
     "predictor_from": "foreword.tuning.predictor",
     "read_evidence": "foreword.assessment.evidence",
@@ -56,6 +58,7 @@ __all__ = [
     "Task",
     "__version__",
     "attached",
+    "bake",
     "load_bundle",
     "predictor_from",
     "read_evidence",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from foreword.assessment import pilot as module
+from foreword.assessment import judging as module
 from foreword.assessment.evidence import Evidence, read_evidence
 from foreword.assessment.folder import RunFolder
 from foreword.assessment.pilot import PilotResult, run_pilot

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from foreword.assessment.decision import best_prefix
 from foreword.assessment.evidence import Evidence, Reason
-from foreword.assessment.summary import answers, best_prefix, ranked, summary_table, summary_text
+from foreword.assessment.summary import answers, ranked, summary_table, summary_text
 
 Sample = Callable[..., Evidence]
 NO_COST = {"currency": "USD", "assumptions": {}, "rows": []}
@@ -61,7 +62,7 @@ def test_the_best_prefix_is_the_one_that_did_best_on_the_selection_split(sample_
     prefix = sample_evidence().candidate("prefix")
     lucky_metric = prefix.metric.model_copy(update={"value": 0.99})
     lucky = prefix.model_copy(update={"name": "lucky", "metric": lucky_metric, "selection": prefix.selection - 0.1})
-    found = best_prefix(sample_evidence(candidates=[lucky, prefix]))
+    found = best_prefix([lucky, prefix])
     assert found is not None
     assert found.name == "prefix"
 

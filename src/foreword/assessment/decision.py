@@ -1,9 +1,9 @@
 """From evidence to a decision, by rules that were fixed before the data were seen.
 
-The candidate is chosen on the selection split, so that its interval on the test split is not the winner's luck. The
-requirement is judged on the bound of that interval: GO when the lower bound reaches it, CONDITIONAL when it does but a
-stress probe fails or the run was limited, NO-GO when the upper bound does not reach it, NOT ENOUGH EVIDENCE in between,
-with the number of test examples that would settle it if the measured value held.
+The candidate is chosen on the selection split (`choose`), so its interval on the test split is not the winner's luck.
+The requirement is judged on the bound of that interval: GO when the lower bound reaches it, CONDITIONAL when it does
+but a stress probe fails or the run was limited, NO-GO when the upper bound does not reach it, NOT ENOUGH EVIDENCE in
+between, with the number of test examples that would settle it if the measured value held.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, get_args
 
 from foreword.assessment.evidence import (
     CandidateEvidence,
+    CandidateKind,
     CostEvidence,
     DecisionEvidence,
     Difference,
@@ -27,6 +29,8 @@ from foreword.assessment.metrics import metric_named
 from foreword.confidence import trials_needed
 from foreword.tuning.sections import Requirement
 
+# From the least intrusive to the most.
+KINDS: tuple[str, ...] = get_args(CandidateKind)
 # Test examples of a label below which its failures are called uncertain.
 FEW_EXAMPLES = 10
 
@@ -54,11 +58,40 @@ class Case:
     limit: int | None
 
 
-def choose(candidates: Sequence[CandidateEvidence]) -> CandidateEvidence | None:
-    """The best on the selection split; of equals the one with fewer fitted numbers, then the one given first."""
+class Standing(Protocol):
+    """What a choice looks at: never the test split."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def selection(self) -> float: ...
+    @property
+    def trainable(self) -> int: ...
+
+
+Standings = TypeVar("Standings", bound=Standing)
+
+
+def choose(candidates: Sequence[Standings], *, examples: int) -> Standings | None:
+    """Of those that a selection split of so many `examples` cannot tell from the best, the least intrusive one.
+
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, 3.4.3): a candidate is kept
+    when its score is within sqrt(s (1 - s) / n) of the best score s, the largest standard error of a mean of scores in
+    [0, 1]. The kinds are ordered by how much they change: words, then read-outs, then what the model reads, then its
+    weights. Of equals the better, then the one with fewer fitted numbers, then the one given first.
+    """
     if not candidates:
         return None
-    return max(candidates, key=lambda candidate: (candidate.selection, -candidate.trainable))
+    best = max(candidate.selection for candidate in candidates)
+    near = best - math.sqrt(max(best * (1 - best), 0.0) / examples)
+    kept = [candidate for candidate in candidates if candidate.selection >= near]
+    return min(kept, key=lambda found: (KINDS.index(found.kind), -found.selection, found.trainable))
+
+
+def best_prefix(candidates: Sequence[CandidateEvidence]) -> CandidateEvidence | None:
+    """The prefix that did best on the selection split; None without one."""
+    prefixes = [found for found in candidates if found.kind == "prefix"]
+    return max(prefixes, key=lambda found: found.selection, default=None)
 
 
 def decide(case: Case) -> DecisionEvidence:

@@ -19,8 +19,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from foreword.assessment import plots, quantities, wording
+from foreword.assessment.decision import best_prefix
 from foreword.assessment.evidence import CandidateEvidence, Estimate, Evidence, LabelFailures
-from foreword.assessment.summary import Answer, answers, best_prefix, ranked, span, span_of_difference
+from foreword.assessment.summary import Answer, answers, ranked, span, span_of_difference
 from foreword.assessment.wording import Line, Tone
 from foreword.errors import RunFolderError
 
@@ -125,7 +126,7 @@ def _view(evidence: Evidence) -> View:
 
 def _failures(evidence: Evidence) -> tuple[Failures, ...]:
     """The errors of the chosen candidate and of the best prefix; of one candidate when they are the same."""
-    prefix = best_prefix(evidence)
+    prefix = best_prefix(evidence.candidates)
     chosen = next((c for c in evidence.candidates if c.name == evidence.decision.chosen), None)
     shown = [(chosen, "chosen"), (prefix, "best prefix")]
     if chosen is not None and prefix is not None and chosen.name == prefix.name:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from foreword.assessment.decision import best_prefix
 from foreword.assessment.evidence import CandidateEvidence, CostRow, Difference, Estimate, Evidence, Reason
 from foreword.assessment.quantities import (
     UNKNOWN,
@@ -46,12 +47,6 @@ def ranked(evidence: Evidence) -> list[CandidateEvidence]:
     return sorted(evidence.candidates, key=lambda candidate: -candidate.metric.value)
 
 
-def best_prefix(evidence: Evidence) -> CandidateEvidence | None:
-    """The prefix that did best on the selection split, which is what a choice may rest on; None if none was judged."""
-    prefixes = [candidate for candidate in evidence.candidates if candidate.kind == "prefix"]
-    return max(prefixes, key=lambda candidate: candidate.selection, default=None)
-
-
 def span(estimate: Estimate) -> str:
     """An interval of a metric, rounded outward: `71.2–79.0%`."""
     return f"{percent(estimate.low, bound='low').removesuffix('%')}–{percent(estimate.high, bound='high')}"
@@ -69,7 +64,7 @@ def answers(evidence: Evidence) -> tuple[Answer, Answer, Answer]:
 
 def _can(evidence: Evidence) -> Answer:
     question = "Can a prefix do this task?"
-    prefix, required = best_prefix(evidence), evidence.task.requirement
+    prefix, required = best_prefix(evidence.candidates), evidence.task.requirement
     if prefix is None:
         failed = [found for found in evidence.failed if found.kind == "prefix"]
         why = f"“{failed[0].name}” failed with {failed[0].code}." if failed else "No prefix was among the candidates."
@@ -97,7 +92,7 @@ _OUTCOMES: Mapping[Standing, tuple[str, Tone]] = {
 
 def _better(evidence: Evidence) -> Answer:
     question = "Is it better than the alternatives?"
-    prefix = best_prefix(evidence)
+    prefix = best_prefix(evidence.candidates)
     if prefix is None:
         return Answer(question, "Not known", ("There is no prefix to compare.",), "open")
     sides = sides_of(_comparisons(evidence, prefix))
@@ -130,7 +125,7 @@ def _comparisons(evidence: Evidence, prefix: CandidateEvidence) -> list[Reason]:
 
 def _cost(evidence: Evidence) -> Answer:
     question = "What does it cost?"
-    prefix = best_prefix(evidence)
+    prefix = best_prefix(evidence.candidates)
     name = prefix.name if prefix else evidence.decision.chosen
     row = next((row for row in evidence.cost.rows if row.candidate == name), None)
     if row is None:

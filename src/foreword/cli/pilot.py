@@ -65,6 +65,8 @@ def pilot(
     typer.echo(f"evidence  {result.folder / 'evidence.json'}")
     if result.bundle is not None:
         typer.echo(f"bundle    {result.bundle}")
+    if not result.evidence.candidates:
+        raise typer.Exit(1)
 
 
 class _Bars:

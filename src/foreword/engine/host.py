@@ -155,8 +155,16 @@ class Host:
         for name in ("max_position_embeddings", "n_positions", "n_ctx"):
             found = getattr(self.model.config, name, None)
             if isinstance(found, int) and found > 0:
-                return found - 2 if self.family in _OFFSET_POSITIONS else found
+                return found - self._unused_positions
         return 2048
+
+    @property
+    def _unused_positions(self) -> int:
+        """Rows of a learned position table up to its padding index, which RoBERTa-like models never use."""
+        for name, module in self.backbone.named_modules():
+            if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+                return module.padding_idx + 1
+        return 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,10 +236,6 @@ RESIDENT_LIMIT = 2 * 2**30
 def _nbytes(tensors: PrefixTensors) -> int:
     parts = [part for found in tensors.values() for part in (found.keys, found.values, found.bias) if part is not None]
     return sum(part.nbytes for part in parts)
-
-
-# RoBERTa's position embeddings start behind the padding index, so two rows of its table are never a position.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 def _locate(reference: str) -> str:

@@ -184,7 +184,7 @@ def fit_adaptation(
     size = predictor.readout.size if predictor.readout is not None else 0
     return Fitted(
         predictor,
-        selection=outcome.best.selection,
+        selection=bench.selection_score(predictor),
         trainable=adaptation.trainable + (size if learns else 0),
         nbytes=adaptation.nbytes + size * 4,
         history=outcome.history,
