@@ -9,14 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AttentionInterface
-
-import foreword
-from foreword.engine.attach import attached
-from foreword.engine.attention import intercepted, watchable
-from foreword.engine.bake import bake
-from foreword.engine.host import Host
 from tests.conformance.families import MIXED_EXPERTS, SEQUENCE
 from tests.conformance.oracle import Oracle
 from tests.conformance.subject import (
@@ -31,6 +23,14 @@ from tests.conformance.subject import (
     parts,
     read,
 )
+from torch import Tensor
+from transformers import AttentionInterface
+
+import foreword
+from foreword.engine.attach import attached
+from foreword.engine.attention import intercepted, watchable
+from foreword.engine.bake import bake
+from foreword.engine.host import Host
 
 
 def by_oracle(subject: Subject, prefix: Any, given: Inputs) -> Tensor:

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-
 from tests.conformance.columns import COLUMNS
 from tests.conformance.families import BUILDERS, not_applicable
 

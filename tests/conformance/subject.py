@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from tests.conformance.families import CAUSAL, SEQUENCE, VOCABULARY, WINDOWED, built
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
@@ -14,7 +15,6 @@ from foreword.engine.assignment import SiteTensors
 from foreword.engine.host import Host
 from foreword.engine.sites import probing_inputs
 from foreword.prefix import Prefix
-from tests.conformance.families import CAUSAL, SEQUENCE, VOCABULARY, WINDOWED, built
 
 ROWS, TOKENS, DECODER_TOKENS = 3, 6, 5
 START = 2

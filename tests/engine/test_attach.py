@@ -510,3 +510,73 @@ def test_passes_in_another_thread_only_fail_loudly(shared_host: Callable[[str], 
 def test_attaching_without_a_forward_pass_is_no_error(host: Host) -> None:
     with attached(host, a_prefix(host)):
         pass
+
+
+def test_a_row_index_out_of_range_is_refused_and_the_host_left_free(host: Host) -> None:
+    prefixes = [a_prefix(host), a_prefix(host, seed=2)]
+    for rows, wrong in (([0, 2, None], "2"), ([-1, 0, 0], "-1"), ([0, 1.0, 0], "1.0")):
+        with pytest.raises(AttachError, match="out of range") as caught, attached(host, prefixes, rows=rows):
+            pass
+        assert f"found:    {wrong}\n" in str(caught.value)
+    with pytest.raises(AttachError, match="not said which row"), attached(host, prefixes):
+        pass
+    with pytest.raises(AttachError, match="not said which row"), attached(host, [], rows=[]):
+        pass
+    with attached(host, prefixes, rows=[0, 1, None]):
+        host.model(**inputs(host))
+
+
+def test_a_batch_of_another_size_is_refused_saying_both(host: Host) -> None:
+    before = output(host.model, inputs(host))
+    with pytest.raises(AttachError) as caught, attached(host, [a_prefix(host)], rows=[0, None]):
+        host.model(**inputs(host))
+    assert "2 rows, or a multiple of it" in str(caught.value)
+    assert "3 rows" in str(caught.value)
+    assert torch.equal(output(host.model, inputs(host)), before)
+
+
+def test_rows_in_passes_of_another_thread_only_fail_loudly(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("gpt2")
+    with (
+        pytest.raises(AttachError, match="in the thread that attached"),
+        attached(host, [a_prefix(host)], rows=[0, None, 0]),
+    ):
+        in_a_thread(lambda: output(host.model, inputs(host)))
+
+
+# Residency
+
+
+def test_a_resident_prefix_is_held_once_and_found_by_its_hash(load_host: Callable[..., Host]) -> None:
+    host = load_host("gpt2")
+    first = host.resident(a_prefix(host))
+    assert host.resident(a_prefix(host)) is first
+    assert host.resident(a_prefix(host, seed=2)) is not first
+
+
+def test_the_least_recently_used_prefix_is_let_go_under_the_byte_budget(load_host: Callable[..., Host]) -> None:
+    host = load_host("gpt2")
+    prefixes = [a_prefix(host, seed=seed) for seed in (1, 2, 3)]
+    host.resident_limit = 2 * prefixes[0].nbytes
+    kept = [host.resident(prefix) for prefix in prefixes[:2]]
+    assert host.resident(prefixes[0]) is kept[0]  # so the second is now the one not used for longest
+    host.resident(prefixes[2])
+    assert host.resident(prefixes[0]) is kept[0]
+    assert host.resident(prefixes[1]) is not kept[1]
+
+
+def test_a_prefix_beyond_the_budget_is_refused_and_nothing_let_go(load_host: Callable[..., Host]) -> None:
+    host = load_host("gpt2")
+    small, large = a_prefix(host), a_prefix(host, positions=4)
+    host.resident_limit = small.nbytes
+    kept = host.resident(small)
+    with pytest.raises(PrefixError, match="resident_limit") as caught, attached(host, large):
+        pass
+    assert f"{large.nbytes:,} bytes" in str(caught.value)
+    assert host.resident(small) is kept
+
+
+def test_a_prefix_that_occupies_positions_is_refused_where_the_context_cannot_move(encoder: Host) -> None:
+    baked = Prefix(Prefix.random(encoder, positions=2).layers, occupies=2)
+    with pytest.raises(PrefixError, match="cannot move its context"), attached(encoder, baked):
+        pass

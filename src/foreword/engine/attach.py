@@ -7,7 +7,7 @@ thread) that entered. A fitted prefix takes no positions; a baked one shifts the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,14 @@ def attached(
     given, tensors = _resolved(host, prefixes, rows)
     for found in tensors:
         _check_fit(host, found)
+    shifts = host.role == "causal" or _is_rotary(host.backbone)
+    if not shifts and any(isinstance(found, Prefix) and found.occupies for found in given):
+        raise PrefixError(
+            "This base model cannot move its context behind a prefix.",
+            expected="a prefix that occupies no positions",
+            found=f"one that occupies some, for {host.family}",
+            fix="Use a causal or rotary model, or a prefix fitted for this one.",
+        )
     carrier = _Carrier(_module_names(host, tensors), Assignment(tensors, rows))
     watched = watchable(host.backbone)
     if not host.claim():
@@ -101,13 +109,14 @@ def attached(
         stack.callback(host.release)
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
-        if host.role == "causal" or _is_rotary(host.backbone):
+        if shifts:
             stack.enter_context(positioned(host.model, host.backbone, _occupied(given, rows)))
+        stack.enter_context(_noticed(module for module in carrier.names if module not in watched))
         stack.enter_context(replayed(host.backbone, watched))
         stack.enter_context(intercepted(carrier, watched))
         yield
     missed = carrier.assignment.sites - carrier.reached
-    if carrier.passes and missed and rows is None:
+    if carrier.passes and missed:
         raise AttachError(
             "The model ran without reading the whole prefix.",
             expected=f"all of its {len(carrier.assignment.sites)} sites to be reached",
@@ -115,6 +124,23 @@ def attached(
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
             "thread that attached the prefix.",
         )
+
+
+@contextmanager
+def _noticed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within this context a graph that `torch.compile` traced without the prefix is not used.
+
+    Eager attention has no entry in transformers' registry, and torch does not guard a graph on the absence of one; but
+    it does on an instance having no `forward` of its own.
+    """
+    marked = [module for module in modules if "forward" not in vars(module)]
+    for module in marked:
+        module.forward = module.forward
+    try:
+        yield
+    finally:
+        for module in marked:
+            del module.forward
 
 
 def _resolved(

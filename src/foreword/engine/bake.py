@@ -75,11 +75,11 @@ def bake(
 
     PrefixError for a host that is not a causal model, an empty text, or one that is longer than the model reads.
     """
-    if host.role != "causal":
+    if host.role != "causal" or getattr(host.model.config, "is_encoder_decoder", False):
         raise PrefixError(
             "Only a causal model can bake a text.",
             expected="a causal base model, where what follows does not change a text's keys and values",
-            found=f"{host.reference}, {host.role}",
+            found=f"{host.reference}, {host.family}",
             fix="Use a causal model, or fit a prefix for the encoder.",
         )
     inputs, length = _inputs(host, content, first=after is None)
