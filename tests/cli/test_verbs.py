@@ -150,7 +150,7 @@ def test_ctrl_c_says_that_nothing_is_lost_and_ends_with_130(
 def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
     tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
 ) -> None:
-    long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, "steps": 100_000, "seconds": 3.0}]
+    long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, "steps": 100_000, "seconds": 900.0}]
     task, out = write_task(tmp_path, model_folder("bert"), long), tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "foreword.cli.main", "pilot", str(task), "--out", str(out)]
@@ -159,17 +159,20 @@ def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
             time.sleep(0.05)
         time.sleep(0.5)  # some steps more
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=30)
+        _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "the same command goes on from there" in said
     assert [path.name for path in out.rglob("*.part")] == []
     steps: list[int] = []
 
     def watch(stage: str, done: int, of: int, note: str) -> None:
-        steps.extend([done] if stage == "prefix" and of > 1 else [])
         assert stage != "judge zero-shot", note  # that was finished
+        if stage == "prefix" and of > 1:
+            steps.append(done)
+            raise KeyboardInterrupt
 
-    run_pilot(task, out=out, watch=watch)
+    with pytest.raises(KeyboardInterrupt):
+        run_pilot(task, out=out, watch=watch)
     assert steps[0] > 1
 
 
