@@ -147,6 +147,11 @@ def test_ctrl_c_says_that_nothing_is_lost_and_ends_with_130(
     assert "what was finished is kept; the same command goes on from there" in ran.err
 
 
+def _heed_interrupts() -> None:
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that: these tests must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
     tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
 ) -> None:
@@ -154,7 +159,9 @@ def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
     task, out = write_task(tmp_path, model_folder("bert"), long), tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "foreword.cli.main", "pilot", str(task), "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_heed_interrupts
+    ) as running:
         while running.poll() is None and not (out / "candidates" / "prefix" / "seed-0.pt").exists():
             time.sleep(0.05)
         time.sleep(0.5)  # some steps more
