@@ -64,8 +64,10 @@ class _Carrier:
         if found is None:
             return None
         path, calls = found
-        site = site_name(path, self.calls[module] % calls + 1)
-        self.calls[module] += 1
+        site = path
+        if calls > 1:
+            site = site_name(path, self.calls[module] % calls + 1)
+            self.calls[module] += 1
         if site not in self.assignment.sites:
             return None
         self.reached.add(site)

@@ -18,8 +18,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,7 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 IMPLEMENTATIONS = ("sdpa", "eager")
 
 
-@dataclass(frozen=True)
-class AttentionCall:
+class AttentionCall(NamedTuple):
     """One call of the attention function by one module.
 
     `query` is `(batch, head, query, dim)`; `key`, `value` are `(batch, kv_head, key, dim)`, cached part included;
@@ -127,7 +126,7 @@ class _Nested:
                 AttentionCall(module, query, key, value, mask, options, call.compute, call.implementation)
             )
 
-        return self.inner.call(replace(call, compute=compute))
+        return self.inner.call(call._replace(compute=compute))
 
     def meet(self, met: Met) -> Tensor:
         out = self.inner.meet(met)
@@ -144,8 +143,8 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
     scaled scores. The prefix is visible to every query, whatever the context's mask says.
     """
     batch = call.query.shape[0]
-    key = torch.cat([keys.to(call.key.dtype).expand(batch, *keys.shape), call.key], dim=2)
-    value = torch.cat([values.to(call.value.dtype).expand(batch, *values.shape), call.value], dim=2)
+    key = torch.cat([_for_each(keys, batch, call.key.dtype), call.key], dim=2)
+    value = torch.cat([_for_each(values, batch, call.value.dtype), call.value], dim=2)
     mask = _extended_mask(call, keys.shape[1], bias)
     options = dict(call.options)
     if "is_causal" in options:
@@ -153,6 +152,12 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
     if options.get("position_bias") is not None:  # concerns the context alone
         options["position_bias"] = nn.functional.pad(options["position_bias"], (keys.shape[1], 0))
     return call.compute(call.module, call.query, key, value, mask, **options)
+
+
+def _for_each(part: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+    """A prefix's keys or values `(kv_head, position, dim)` for every row, without a copy in the usual dtype."""
+    rows = part[None] if batch == 1 else part.expand(batch, *part.shape)
+    return rows if part.dtype == dtype else rows.to(dtype)
 
 
 def _extended_mask(call: AttentionCall, positions: int, bias: Tensor | None) -> Tensor | None:

@@ -64,7 +64,7 @@ def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
 
 def merged(prefix: Segment, context: Segment) -> Tensor:
     """The output of both segments together."""
-    weight = torch.sigmoid(prefix.lse.float() - context.lse.float())[..., None].to(context.out.dtype)
+    weight = torch.sigmoid(prefix.lse.float() - context.lse.float()).unsqueeze(-1).to(context.out.dtype)
     return torch.lerp(context.out, prefix.out.to(context.out.dtype), weight)
 
 
@@ -126,11 +126,11 @@ def can_fuse(call: FusedCall, shares: Sequence[Share]) -> bool:
 
 def fused(call: FusedCall, shares: Sequence[Share]) -> Tensor:
     """Attention over every row's prefix and context, `(batch, head, query, dim)`, each prefix read once."""
-    if call.query.device.type == "cpu":
-        parts = [part for share in shares for part in (share.keys, share.values)]
+    parts = [part for share in shares for part in (share.keys, share.values)]
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (call.query, call.key, call.value, *parts)):
         found: Tensor = _Fused.apply(call, tuple(shares), call.query, call.key, call.value, *parts)  # type: ignore[no-untyped-call]
         return found
-    return _forward(call, shares)[0]
+    return merged(*_segments(call, shares))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float) -> Segment:
@@ -157,11 +157,11 @@ def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows)
 
 
-def _forward(call: FusedCall, shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
+def _segments(call: FusedCall, shares: Sequence[Share]) -> tuple[Segment, Segment]:
+    """The prefixes' segment over all rows, and the context's."""
     context = _attend(call.query, call.key, call.value, call.mask, causal=call.causal, scale=call.scale)
     segments = [(_prefix_segment(_rows(call.query, share.rows), share, call.scale), share.rows) for share in shares]
-    prefix = spread(segments, context)
-    return merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
+    return spread(segments, context), context
 
 
 class _Fused(torch.autograd.Function):
@@ -169,7 +169,8 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: FusedCall, shares: tuple[Share, ...], *tensors: Tensor) -> Tensor:
-        out, lse = _forward(call, shares)
+        prefix, context = _segments(call, shares)
+        out, lse = merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
         ctx.call, ctx.shares = call, shares
         ctx.save_for_backward(*tensors, out, lse)
         return out
