@@ -69,9 +69,9 @@ def check_attention(modules: Iterable[nn.Module]) -> None:
 
 
 def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
-    """PrefixError unless the tensors are those of some of `host`'s sites; live ones must also be finite.
+    """PrefixError unless the tensors are those of some of `host`'s sites.
 
-    Of a `Prefix`, finiteness is known: its arrays cannot hold anything else.
+    Live ones must also have the axes, dtype, device and finite numbers that are known of a `Prefix` on this host.
     """
     known = {site.name: site for site in host.sites}
     unknown = [name for name in tensors if name not in known]
@@ -91,7 +91,8 @@ def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
         )
     device = host.device
     for name, found in tensors.items():
-        _check_tensors(name, found, device)
+        if is_live:
+            _check_tensors(name, found, device)
         site = known[name]
         wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
         shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
