@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -93,6 +94,18 @@ def current_handler() -> Handler | None:
 def watchable(model: nn.Module) -> list[nn.Module]:
     """The attention modules of `model` that have to be watched because they are not on the interface."""
     return [module for module in model.modules() if type(module).__name__ in FAMILIES]
+
+
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The signature of the module's forward as it is called; a class's is read once, as reading takes long."""
+    own = vars(module).get("forward")
+    return _signature(type(module).forward) if own is None else inspect.signature(own)
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    whole = inspect.signature(function)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
 
 
 @contextmanager
@@ -189,7 +202,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
 
 def _watching(module: nn.Module) -> Callable[..., Any]:
     forward, family = module.forward, FAMILIES[type(module).__name__]
-    signature = inspect.signature(forward)
+    signature = signature_of(module)
 
     def watched(*arguments: Any, **options: Any) -> Any:
         handler = _handler.get()

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from foreword.engine.assignment import PrefixTensors
+from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
@@ -48,6 +49,7 @@ class Host:
         model.eval()
         self.backbone: nn.Module = getattr(model, "base_model", model)
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
+        self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
         self._claim = threading.Lock()
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
@@ -131,6 +133,15 @@ class Host:
             digest.update(f"\n{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())
             digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))
         return digest.hexdigest()
+
+    @property
+    def layout(self) -> Layout:
+        """What attaching has to know of the modules as they are now; PrefixError when a site's module is gone."""
+        if not self._layout.holds():
+            for site in self.sites:
+                self.module(site.name)
+            self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+        return self._layout
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""
