@@ -22,7 +22,10 @@ from foreword.errors import AttachError
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`, bias `(kv_head, position)`."""
+    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`.
+
+    `bias` is `(kv_head, position)`, or `(head, position)` where query heads that share a key have biases of their own.
+    """
 
     keys: Tensor
     values: Tensor

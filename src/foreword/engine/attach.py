@@ -203,10 +203,12 @@ def _check_fit(host: Host, tensors: PrefixTensors) -> None:
         site = known[name]
         wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
         shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
-        if shapes != wanted:
+        biased = site.kv_heads if found.bias is None else found.bias.shape[0]
+        if shapes != wanted or biased not in (site.kv_heads, site.heads):
             raise PrefixError(
                 f"The prefix does not fit the heads at {name}.",
-                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values",
-                found=f"{shapes[0]} and {shapes[1]}",
+                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values; a bias for {site.heads} "
+                f"or {site.kv_heads} heads",
+                found=f"{shapes[0]} and {shapes[1]}; {biased} heads",
                 fix="Use a prefix that was made for this base model.",
             )

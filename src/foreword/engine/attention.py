@@ -153,8 +153,8 @@ class _Nested:
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Attention over the prefix and the context together: one softmax over the joint scores.
 
-    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head, position)` or None and is added to the
-    scaled scores. The prefix is visible to every query, whatever the context's mask says.
+    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head or head, position)` or None and is added to
+    the scaled scores. The prefix is visible to every query, whatever the context's mask says.
     """
     batch = call.query.shape[0]
     key = torch.cat([keys.to(call.key.dtype).expand(batch, *keys.shape), call.key], dim=2)

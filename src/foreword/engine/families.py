@@ -140,7 +140,7 @@ class Watch(TorchFunctionMode):
                 self.lse = self.lse + origin[..., None].to(self.lse.dtype)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if self.query is None and func in _PRODUCTS:
+        if self.query is None and func in _PRODUCTS and args[1].dim() > 2:  # one with a weight is a projection
             self.query, self.key = args[0], args[1].transpose(-1, -2)
         elif self.query is None and func in _ADDED_PRODUCTS:
             first, second = (kwargs[n] if n in kwargs else args[i] for i, n in ((1, "batch1"), (2, "batch2")))
