@@ -59,11 +59,14 @@ _HARMLESS = frozenset(
 class Assignment:
     """Prefixes, and for each row of a batch the index of its prefix or None; `rows` None: every row the first prefix.
 
-    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does.
+    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does. Where
+    the merge can be done, sizes decide between it and joining; `merging` decides it for all calls.
     """
 
-    def __init__(self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None) -> None:
-        self.prefixes = tuple(prefixes)
+    def __init__(
+        self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None, *, merging: bool | None = None
+    ) -> None:
+        self.prefixes, self.merging = tuple(prefixes), merging
         self.rows = None if rows is None else tuple(rows)
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
         self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
@@ -102,7 +105,8 @@ class Assignment:
             return call.run()
         plan = _fused_plan(call)
         cast = [_cast(share, call.query) for share in shares]
-        if plan is not None and _is_worth_it(call, cast) and can_fuse(plan, cast):
+        merging = _is_worth_it(call, cast) if self.merging is None else self.merging
+        if plan is not None and merging and can_fuse(plan, cast):
             return fused(plan, cast).transpose(1, 2), None
         if len(carried) == 1 and carried[0][0] is not None:
             only = carried[0][0]

@@ -82,9 +82,10 @@ def attached(
     One prefix serves every row. A list of prefixes needs `rows`: for each row of the batch the index of its prefix, or
     None for no prefix. A prefix is a `Prefix`, or live tensors by site (for fitting: gradients flow to them).
 
-    PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when prefixes are already
-    attached to this host, when a batch has other rows, or when forward passes ran without reaching one of the sites: a
-    prefix is never a silent no-op.
+    HostError for a model of an untried family that does not read a prefix as it should, found when the first one is
+    attached; PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when prefixes
+    are already attached to this host, when a batch has other rows, or when forward passes ran without reaching one of
+    the sites: a prefix is never a silent no-op.
     """
     given, tensors = _resolved(host, prefixes, rows)
     for found in tensors:
@@ -109,6 +110,7 @@ def attached(
         )
     with ExitStack() as stack:
         stack.callback(host.release)
+        host.ensure_tried()
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
         if shifts:

@@ -21,6 +21,7 @@ from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
+from foreword.engine.trial import is_known, try_family
 from foreword.errors import PrefixError
 from foreword.prefix import Prefix
 
@@ -50,6 +51,7 @@ class Host:
         self.backbone: nn.Module = getattr(model, "base_model", model)
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
         self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+        self._is_tried = is_known(model)
         self._claim = threading.Lock()
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
@@ -141,7 +143,14 @@ class Host:
             for site in self.sites:
                 self.module(site.name)
             self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+            self._is_tried = is_known(self.model)
         return self._layout
+
+    def ensure_tried(self) -> None:
+        """Try a family that the conformance table does not cover, once; HostError when it does not read a prefix."""
+        if not self._is_tried:
+            try_family(self.backbone, self.layout)
+            self._is_tried = True
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""
