@@ -31,19 +31,21 @@ from foreword.errors import HostError
 
 @dataclass(frozen=True)
 class _Seen:
-    """One attention call of the bare run: the module's input and output, and the keys and values it came to."""
+    """One run of an attention module in the bare run: its input, its output, and the keys and values of its calls."""
 
-    site: str
     module: nn.Module
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     output: Tensor
-    key: Tensor
-    value: Tensor
+    calls: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def site(self) -> str:
+        return next(iter(self.calls))
 
     @property
     def tokens(self) -> int:
-        return self.key.shape[2]
+        return self.calls[self.site][0].shape[2]
 
     @property
     def text(self) -> int:
@@ -53,7 +55,10 @@ class _Seen:
     @property
     def prefix(self) -> Mapping[str, SiteTensors]:
         """The text's keys and values, last token first: a prefix knows no order."""
-        return {self.site: SiteTensors(*(part[0, :, : self.text].flip(1) for part in (self.key, self.value)))}
+        return {
+            site: SiteTensors(*(part[0, :, : self.text].flip(1) for part in parts))
+            for site, parts in self.calls.items()
+        }
 
     def rest(self, found: Any) -> Any:
         """What is left of an input or output without the text: every axis that counts tokens is cut."""
@@ -78,7 +83,7 @@ class _Recorder(TorchFunctionMode):
         self.names, self.watched = names, set(layout.watched)
         self.running: list[nn.Module] = []
         self.given: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self.open: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.open: dict[nn.Module, dict[str, tuple[Tensor, Tensor]]] = {}
         self.calls: Counter[nn.Module] = Counter()
         self.seen: list[_Seen] = []
         self.beside: set[str] = set()
@@ -92,10 +97,8 @@ class _Recorder(TorchFunctionMode):
         self.running.pop()
         arguments, options = self.given.pop(module)
         if module in self.open:
-            self.calls[module] += 1
-            site = site_name(self.names[module], self.calls[module])
             out = output if isinstance(output, Tensor) else output[0]
-            self.seen.append(_Seen(site, module, arguments, options, out, *self.open.pop(module)))
+            self.seen.append(_Seen(module, arguments, options, out, self.open.pop(module)))
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """The bare call; a position bias that is handed over apart is known to concern the context alone."""
@@ -104,7 +107,9 @@ class _Recorder(TorchFunctionMode):
         if bias is not None:
             kept = torch.arange(keys, device=bias.device) >= keys // 2
             call = replace(call, options={**call.options, "position_bias": bias * kept})
-        self.open[call.module] = (call.key, call.value)
+        self.calls[call.module] += 1
+        site = site_name(self.names.get(call.module, ""), self.calls[call.module])
+        self.open.setdefault(call.module, {})[site] = (call.key, call.value)
         self.inside = True
         try:
             return call.run()
@@ -133,14 +138,14 @@ class _Recorder(TorchFunctionMode):
 
 
 class _Alone:
-    """The handler of one module's second run: its one call reads the text as a prefix."""
+    """The handler of one module's second run: each of its calls reads the text as a prefix."""
 
     def __init__(self, seen: _Seen, *, merging: bool) -> None:
-        self.site = seen.site
+        self.sites = iter(seen.calls)
         self.assignment = Assignment([seen.prefix], None, merging=merging)
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        return self.assignment.answer(call, self.site)
+        return self.assignment.answer(call, next(self.sites, ""))
 
     def meet(self, met: Met) -> Tensor:
         return met.context.out
@@ -164,11 +169,10 @@ def try_family(backbone: nn.Module, layout: Layout) -> None:
             recorder = _record(backbone, layout)
             if recorder.beside:
                 raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
-            for path, (module, calls) in layout.attention.items():
-                if module not in recorder.watched and recorder.calls[module] != calls:
-                    raise _refusal(
-                        backbone, path, f"{calls} attention calls, {recorder.calls[module]} runs of its module"
-                    )
+            tried = {site for seen in recorder.seen for site in seen.calls}
+            for path, (module, _) in layout.attention.items():
+                if module not in recorder.watched and path not in tried:
+                    raise _refusal(backbone, path, "an attention call of a module that did not run")
             for seen in recorder.seen:
                 for merging in (False, True):
                     _hold(backbone, seen, merging=merging)
