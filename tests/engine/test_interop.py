@@ -173,6 +173,14 @@ def test_a_prefix_that_peft_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_peft_gets_nothing_for_an_encoder_decoder(tmp_path: Path) -> None:
+    one = subject("t5")
+    for wrong in (one.prefix, torch.zeros(2, one.host.hidden_size)):
+        with pytest.raises(PrefixError, match="encoder-decoder"):
+            write_peft(tmp_path, wrong, one.host)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_no_such_adapter_is_refused(tmp_path: Path) -> None:
     one = subject("llama")
     with pytest.raises(BundleError, match="not a PEFT adapter"):

@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conformance.families import built
 
+from foreword.engine.attach import attached
+from foreword.engine.generation import Template, features
 from foreword.engine.host import Host
-from foreword.errors import HostError
+from foreword.errors import HostError, PrefixError
+from foreword.prefix import Prefix
+from foreword.tuning.predictor import Manner, Predictor
 
 Folder = Callable[[str], Path]
 
@@ -225,13 +230,40 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Host.load("./surely/not/here")
 
 
-def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [True, False], ids=["with head", "without"])
+@pytest.mark.parametrize("family", ["t5", "bart", "mbart"])
+def test_an_encoder_decoder_is_loaded_with_all_of_its_sites(
+    family: str, head: bool, model_folder: Folder, tmp_path: Path
+) -> None:
+    """Its own generation reads a prefix; what reads text for a task refuses it."""
     import transformers
 
-    config = transformers.T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(HostError, match="Encoder-decoder"):
-        Host.load(str(tmp_path))
+    model = built(family)
+    vocabulary = 400  # the tokenizer's and some more
+    model.resize_token_embeddings(vocabulary)
+    (model if head else model.base_model).save_pretrained(tmp_path)
+    if family == "t5" and not head:  # T5's own word for its backbone is the whole model
+        model = transformers.T5Model(model.config)
+        model.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(model_folder("gpt2")).save_pretrained(tmp_path)
+    host = Host.load(str(tmp_path), device="cpu")
+    assert (host.role, host.family) == ("encoder-decoder", family)
+    assert [site.role for site in host.sites] == ["self", "self", *["self", "cross"] * 2]
+    assert host.fingerprint == Host.load(str(tmp_path), device="cpu").fingerprint
+    ids = torch.tensor([[5, 9, 31]])
+    prefix = Prefix.random(host, positions=3, seed=1, scale=1.0)
+    with torch.no_grad():
+        bare = host.model(input_ids=ids, decoder_input_ids=ids)[0]
+        with attached(host, prefix):
+            assert not torch.equal(host.model(input_ids=ids, decoder_input_ids=ids)[0], bare)
+            if head:
+                assert host.model.generate(input_ids=ids, max_new_tokens=3).shape[0] == 1
+    for refused in (lambda: features(host, [[5, 6]]), lambda: Predictor(host, Manner("generate", Template("", "")))):
+        with pytest.raises(HostError, match="encoder-decoder"):
+            refused()
+    baked = Prefix(prefix.layers, occupies=3)
+    with pytest.raises(PrefixError, match="cannot move its context"), attached(host, baked):
+        pass
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copied: Folder) -> None:

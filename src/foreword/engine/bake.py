@@ -83,7 +83,7 @@ def bake(
 
     PrefixError for a host that is not a causal model, an empty text, or one that is longer than the model reads.
     """
-    if host.role != "causal" or getattr(host.model.config, "is_encoder_decoder", False):
+    if host.role != "causal":
         raise PrefixError(
             "Only a causal model can bake a text.",
             expected="a causal base model, where what follows does not change a text's keys and values",

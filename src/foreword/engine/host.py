@@ -1,7 +1,8 @@
 """The host: a base model, loaded, frozen, fingerprinted and ready to carry prefixes.
 
-It knows which role the model plays (encoder or causal), where its attention happens, how to tell that its weights have
-not changed, and which prefixes are resident on its device. How a model is found and loaded `loading.py` knows.
+It knows which role the model plays (encoder, causal or encoder-decoder), where its attention happens, how to tell that
+its weights have not changed, and which prefixes are resident on its device. How a model is found and loaded
+`loading.py` knows.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Host:
 
     @property
     def role(self) -> Role:
-        """ "causal" for a model that continues text, "encoder" for one that reads it."""
+        """ "causal" for a model that continues text, "encoder" for one that reads it, "encoder-decoder" for both."""
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            return "encoder-decoder"
         can_generate = getattr(self.model, "can_generate", None)
         return "causal" if callable(can_generate) and can_generate() else "encoder"
 

@@ -69,10 +69,17 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
 def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartridge: bool = False) -> None:
     """Write a Prefix as PEFT prefix tuning (or a cartridge), or a soft prompt `(position, hidden)` as prompt tuning.
 
-    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, or one that does not
-    occupy its positions (see `occupying`).
+    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, one that does not
+    occupy its positions (see `occupying`), or one for an encoder-decoder model.
     """
     path = Path(folder)
+    if host.role == "encoder-decoder":
+        raise PrefixError(
+            "A prefix or soft prompt for an encoder-decoder model cannot be written as a PEFT adapter.",
+            expected="one for an encoder or a causal model",
+            found=f"one for {host.reference}, {host.family}",
+            fix="Keep it as a bundle (foreword.save_bundle).",
+        )
     if isinstance(prefix, Tensor):
         array, kind = prefix.detach().cpu().float().numpy(), "PROMPT_TUNING"
     else:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from foreword.errors import HostError
 
-Role = Literal["encoder", "causal"]
+Role = Literal["encoder", "causal", "encoder-decoder"]
 Pooling = Literal["mean", "cls"]
 
 # What transformers raises for a folder that holds something else, or something broken.
@@ -61,9 +61,8 @@ def load_model(reference: str, *, dtype: str, device: str) -> Loaded:
     folder = _locate(reference)
     config = _load_config(reference, folder)
     role = _role(config)
-    auto = transformers.AutoModel if role == "encoder" else transformers.AutoModelForCausalLM
     try:
-        model, report = auto.from_pretrained(
+        model, report = _auto_class(role, config).from_pretrained(
             folder,
             dtype=_checked_dtype(dtype),
             use_safetensors=True,
@@ -150,20 +149,25 @@ def _loading_error(reference: str, error: Exception) -> HostError:
     )
 
 
+def _auto_class(role: Role, config: Any) -> Any:
+    """What transformers loads a checkpoint of this role with: with its head, when it was saved with one."""
+    import transformers
+
+    if role == "causal":
+        return transformers.AutoModelForCausalLM
+    has_head = any(not str(name).endswith("Model") for name in getattr(config, "architectures", None) or [])
+    return transformers.AutoModelForSeq2SeqLM if role == "encoder-decoder" and has_head else transformers.AutoModel
+
+
 def _role(config: Any) -> Role:
-    """Encoder or causal, from what the configuration says that the checkpoint was saved as."""
+    """The model's role, from what the configuration says that the checkpoint was saved as."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
     if getattr(config, "is_encoder_decoder", False):
-        raise HostError(
-            f"Encoder-decoder models ({config.model_type}) cannot be loaded yet.",
-            expected="a text encoder or a causal language model",
-            found=config.model_type,
-            fix="Use an encoder such as BERT or a causal model such as GPT-2, Llama or Qwen.",
-        )
+        return "encoder-decoder"
     saved_as = [str(name) for name in (getattr(config, "architectures", None) or [])]
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in saved_as):
         return "causal"
