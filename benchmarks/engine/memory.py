@@ -1,8 +1,8 @@
 """How much memory does a prefix take while it is read, against PEFT prefix tuning and the bare model?
 
 Each cell runs in a process of its own: load the model and the prefix, reset the kernel's high-water mark of resident
-memory, run, read the mark. The figure is the peak above the loaded model and prefix, in MB (10^6 bytes); a rival that needs
-more than --limit-gb is stopped and told so. Linux only (/proc/self/clear_refs).
+memory, run, read the mark. The figure is the peak above the loaded model and prefix, in MB (10^6 bytes); a rival that
+needs more than --limit-gb is stopped, and the result says so. Linux only (/proc/self/clear_refs).
 
     .venv/bin/python benchmarks/engine/memory.py                  # the cells in results/memory.jsonl
     .venv/bin/python benchmarks/engine/memory.py --what fit --prefix 1024 --batch 8

@@ -47,8 +47,8 @@ GRID = [
 def build(name: str) -> Any:
     """GPT-2 small's shape, or a Llama-like model with grouped keys; dropout off.
 
-    `llama` is narrow (width 1024), so reading a long prefix weighs much beside its layers; `llama-wide` has the layers of
-    Llama 3.2 1B (width 2048, 32 heads, 8 key heads), four of them.
+    `llama` is narrow (width 1024), so reading a long prefix weighs much beside its layers; `llama-wide` has the layers
+    of Llama 3.2 1B (width 2048, 32 heads, 8 key heads), four of them.
     """
     import transformers
 
@@ -122,7 +122,7 @@ class Rivals:
         return {"bare": bare, "peft": rival, "ours": ours}
 
     def many(self, batch: int) -> dict[str, Callable[[], float]]:
-        """Seconds for STEPS cached steps: 16 prefixes in one batch, and one shared prefix as long as all 16 together."""
+        """Seconds for STEPS cached steps: 16 prefixes in one batch, and one shared prefix as long as all together."""
         ids = torch.randint(10, 1000, (batch, CONTEXT), generator=torch.Generator().manual_seed(1))
         each = self.length // 16
         drawn = [Prefix.random(self.host, positions=each, seed=seed, scale=0.5) for seed in range(16)]

@@ -60,7 +60,8 @@ def drawn(seed: int) -> Case:
 
     def share(rows: list[int] | None) -> Share:
         positions = choice.choice([1, 5, 33])
-        bias = torch.randn(kv_heads, positions, generator=generator) if choice.random() < 0.4 else None
+        biased = choice.choice([kv_heads, kv_heads * groups])
+        bias = torch.randn(biased, positions, generator=generator) if choice.random() < 0.4 else None
         own = draw(kv_heads, positions, dim, size=choice.choice([0.1, 1.0, 3.0]))
         return Share(own, draw(kv_heads, positions, value_dim), bias, None if rows is None else torch.tensor(rows))
 
@@ -90,7 +91,7 @@ def reference(case: Case) -> tuple[Tensor, Tensor]:
                 all_keys.append(share.keys.double())
                 all_values.append(share.values.double())
                 bias = torch.zeros(share.keys.shape[:2]) if share.bias is None else share.bias
-                each = bias.double().repeat_interleave(groups, dim=0)[:, None].expand(-1, queries, -1)
+                each = bias.double().repeat_interleave(heads // len(bias), dim=0)[:, None].expand(-1, queries, -1)
                 extra = torch.cat([extra, each], dim=-1)
         joint_keys = torch.cat(all_keys, dim=1).repeat_interleave(groups, dim=0)
         joint_values = torch.cat(all_values, dim=1).repeat_interleave(groups, dim=0)

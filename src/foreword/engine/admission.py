@@ -96,11 +96,13 @@ def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
         site = known[name]
         wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
         shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
-        if shapes != wanted:
+        biased = site.kv_heads if found.bias is None else found.bias.shape[0]
+        if shapes != wanted or biased not in (site.kv_heads, site.heads):
             raise PrefixError(
                 f"The prefix does not fit the heads at {name}.",
-                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values",
-                found=f"{shapes[0]} and {shapes[1]}",
+                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values; a bias for {site.heads} "
+                f"or {site.kv_heads} heads",
+                found=f"{shapes[0]} and {shapes[1]}; {biased} heads",
                 fix="Use a prefix that was made for this base model.",
             )
     if is_live:
@@ -125,11 +127,11 @@ def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:
             fix="Convert them with tensor.to(host.device, host.dtype).",
         )
     shapes = [tuple(part.shape) for part in parts]
-    agree = len(shapes[0]) == len(shapes[1]) == 3 and all(shape[:2] == shapes[0][:2] for shape in shapes)
-    if not agree or 0 in shapes[0] or (len(shapes) == 3 and len(shapes[2]) != 2):
+    agree = len(shapes[0]) == len(shapes[1]) == 3 and shapes[0][:2] == shapes[1][:2]
+    if not agree or 0 in shapes[0] or (len(shapes) == 3 and (len(shapes[2]) != 2 or shapes[2][1] != shapes[0][1])):
         raise PrefixError(
             f"Keys, values and bias at {name} disagree, or have the wrong axes.",
-            expected="keys and values (kv_head, position, dim), a bias (kv_head, position); one position or more",
+            expected="keys and values (kv_head, position, dim), a bias (kv_head or head, position); a position or more",
             found=", ".join(map(str, shapes)),
             fix="Give every position a key and a value in every head.",
         )

@@ -22,7 +22,10 @@ from foreword.errors import AttachError
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`, bias `(kv_head, position)`."""
+    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`.
+
+    `bias` is `(kv_head, position)`, or `(head, position)` where query heads that share a key have biases of their own.
+    """
 
     keys: Tensor
     values: Tensor
@@ -58,11 +61,14 @@ _HARMLESS = frozenset(
 class Assignment:
     """Prefixes, and for each row of a batch the index of its prefix or None; `rows` None: every row the first prefix.
 
-    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does.
+    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does. Where
+    the merge can be done, sizes decide between it and joining; `merging` decides it for all calls.
     """
 
-    def __init__(self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None) -> None:
-        self.prefixes = tuple(prefixes)
+    def __init__(
+        self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None, *, merging: bool | None = None
+    ) -> None:
+        self.prefixes, self.merging = tuple(prefixes), merging
         self.rows = None if rows is None else tuple(rows)
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
         self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share]]] = {}
@@ -99,7 +105,10 @@ class Assignment:
         carried, shares = self._carried(site, batch, call.query.device)
         if not shares:
             return call.run()
-        if batch > 1 and (len(carried) > 1 or _copied_bytes(batch, shares[0]) >= WORTH_MERGING_BYTES):
+        merging = self.merging
+        if merging is None:  # rows apart take as many calls either way
+            merging = len(carried) > 1 or (batch > 1 and _copied_bytes(batch, shares[0]) >= WORTH_MERGING_BYTES)
+        if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
             if plan is not None and can_fuse(plan, cast):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -96,6 +97,18 @@ def watchable(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in FAMILIES]
 
 
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The signature of the module's forward as it is called; a class's is read once, as reading takes long."""
+    own = vars(module).get("forward")
+    return _signature(type(module).forward) if own is None else inspect.signature(own)
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    whole = inspect.signature(function)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
+
+
 @contextmanager
 def intercepted(handler: Handler, watched: Iterable[nn.Module] = (), *, alone: bool = False) -> Iterator[None]:
     """Within this context (and only in it) every attention call of this thread goes to `handler`.
@@ -141,8 +154,8 @@ class _Nested:
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Attention over the prefix and the context together: one softmax over the joint scores.
 
-    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head, position)` or None and is added to the
-    scaled scores. The prefix is visible to every query, whatever the context's mask says.
+    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head or head, position)` or None and is added to
+    the scaled scores. The prefix is visible to every query, whatever the context's mask says.
     """
     batch = call.query.shape[0]
     key = torch.cat([_for_each(keys, batch, call.key.dtype), call.key], dim=2)
@@ -196,7 +209,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
 
 def _watching(module: nn.Module) -> Callable[..., Any]:
     forward, family = module.forward, FAMILIES[type(module).__name__]
-    signature = inspect.signature(forward)
+    signature = signature_of(module)
 
     def watched(*arguments: Any, **options: Any) -> Any:
         handler = _handler.get()
