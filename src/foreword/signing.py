@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,8 +76,10 @@ class PublicKey:
         if re.fullmatch(r"[A-Za-z0-9+/]{43}=", told):
             return cls(base64.b64decode(told))
         if not told.startswith("-----BEGIN"):
-            path = (folder or Path()) / Path(told).expanduser()
-            told = _key_file(path).decode("ascii", errors="replace").strip()
+            path = Path(told)
+            with suppress(RuntimeError):  # "~name" of nobody here is a file's name
+                path = path.expanduser()
+            told = _key_file((folder or Path()) / path).decode("ascii", errors="replace").strip()
         found = re.fullmatch(r"-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", told)
         try:
             der = base64.b64decode("".join(found[1].split()), validate=True) if found else b""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +64,10 @@ class TrustPolicy:
         A file that is named must be there: a policy is never silently left out.
         """
         if named := os.environ.get(VARIABLE):
-            return cls.load(Path(named).expanduser())
+            path = Path(named)
+            with suppress(RuntimeError):  # "~name" of nobody here is a file's name
+                path = path.expanduser()
+            return cls.load(path)
         try:
             place = user_policy()
             place.lstat()

@@ -89,9 +89,9 @@ def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
             found="none",
             fix="Give SiteTensors(keys, values) by site; host.sites lists the sites.",
         )
-    device = host.device
+    device = host.device if is_live else None
     for name, found in tensors.items():
-        if is_live:
+        if device is not None:
             _check_tensors(name, found, device)
         site = known[name]
         wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
