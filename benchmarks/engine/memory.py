@@ -11,6 +11,8 @@ needs more than --limit-gb is stopped, and the result says so. Linux only (/proc
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import subprocess
@@ -33,6 +35,8 @@ def peak_above(model: str, what: str, prefix: int, batch: int, who: str, limit_g
     """Peak resident MB above the loaded model and prefix, in this process."""
     rivals = Rivals(model, prefix, only=who)
     run = getattr(rivals, what)(batch)[who]
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed after loading is no part of the floor
     before = psutil.Process().memory_info().rss
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 1e9), resource.RLIM_INFINITY))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -169,7 +169,7 @@ def test_a_row_without_prefix_is_bit_for_bit_the_context_alone() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_merge_and_the_plain_joining_are_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_merge_and_the_plain_joining_are_one(seed: int) -> None:
     """The choice between them is one of cost: an assignment answers the same by either way.
 
     Scores here are below 30 and values below 5: both are within the tolerance of the test above, 1e-4.
@@ -196,7 +196,7 @@ def test_the_merge_and_the_plain_joining_are_one(seed: int, monkeypatch: pytest.
     tensors = [{"a": SiteTensors(draw(2, n, 8), draw(2, n, 8), draw(2, n) if seed % 4 else None)} for n in (5, 9)]
     assignment = Assignment(tensors, None if seed % 5 == 0 else [0, 1, 0, 1])
     answers = []
-    for threshold in (0, 10**12):
-        monkeypatch.setattr("foreword.engine.assignment.WORTH_MERGING_BYTES", threshold)
+    for merging in (True, False):
+        assignment.merging = merging
         answers.append(assignment.answer(call, "a")[0])
     assert float((answers[0] - answers[1]).abs().max()) <= 1e-4

@@ -39,6 +39,8 @@ _Carried = list[tuple[SiteTensors | None, Tensor | None]]
 # Bytes of joined keys and values above which the merge's extra kernel calls cost less than the copy they save. Measured
 # on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
 WORTH_MERGING_BYTES = 400_000
+# The same for a single row, where the copy is at once read from the processor's cache: level between 1.6 and 6 MB.
+WORTH_MERGING_ALONE_BYTES = 2_500_000
 # Options of an attention call that change nothing in what is computed here, or only together with a mask.
 _HARMLESS = frozenset(
     {
@@ -107,7 +109,8 @@ class Assignment:
             return call.run()
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
-            merging = len(carried) > 1 or (batch > 1 and _copied_bytes(batch, shares[0]) >= WORTH_MERGING_BYTES)
+            enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
+            merging = len(carried) > 1 or _copied_bytes(batch, shares[0]) >= enough
         if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
