@@ -137,6 +137,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "complex": (lambda: LayerPrefix("s", ZERO.astype(complex), ZERO.astype(complex)), "complex128"),
     "big-endian": (lambda: LayerPrefix("s", ZERO.astype(">f4"), ZERO.astype(">f4")), ">f4"),
     "mixed dtypes": (lambda: LayerPrefix("s", ZERO, ZERO.astype(np.float64)), "float64"),
+    "bias of other heads": (lambda: LayerPrefix("s", ZERO, ZERO, np.zeros((3, 3), np.float32)), r"bias \(3, 3\)"),
     "mixed dtype of bias": (lambda: LayerPrefix("s", ZERO, ZERO, np.zeros((2, 3))), "float64"),
     "NaN": (lambda: LayerPrefix("s", ZERO, ZERO + np.float32(np.nan)), "24 NaN"),
     "infinity in the bias": (lambda: LayerPrefix("s", ZERO, ZERO, np.full((2, 3), -np.inf, np.float32)), "6 NaN or"),
@@ -227,6 +228,24 @@ def test_prefixes_of_other_sites_or_head_shapes_do_not_merge(part: int) -> None:
         a_prefix().merge(Prefix.from_arrays(other))
     with pytest.raises(PrefixError):
         a_prefix().merge(a_prefix().select(["first"]))
+
+
+def test_a_bias_for_each_query_head_merges_with_one_for_each_key_head() -> None:
+    rng = np.random.default_rng(0)
+
+    def made(heads: int | None) -> Prefix:
+        bias = () if heads is None else (rng.normal(size=(heads, 3)).astype(np.float32),)
+        return Prefix.from_arrays({"s": (ZERO, ZERO, *bias)})
+
+    by_query, by_key, none = made(4), made(2), made(None)
+    found = by_query.merge(by_key).merge(none).layers[0].bias
+    assert by_query.layers[0].bias is not None
+    assert by_key.layers[0].bias is not None
+    wanted = [by_query.layers[0].bias, by_key.layers[0].bias[[0, 0, 1, 1]], np.zeros((4, 3), np.float32)]
+    assert np.array_equal(found, np.concatenate(wanted, axis=1))  # type: ignore[arg-type]
+    assert by_query.slice(1, 2).layers[0].bias.shape == (4, 1)  # type: ignore[union-attr]
+    with pytest.raises(PrefixError, match="a bias for 4 heads"):
+        by_query.merge(made(6))
 
 
 def test_merging_follows_the_first_ones_order_of_sites() -> None:

@@ -37,6 +37,7 @@ GRID = [
     for what, cells in (
         ("decode", [(16, 1), (128, 1), (1024, 1), (1024, 8), (1024, 32), (4096, 8), (4096, 32)]),
         ("prefill", [(16, 1), (128, 8), (1024, 8), (4096, 32)]),
+        ("many", [(256, 32), (1024, 32), (4096, 32)]),
         ("fit", [(16, 8), (128, 8), (1024, 8)]),
     )
     for prefix, batch in cells
@@ -44,20 +45,24 @@ GRID = [
 
 
 def build(name: str) -> Any:
-    """GPT-2 small's shape, or a Llama-like model with grouped keys; dropout off."""
+    """GPT-2 small's shape, or a Llama-like model with grouped keys; dropout off.
+
+    `llama` is narrow (width 1024), so reading a long prefix weighs much beside its layers; `llama-wide` has the layers
+    of Llama 3.2 1B (width 2048, 32 heads, 8 key heads), four of them.
+    """
     import transformers
 
     torch.manual_seed(0)
     if name == "gpt2":
         config = transformers.GPT2Config(attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, n_positions=8192)
         return transformers.GPT2LMHeadModel(config)
+    narrow = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8}
+    wide = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 4}
     config = transformers.LlamaConfig(
+        **(wide if name == "llama-wide" else narrow),
         vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=8,
-        num_attention_heads=16,
-        num_key_value_heads=4,
+        num_attention_heads=32 if name == "llama-wide" else 16,
+        num_key_value_heads=8 if name == "llama-wide" else 4,
         max_position_embeddings=16384,
     )
     return transformers.LlamaForCausalLM(config)
@@ -66,13 +71,16 @@ def build(name: str) -> Any:
 class Rivals:
     """The same prefix by ours and by PEFT, and the bare model."""
 
-    def __init__(self, model: str, prefix: int) -> None:
+    def __init__(self, model: str, prefix: int, *, only: str | None = None) -> None:
         import peft
 
         self.host = Host(build(model))
         drawn = Prefix.random(self.host, positions=prefix, seed=0, scale=0.5)
         self.prefix = Prefix(drawn.layers, occupies=prefix)
         self.length = prefix
+        self.host.resident(self.prefix)
+        if only in ("bare", "ours"):
+            return
         self.peft = peft.get_peft_model(
             build(model), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prefix)
         ).eval()
@@ -83,7 +91,8 @@ class Rivals:
         ]
         encoder = self.peft.prompt_encoder["default"]
         encoder.load_prompt_embeddings(torch.from_numpy(numpy.concatenate(flat, axis=1)))
-        self.host.resident(self.prefix)
+        if only == "peft":
+            del self.host
 
     def decode(self, batch: int) -> dict[str, Callable[[], float]]:
         """Seconds for STEPS cached steps after a prompt of CONTEXT tokens."""
@@ -111,6 +120,27 @@ class Rivals:
             return steps(self.peft.base_model, found.past_key_values, self.length)
 
         return {"bare": bare, "peft": rival, "ours": ours}
+
+    def many(self, batch: int) -> dict[str, Callable[[], float]]:
+        """Seconds for STEPS cached steps: 16 prefixes in one batch, and one shared prefix as long as all together."""
+        ids = torch.randint(10, 1000, (batch, CONTEXT), generator=torch.Generator().manual_seed(1))
+        each = self.length // 16
+        drawn = [Prefix.random(self.host, positions=each, seed=seed, scale=0.5) for seed in range(16)]
+        several = [Prefix(found.layers, occupies=each) for found in drawn]
+
+        def steps(prefixes: list[Prefix]) -> float:
+            with attached(self.host, prefixes, rows=[row % len(prefixes) for row in range(batch)]):
+                past = self.host.model(input_ids=ids, use_cache=True).past_key_values
+                started = time.perf_counter()
+                for step in range(STEPS):
+                    mask = torch.ones(batch, CONTEXT + step + 1, dtype=torch.long)
+                    found = self.host.model(
+                        input_ids=ids[:, :1], attention_mask=mask, past_key_values=past, use_cache=True
+                    )
+                    past = found.past_key_values
+                return time.perf_counter() - started
+
+        return {"one": lambda: steps([self.prefix]), "ours": lambda: steps(several)}
 
     def prefill(self, batch: int) -> dict[str, Callable[[], float]]:
         """Seconds to read a prompt of CONTEXT tokens."""
@@ -178,8 +208,8 @@ def measure(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", action="store_true")
-    parser.add_argument("--model", choices=("gpt2", "llama"), default="gpt2")
-    parser.add_argument("--what", choices=("decode", "prefill", "fit"), default="decode")
+    parser.add_argument("--model", choices=("gpt2", "llama", "llama-wide"), default="gpt2")
+    parser.add_argument("--what", choices=("decode", "many", "prefill", "fit"), default="decode")
     parser.add_argument("--prefix", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)

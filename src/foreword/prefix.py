@@ -54,8 +54,9 @@ class HasSites(Protocol):
 class LayerPrefix:
     """What one attention site reads before its input.
 
-    `keys` is `(kv_head, position, dim)`, `values` is `(kv_head, position, value_dim)`, `bias` is `(kv_head, position)`
-    or None and is added to the scaled scores. All three have one dtype and are finite. PrefixError otherwise.
+    `keys` is `(kv_head, position, dim)`, `values` is `(kv_head, position, value_dim)`. `bias` is None or added to the
+    scaled scores: `(kv_head, position)`, or `(head, position)` where query heads that share a key have biases of their
+    own. All three have one dtype and are finite. PrefixError otherwise.
     """
 
     site: str
@@ -96,10 +97,12 @@ class LayerPrefix:
                     fix="Reshape them; one attention site has one array of keys and one of values.",
                 )
         bias_shape = self.keys.shape[:2] if self.bias is None else self.bias.shape
-        if self.keys.shape[:2] != self.values.shape[:2] or bias_shape != self.keys.shape[:2]:
+        for_each_head = len(bias_shape) == 2 and bias_shape[0] > 0 and bias_shape[0] % self.keys.shape[0] == 0
+        fits = for_each_head and bias_shape[1] == self.keys.shape[1]
+        if self.keys.shape[:2] != self.values.shape[:2] or not fits:
             raise PrefixError(
                 f"Keys, values and bias at {self.site} disagree on heads or positions.",
-                expected=f"(kv_head, position) = {self.keys.shape[:2]} in all of them",
+                expected=f"(kv_head, position) = {self.keys.shape[:2]} in all; the bias for a multiple of these heads",
                 found=f"values {self.values.shape[:2]}, bias {bias_shape}",
                 fix="Give every position a key and a value in every head.",
             )
@@ -107,6 +110,17 @@ class LayerPrefix:
     @property
     def positions(self) -> int:
         return int(self.keys.shape[1])
+
+    @property
+    def bias_heads(self) -> int:
+        """Heads that the bias tells apart: the key heads when there is none."""
+        return int(self.keys.shape[0] if self.bias is None else self.bias.shape[0])
+
+    def bias_for(self, heads: int) -> Array:
+        """The bias as `(heads, position)`, for a multiple of `bias_heads`; zeros when there is none."""
+        if self.bias is None:
+            return np.zeros((heads, self.positions), self.keys.dtype)
+        return np.repeat(self.bias, heads // len(self.bias), axis=0)
 
     def arrays(self) -> dict[str, Array]:
         """The arrays by name; `bias` only when there is one."""
@@ -231,19 +245,21 @@ class Prefix:
         for mine in self.layers:
             theirs = other.layer(mine.site)
             wanted, found = _head_shape(mine), _head_shape(theirs)
-            if wanted != found:
+            fewer, heads = sorted((mine.bias_heads, theirs.bias_heads))
+            if wanted != found or heads % fewer:
                 raise PrefixError(
                     f"The prefixes have other head shapes at {mine.site}.",
-                    expected=f"(kv_head, dim, value_dim) = {wanted}",
-                    found=str(found),
+                    expected=f"(kv_head, dim, value_dim) = {wanted}, a bias for {mine.bias_heads} heads",
+                    found=f"{found}, a bias for {theirs.bias_heads} heads",
                     fix="Merge prefixes that were made for the same base model.",
                 )
+            has_bias = mine.bias is not None or theirs.bias is not None
             layers.append(
                 LayerPrefix(
                     mine.site,
                     _joined(mine.keys, theirs.keys),
                     _joined(mine.values, theirs.values),
-                    None if mine.bias is None and theirs.bias is None else _joined(_bias(mine), _bias(theirs)),
+                    _joined(mine.bias_for(heads), theirs.bias_for(heads)) if has_bias else None,
                 )
             )
         return Prefix(tuple(layers), occupies=self.occupies + other.occupies)
@@ -339,7 +355,3 @@ def _head_shape(layer: LayerPrefix) -> tuple[int, int, int]:
 def _joined(first: Array, second: Array) -> Array:
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and LayerPrefix refuses it
         return np.concatenate([first, second.astype(first.dtype)], axis=1)
-
-
-def _bias(layer: LayerPrefix) -> Array:
-    return np.zeros(layer.keys.shape[:2], layer.keys.dtype) if layer.bias is None else layer.bias

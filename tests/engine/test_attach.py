@@ -544,6 +544,20 @@ def test_rows_in_passes_of_another_thread_only_fail_loudly(shared_host: Callable
         in_a_thread(lambda: output(host.model, inputs(host)))
 
 
+def test_a_bias_that_fits_neither_key_nor_query_heads_is_refused(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("llama")
+    found = a_prefix(host)
+    for heads in (2, 4, 6):
+        bias = np.zeros((heads, found.positions), np.float32)
+        biased = Prefix.from_arrays({x.site: (x.keys, x.values, bias) for x in found.layers})
+        if heads == 6:
+            with pytest.raises(PrefixError, match="a bias for 4 or 2 heads"), attached(host, biased):
+                pass
+        else:
+            with attached(host, biased):
+                assert output(host.model, inputs(host)).isfinite().all()
+
+
 # Residency
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers as t
 from tests.conformance.families import BUILDERS, CAUSAL, WINDOWED, not_applicable
 from tests.conformance.subject import assert_close, subject
 from torch import Tensor
@@ -18,7 +19,7 @@ from foreword.errors import PrefixError
 
 BAKED = [family for family in CAUSAL if not_applicable(family, "baked text") is None]
 # Position biases that are not rotary or learned: there a composed text moves the one in front of it further back.
-ALIBI = ("bloom", "mpt")
+ALIBI = ("bloom", "mpt", "falcon-alibi")
 
 
 def logits(host: Host, ids: list[int]) -> Tensor:
@@ -54,6 +55,35 @@ def test_a_soft_prompt_is_baked_as_the_embeddings_in_front(family: str) -> None:
     assert_close(found, wanted, one.tolerance(float(wanted.abs().max())))
 
 
+@pytest.mark.parametrize(
+    ("family", "implementation"),
+    [("bloom", "eager"), ("mpt", "eager"), ("falcon-alibi", "eager"), ("falcon-alibi", "sdpa")],
+)
+def test_linear_biases_of_any_slope_are_kept_for_rows_of_any_padding(family: str, implementation: str) -> None:
+    """Six heads, so that slopes are not one row of powers; the eager Falcon adds its bias twice."""
+    sizes = {"vocab_size": 97, "n_head": 6, "n_layer": 2, "hidden_size": 48}
+    config = {
+        "bloom": lambda: t.BloomConfig(**sizes),
+        "mpt": lambda: t.MptConfig(vocab_size=97, d_model=48, n_layers=2, n_heads=6, max_seq_len=128),
+        "falcon-alibi": lambda: t.FalconConfig(
+            vocab_size=97, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, alibi=True
+        ),
+    }[family]()
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(5 if weight.dim() > 1 else 1)
+    host = Host(model)
+    text, rows = [5, 9, 31, 2, 60, 11, 7, 7], ([8, 15, 33], [21, 4])
+    ids, mask = torch.tensor([rows[0], [0, *rows[1]]]), torch.tensor([[1, 1, 1], [0, 1, 1]])
+    with torch.no_grad(), attached(host, bake(host, text)):
+        found = host.model(input_ids=ids, attention_mask=mask).logits
+    for row, own in enumerate(rows):
+        wanted = logits(host, [*text, *own])[len(text) :]
+        assert_close(found[row, 3 - len(own) :], wanted, subject(family).tolerance(float(wanted.abs().max())))
+
+
 def test_a_text_gets_the_beginning_that_a_prompt_gets(causal: Host) -> None:
     special = tokens(causal, "the cat", special=True)
     assert bake(causal, "the cat") == bake(causal, special)
@@ -87,5 +117,5 @@ def test_a_text_that_is_empty_or_longer_than_the_model_reads_is_refused(causal: 
 
 
 def test_every_family_of_the_matrix_is_tried() -> None:
-    assert set(BAKED) == set(CAUSAL) - {"falcon-alibi"}
+    assert set(BAKED) == set(CAUSAL)
     assert set(CAUSAL) <= set(BUILDERS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,25 @@ import numpy as np
 import peft
 import pytest
 import torch
-from tests.conformance.subject import Subject, assert_close, subject
+from safetensors.torch import load_file
+from tests.conformance.subject import Subject, assert_close, assert_tokens, is_windowed, subject
 from torch import Tensor
+from transformers import GenerationConfig
 
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
-from foreword.engine.interop import CONFIG, WEIGHTS, occupying, read_peft, write_peft
+from foreword.engine.generation import tokens
+from foreword.engine.host import Host
+from foreword.engine.interop import (
+    CONFIG,
+    WEIGHTS,
+    encoded_prompt,
+    occupying,
+    prompt_embeddings,
+    read_peft,
+    write_peft,
+    write_prompt_embeddings,
+)
 from foreword.errors import BundleError, PrefixError
 from foreword.prefix import Prefix
 
@@ -107,6 +123,45 @@ def test_keys_that_do_not_turn_with_position_are_refused(family: str) -> None:
         occupying(subject(family).prefix, subject(family).host)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "gemma2", "gemma3", "opt", "bloom", "granite"])
+def test_prompt_embeddings_generate_in_the_peer_what_the_baked_soft_prompt_generates_here(
+    family: str, tmp_path: Path
+) -> None:
+    """The peer is transformers' own generation from embeddings; under a window of six within it."""
+    one = subject(family)
+    positions, ids, steps = (2, [7, 19], 3) if is_windowed(one) else (4, [7, 19, 3], 8)
+    table = one.model.get_input_embeddings()
+    with torch.no_grad():  # of the size that the layer gives, which Gemma scales
+        size = table(torch.arange(one.model.config.vocab_size)).std()
+    soft = torch.randn(positions, one.host.hidden_size, generator=torch.Generator().manual_seed(0)) * size
+    write_prompt_embeddings(tmp_path / "prompt.safetensors", prompt_embeddings(one.host, soft, ids))
+    found = load_file(tmp_path / "prompt.safetensors")["prompt_embeds"]
+    assert found.shape == (positions + len(ids), one.host.hidden_size)
+    config = GenerationConfig(max_new_tokens=steps, do_sample=False, pad_token_id=0, eos_token_id=None)
+    wanted = one.model.generate(
+        inputs_embeds=found[None], attention_mask=torch.ones(1, len(found)), generation_config=config
+    )
+    with attached(one.host, bake(one.host, soft)):
+        assert_tokens(one.generate({"input_ids": torch.tensor([ids])}, steps), wanted)
+    # What a server reads, and what an engine that scales by itself is to be given.
+    served = torch.load(io.BytesIO(base64.b64decode(encoded_prompt(found), validate=True)), weights_only=True)
+    assert torch.equal(served, found)
+    unscaled = prompt_embeddings(one.host, soft, ids, scaled=False)
+    assert torch.allclose(unscaled[positions:], table.weight[ids], rtol=1e-6)
+    assert torch.equal(unscaled, found) == (not family.startswith("gemma"))
+
+
+def test_prompt_embeddings_of_a_text_begin_as_a_fit_does(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("llama")
+    soft = torch.randn(2, host.hidden_size, generator=torch.Generator().manual_seed(0))
+    found = prompt_embeddings(host, soft.requires_grad_(), "the cat")
+    assert torch.equal(found, prompt_embeddings(host, soft, tokens(host, "the cat", special=True)))
+    assert not found.requires_grad
+    assert len(encoded_prompt(found[:1])) < len(encoded_prompt(found))
+    with pytest.raises(PrefixError, match=r"found:    \(2, 31\)"):
+        prompt_embeddings(host, soft[:, 1:], "the cat")
+
+
 def test_a_prefix_that_peft_cannot_hold_is_refused(tmp_path: Path) -> None:
     one = subject("llama")
     sites = [site.name for site in one.host.sites]
@@ -114,6 +169,14 @@ def test_a_prefix_that_peft_cannot_hold_is_refused(tmp_path: Path) -> None:
     biased = Prefix.from_arrays({x.site: (x.keys, x.values, bias) for x in one.prefix.layers}, occupies=7)
     for wrong in (one.prefix, cached(one).select(sites[:1]), biased):
         with pytest.raises(PrefixError, match="PEFT cannot hold"):
+            write_peft(tmp_path, wrong, one.host)
+    assert not list(tmp_path.iterdir())
+
+
+def test_peft_gets_nothing_for_an_encoder_decoder(tmp_path: Path) -> None:
+    one = subject("t5")
+    for wrong in (one.prefix, torch.zeros(2, one.host.hidden_size)):
+        with pytest.raises(PrefixError, match="encoder-decoder"):
             write_peft(tmp_path, wrong, one.host)
     assert not list(tmp_path.iterdir())
 

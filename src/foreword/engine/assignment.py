@@ -22,7 +22,10 @@ from foreword.errors import AttachError
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`, bias `(kv_head, position)`."""
+    """A prefix at one site as torch tensors: keys, values `(kv_head, position, dim)`.
+
+    `bias` is `(kv_head, position)`, or `(head, position)` where query heads that share a key have biases of their own.
+    """
 
     keys: Tensor
     values: Tensor
@@ -30,10 +33,14 @@ class SiteTensors:
 
 
 PrefixTensors = Mapping[str, SiteTensors]
+# At one site: a prefix's tensors (None: no prefix) and the rows that carry it (None: all).
+_Carried = list[tuple[SiteTensors | None, Tensor | None]]
 
 # Bytes of joined keys and values above which the merge's extra kernel calls cost less than the copy they save. Measured
 # on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
 WORTH_MERGING_BYTES = 400_000
+# The same for a single row, where the copy is at once read from the processor's cache: level between 1.6 and 6 MB.
+WORTH_MERGING_ALONE_BYTES = 2_500_000
 # Options of an attention call that change nothing in what is computed here, or only together with a mask.
 _HARMLESS = frozenset(
     {
@@ -56,13 +63,17 @@ _HARMLESS = frozenset(
 class Assignment:
     """Prefixes, and for each row of a batch the index of its prefix or None; `rows` None: every row the first prefix.
 
-    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does.
+    A batch whose size is a multiple of the number of rows has each row repeated in place, as beam search does. Where
+    the merge can be done, sizes decide between it and joining; `merging` decides it for all calls.
     """
 
-    def __init__(self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None) -> None:
-        self.prefixes = tuple(prefixes)
+    def __init__(
+        self, prefixes: Sequence[PrefixTensors], rows: Sequence[int | None] | None, *, merging: bool | None = None
+    ) -> None:
+        self.prefixes, self.merging = tuple(prefixes), merging
         self.rows = None if rows is None else tuple(rows)
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
+        self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share]]] = {}
         self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
 
     def groups(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
@@ -92,19 +103,31 @@ class Assignment:
 
     def answer(self, call: AttentionCall, site: str) -> tuple[Tensor, Tensor | None]:
         """What the attention call gives with every row's prefix in front of its context."""
-        groups = self.groups(call.query.shape[0], call.query.device)
-        carried = [(self._at(prefix, site), rows) for prefix, rows in groups]
-        shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
+        batch = call.query.shape[0]
+        carried, shares = self._carried(site, batch, call.query.device)
         if not shares:
             return call.run()
-        plan = _fused_plan(call)
-        cast = [_cast(share, call.query) for share in shares]
-        if plan is not None and _is_worth_it(call, cast) and can_fuse(plan, cast):
-            return fused(plan, cast).transpose(1, 2), None
-        if len(carried) == 1 and carried[0][0] is not None:
-            only = carried[0][0]
-            return joined(call, only.keys, only.values, only.bias)
+        merging = self.merging
+        if merging is None:  # rows apart take as many calls either way
+            enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
+            merging = len(carried) > 1 or _copied_bytes(batch, shares[0]) >= enough
+        if merging:
+            plan = _fused_plan(call)
+            cast = [_cast(share, call.query.dtype) for share in shares]
+            if plan is not None and can_fuse(plan, cast):
+                return fused(plan, cast).transpose(1, 2), None
+        if len(carried) == 1:
+            return joined(call, shares[0].keys, shares[0].values, shares[0].bias)
         return self._row_by_row(call, carried)
+
+    def _carried(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
+        """Which tensors which rows carry at a site, and the same without the rows that carry none."""
+        key = (site, batch, device)
+        if key not in self._at_site:
+            carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
+            shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
+            self._at_site[key] = carried, shares
+        return self._at_site[key]
 
     def merge(self, met: Met, site: str) -> Tensor:
         """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
@@ -119,9 +142,7 @@ class Assignment:
     def _at(self, prefix: int | None, site: str) -> SiteTensors | None:
         return None if prefix is None else self.prefixes[prefix].get(site)
 
-    def _row_by_row(
-        self, call: AttentionCall, carried: Sequence[tuple[SiteTensors | None, Tensor | None]]
-    ) -> tuple[Tensor, Tensor | None]:
+    def _row_by_row(self, call: AttentionCall, carried: _Carried) -> tuple[Tensor, Tensor | None]:
         """The plain way for a mixed batch: each group of rows on its own, put back in place."""
         out: Tensor | None = None
         for found, rows in carried:
@@ -136,18 +157,15 @@ class Assignment:
         return out, None
 
 
-def _cast(share: Share, like: Tensor) -> Share:
-    return replace(share, keys=share.keys.to(like.dtype), values=share.values.to(like.dtype))
+def _cast(share: Share, dtype: torch.dtype) -> Share:
+    if share.keys.dtype == dtype and share.values.dtype == dtype:
+        return share
+    return replace(share, keys=share.keys.to(dtype), values=share.values.to(dtype))
 
 
-def _is_worth_it(call: AttentionCall, shares: Sequence[Share]) -> bool:
-    """Whether joining would copy more than the merge's extra calls cost."""
-    batch = call.query.shape[0]
-    copied = sum(
-        (batch if share.rows is None else len(share.rows)) * (share.keys.nbytes + share.values.nbytes)
-        for share in shares
-    )
-    return batch > 1 and copied >= WORTH_MERGING_BYTES
+def _copied_bytes(batch: int, share: Share) -> int:
+    """What joining would copy of a prefix that every row carries."""
+    return batch * (share.keys.nbytes + share.values.nbytes)
 
 
 def _fused_plan(call: AttentionCall) -> FusedCall | None:
@@ -188,8 +206,7 @@ def _rows_of(call: AttentionCall, rows: Tensor) -> AttentionCall:
             return value.index_select(0, rows)
         return value
 
-    return replace(
-        call,
+    return call._replace(
         query=call.query.index_select(0, rows),
         key=call.key.index_select(0, rows),
         value=call.value.index_select(0, rows),

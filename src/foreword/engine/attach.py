@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.admission import check_attention, check_fit, check_prefixes, check_rows
 from foreword.engine.assignment import Assignment, PrefixTensors
-from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import replayed
 from foreword.engine.families import Met
+from foreword.engine.layout import Layout
 from foreword.engine.positions import positioned
 from foreword.engine.sites import site_name
 from foreword.errors import AttachError, PrefixError
@@ -64,8 +66,10 @@ class _Carrier:
         if found is None:
             return None
         path, calls = found
-        site = site_name(path, self.calls[module] % calls + 1)
-        self.calls[module] += 1
+        site = path
+        if calls > 1:
+            site = site_name(path, self.calls[module] % calls + 1)
+            self.calls[module] += 1
         if site not in self.assignment.sites:
             return None
         self.reached.add(site)
@@ -81,14 +85,17 @@ def attached(
     One prefix serves every row. A list of prefixes needs `rows`: for each row of the batch the index of its prefix, or
     None for no prefix. A prefix is a `Prefix`, or live tensors by site (for fitting: gradients flow to them).
 
-    PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when prefixes are already
-    attached to this host, when a batch has other rows, or when forward passes ran without reaching one of the sites: a
-    prefix is never a silent no-op.
+    HostError for a model of an untried family that does not read a prefix as it should, found when the first one is
+    attached; PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when the model
+    has been switched to attention that cannot read a prefix, when prefixes are already attached to this host, when a
+    batch has other rows, or when forward passes ran without reaching one of the sites: never a silent no-op.
     """
     given, tensors = _resolved(host, prefixes, rows)
-    for found in tensors:
-        _check_fit(host, found)
-    shifts = host.role == "causal" or _is_rotary(host.backbone)
+    for whole, found in zip(given, tensors, strict=True):
+        check_fit(host, found, is_live=not isinstance(whole, Prefix))
+    layout = host.layout
+    # Where keys turn with position, padding at the left would turn an encoder's context too, but not its prefix.
+    shifts = host.role == "causal" or layout.is_rotary
     if not shifts and any(isinstance(found, Prefix) and found.occupies for found in given):
         raise PrefixError(
             "This base model cannot move its context behind a prefix.",
@@ -96,8 +103,8 @@ def attached(
             found=f"one that occupies some, for {host.family}",
             fix="Use a causal or rotary model, or a prefix fitted for this one.",
         )
-    carrier = _Carrier(_module_names(host, tensors), Assignment(tensors, rows))
-    watched = watchable(host.backbone)
+    carrier = _Carrier(_module_names(layout, tensors), Assignment(tensors, rows))
+    check_attention(module for module in carrier.names if module not in layout.watched)
     if not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
@@ -107,13 +114,14 @@ def attached(
         )
     with ExitStack() as stack:
         stack.callback(host.release)
+        host.ensure_tried()
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
         if shifts:
             stack.enter_context(positioned(host.model, host.backbone, _occupied(given, rows)))
-        stack.enter_context(_noticed(module for module in carrier.names if module not in watched))
-        stack.enter_context(replayed(host.backbone, watched))
-        stack.enter_context(intercepted(carrier, watched))
+        stack.enter_context(_noticed(module for module in carrier.names if module not in layout.watched))
+        stack.enter_context(replayed(layout))
+        stack.enter_context(intercepted(carrier, layout.watched))
         yield
     missed = carrier.assignment.sites - carrier.reached
     if carrier.passes and missed:
@@ -147,6 +155,7 @@ def _resolved(
     host: Host, prefixes: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None
 ) -> tuple[list[Attachable], list[PrefixTensors]]:
     single = isinstance(prefixes, Prefix | Mapping)
+    check_prefixes([prefixes] if single else prefixes)
     given: list[Attachable] = [prefixes] if single else list(prefixes)  # type: ignore[list-item,arg-type]
     if not given or (rows is None and len(given) > 1):
         raise AttachError(
@@ -155,21 +164,16 @@ def _resolved(
             found=f"{len(given)} prefixes and no rows",
             fix="Give one entry of `rows` for each row of the batch.",
         )
-    wrong = [row for row in rows or () if row is not None and not (isinstance(row, int) and 0 <= row < len(given))]
-    if wrong:
-        raise AttachError(
-            "A row index is out of range.",
-            expected=f"0 to {len(given) - 1}, or None for no prefix",
-            found=str(wrong[0]),
-            fix="Let each entry of `rows` be an index into the list of prefixes.",
-        )
+    check_rows(rows, len(given))
     return given, [host.resident(found) if isinstance(found, Prefix) else found for found in given]
 
 
-def _module_names(host: Host, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:
-    calls = Counter(site.name.partition("#")[0] for site in host.sites)
-    paths = {site.partition("#")[0] for found in tensors for site in found}
-    return {host.module(path): (path, calls[path]) for path in paths}
+def _module_names(layout: Layout, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:
+    found = {}
+    for path in {site.partition("#")[0] for carried in tensors for site in carried}:
+        module, calls = layout.attention[path]
+        found[module] = (path, calls)
+    return found
 
 
 def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) -> Any:
@@ -183,31 +187,3 @@ def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) ->
         return torch.tensor(counts, device=device)
 
     return occupied
-
-
-def _is_rotary(backbone: nn.Module) -> bool:
-    """Whether keys turn with position, so that padding at the left would turn an encoder's context, not its prefix."""
-    return any("Rotary" in type(module).__name__ for module in backbone.modules())
-
-
-def _check_fit(host: Host, tensors: PrefixTensors) -> None:
-    known = {site.name: site for site in host.sites}
-    unknown = [name for name in tensors if name not in known]
-    if unknown:
-        raise PrefixError(
-            "The prefix has a site that this base model does not have.",
-            expected=f"some of {', '.join(list(known)[:3])}, … ({len(known)} sites; see host.sites)",
-            found=unknown[0],
-            fix="Use a prefix that was made for this base model.",
-        )
-    for name, found in tensors.items():
-        site = known[name]
-        wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
-        shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
-        if shapes != wanted:
-            raise PrefixError(
-                f"The prefix does not fit the heads at {name}.",
-                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values",
-                found=f"{shapes[0]} and {shapes[1]}",
-                fix="Use a prefix that was made for this base model.",
-            )

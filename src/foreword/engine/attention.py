@@ -18,12 +18,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from foreword.engine.families import FAMILIES, Met, Watch
 
@@ -32,8 +34,7 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 IMPLEMENTATIONS = ("sdpa", "eager")
 
 
-@dataclass(frozen=True)
-class AttentionCall:
+class AttentionCall(NamedTuple):
     """One call of the attention function by one module.
 
     `query` is `(batch, head, query, dim)`; `key`, `value` are `(batch, kv_head, key, dim)`, cached part included;
@@ -83,6 +84,7 @@ _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
 _watched: dict[nn.Module, int] = {}
+_own_forward: dict[nn.Module, Any] = {}
 
 
 def current_handler() -> Handler | None:
@@ -93,6 +95,18 @@ def current_handler() -> Handler | None:
 def watchable(model: nn.Module) -> list[nn.Module]:
     """The attention modules of `model` that have to be watched because they are not on the interface."""
     return [module for module in model.modules() if type(module).__name__ in FAMILIES]
+
+
+def signature_of(module: nn.Module) -> inspect.Signature:
+    """The signature of the module's forward as it is called; a class's is read once, as reading takes long."""
+    own = vars(module).get("forward")
+    return _signature(type(module).forward) if own is None else inspect.signature(own)
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    whole = inspect.signature(function)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
 
 
 @contextmanager
@@ -127,7 +141,7 @@ class _Nested:
                 AttentionCall(module, query, key, value, mask, options, call.compute, call.implementation)
             )
 
-        return self.inner.call(replace(call, compute=compute))
+        return self.inner.call(call._replace(compute=compute))
 
     def meet(self, met: Met) -> Tensor:
         out = self.inner.meet(met)
@@ -140,12 +154,12 @@ class _Nested:
 def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Attention over the prefix and the context together: one softmax over the joint scores.
 
-    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head, position)` or None and is added to the
-    scaled scores. The prefix is visible to every query, whatever the context's mask says.
+    `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head or head, position)` or None and is added to
+    the scaled scores. The prefix is visible to every query, whatever the context's mask says.
     """
     batch = call.query.shape[0]
-    key = torch.cat([keys.to(call.key.dtype).expand(batch, *keys.shape), call.key], dim=2)
-    value = torch.cat([values.to(call.value.dtype).expand(batch, *values.shape), call.value], dim=2)
+    key = torch.cat([_for_each(keys, batch, call.key.dtype), call.key], dim=2)
+    value = torch.cat([_for_each(values, batch, call.value.dtype), call.value], dim=2)
     mask = _extended_mask(call, keys.shape[1], bias)
     options = dict(call.options)
     if "is_causal" in options:
@@ -153,6 +167,12 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
     if options.get("position_bias") is not None:  # concerns the context alone
         options["position_bias"] = nn.functional.pad(options["position_bias"], (keys.shape[1], 0))
     return call.compute(call.module, call.query, key, value, mask, **options)
+
+
+def _for_each(part: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
+    """A prefix's keys or values `(kv_head, position, dim)` for every row, without a copy in the usual dtype."""
+    rows = part[None] if batch == 1 else part.expand(batch, *part.shape)
+    return rows if part.dtype == dtype else rows.to(dtype)
 
 
 def _extended_mask(call: AttentionCall, positions: int, bias: Tensor | None) -> Tensor | None:
@@ -189,7 +209,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
 
 def _watching(module: nn.Module) -> Callable[..., Any]:
     forward, family = module.forward, FAMILIES[type(module).__name__]
-    signature = inspect.signature(forward)
+    signature = signature_of(module)
 
     def watched(*arguments: Any, **options: Any) -> Any:
         handler = _handler.get()
@@ -212,6 +232,14 @@ def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tens
     raise NotImplementedError(f"{type(module).__name__} has no eager attention function in its modelling file")
 
 
+def _told(name: str, function: AttentionFunction | None) -> str:
+    """An implementation's name; another one for a function that somebody put in its place.
+
+    What stands in for "sdpa" is computed by torch's kernels; in place of anything else, only by what is there.
+    """
+    return name if function in (None, sdpa_attention_forward) else f"{name}, replaced"
+
+
 def _install(modules: list[nn.Module]) -> None:
     global _installed
     with _lock:
@@ -219,10 +247,11 @@ def _install(modules: list[nn.Module]) -> None:
             registry = AttentionInterface._global_mapping
             for name in IMPLEMENTATIONS:
                 _before[name] = registry.get(name)
-                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, name))
+                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, _told(name, _before[name])))
         _installed += 1
         for module in modules:
             if module not in _watched:
+                _own_forward[module] = vars(module).get("forward")
                 module.forward = _watching(module)
             _watched[module] = _watched.get(module, 0) + 1
 
@@ -234,7 +263,11 @@ def _uninstall(modules: list[nn.Module]) -> None:
             _watched[module] -= 1
             if _watched[module] == 0:
                 del _watched[module]
-                del module.forward  # the instance's own attribute; the class's forward is behind it
+                own = _own_forward.pop(module)
+                if own is None:
+                    del module.forward  # the instance's attribute; the class's forward is behind it
+                else:  # somebody had put it there before
+                    module.forward = own
         _installed -= 1
         if _installed == 0:
             registry = AttentionInterface._global_mapping

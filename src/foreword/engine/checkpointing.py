@@ -9,13 +9,14 @@ before each layer runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from foreword.engine.attention import current_handler, intercepted
+from foreword.engine.layout import Layout
 
 _NAME = "_gradient_checkpointing_func"
 
@@ -45,25 +46,23 @@ class _Bound:
 
 
 @contextmanager
-def replayed(model: nn.Module, watched: Iterable[nn.Module]) -> Iterator[None]:
-    """Within this context checkpointed layers of `model` replay under the handler that they first ran under."""
-    modules = tuple(watched)
-    layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+def replayed(layout: Layout) -> Iterator[None]:
+    """Within this context checkpointed layers replay under the handler that they first ran under."""
 
     def bind(layer: nn.Module, *_: Any) -> None:
         found = layer.__dict__.get(_NAME)
         if found is not None and not isinstance(found, _Bound):
-            layer.__dict__[_NAME] = _Bound(found, modules)
+            layer.__dict__[_NAME] = _Bound(found, layout.watched)
 
-    for layer in layers:
+    for layer in layout.layers:
         bind(layer)
-    hooks = [layer.register_forward_pre_hook(bind) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(bind) for layer in layout.layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in layers:
+        for layer in layout.layers:
             found = layer.__dict__.get(_NAME)
             if isinstance(found, _Bound):
                 layer.__dict__[_NAME] = found.checkpoint

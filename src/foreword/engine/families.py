@@ -98,6 +98,15 @@ def _unscaled(module: Any, dim: int) -> float:
     return 1.0
 
 
+# transformers' model types that the conformance table covers: no other model is used before it was tried (trial.py).
+CONFORMING = frozenset(
+    (
+        "albert", "bart", "bert", "bloom", "clip", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2", "distilbert",
+        "electra", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite",
+        "llama", "mbart", "mistral", "mixtral", "modernbert", "mpt", "olmo2", "opt", "phi3", "qwen2", "qwen3",
+        "qwen3_moe", "roberta", "stablelm", "starcoder2", "t5", "vit", "whisper",
+    )
+)  # fmt: skip
 FAMILIES: Mapping[str, Family] = {
     "GPTNeoSelfAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
     "GPTJAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
@@ -109,7 +118,7 @@ FAMILIES: Mapping[str, Family] = {
 
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 _ADDED_PRODUCTS = {torch.baddbmm, Tensor.baddbmm}
-_SOFTMAX = {nn.functional.softmax, torch.softmax, Tensor.softmax}
+SOFTMAX = {nn.functional.softmax, torch.softmax, Tensor.softmax}
 
 
 class Watch(TorchFunctionMode):
@@ -132,7 +141,7 @@ class Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is nn.functional.scaled_dot_product_attention:
             return self._whole(func, args, kwargs)
-        if func in _SOFTMAX and self.query is not None:
+        if func in SOFTMAX and self.query is not None:
             self.lse = torch.logsumexp(args[0].float(), dim=-1)
             self.logits = args[0]
             origin = None if self.family.origin is None else self.family.origin(self.given, args[0].shape[-1])
@@ -140,7 +149,7 @@ class Watch(TorchFunctionMode):
                 self.lse = self.lse + origin[..., None].to(self.lse.dtype)
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        if self.query is None and func in _PRODUCTS:
+        if self.query is None and func in _PRODUCTS and args[1].dim() > 2:  # one with a weight is a projection
             self.query, self.key = args[0], args[1].transpose(-1, -2)
         elif self.query is None and func in _ADDED_PRODUCTS:
             first, second = (kwargs[n] if n in kwargs else args[i] for i, n in ((1, "batch1"), (2, "batch2")))

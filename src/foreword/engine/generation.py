@@ -4,7 +4,8 @@ All functions run under whatever is attached to the host. A soft prompt, `(posit
 as embeddings and, unlike a prefix, takes positions. Rows are padded here, not by the tokenizer, so that calls leave no
 trace in it; rows of one batch give what each would give alone.
 
-Nothing here knows a task, a label's meaning or a metric.
+Nothing here knows a task, a label's meaning or a metric, nor encoder-decoder models: they carry prefixes, but what they
+do with text is left to their own `generate`.
 """
 
 from __future__ import annotations
@@ -168,6 +169,13 @@ def _hidden(host: Host, rows: Rows, soft: Tensor | None) -> Tensor:
 
 
 def _inputs(host: Host, rows: Rows, soft: Tensor | None) -> dict[str, Tensor]:
+    if host.role == "encoder-decoder":
+        raise HostError(
+            "An encoder-decoder model cannot be used in this way yet.",
+            expected="a text encoder or a causal language model",
+            found=f"{host.reference}, {host.family}",
+            fix="Call host.model.generate within attached(...), or use an encoder or a causal model.",
+        )
     if soft is None:
         return {"input_ids": rows.ids, "attention_mask": rows.mask}
     tokens = host.model.get_input_embeddings()(rows.ids)

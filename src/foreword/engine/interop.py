@@ -5,11 +5,17 @@ A PEFT adapter is a folder with `adapter_config.json` and `adapter_model.safeten
 and `(position, hidden)` for a soft prompt. PEFT puts keys and values into the model's cache, so there a prefix takes
 positions: what is read occupies its length, and what is written must, too. `occupying` turns the keys of a prefix that
 takes none so that an engine which lets it take them computes the same.
+
+An engine that takes prompt embeddings is given soft prompt and tokens as one tensor `(token, hidden)`: transformers as
+`inputs_embeds`, vLLM as `prompt_embeds`, over HTTP in base64.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from foreword.bundle import write_bytes_atomically
@@ -62,10 +69,17 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
 def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartridge: bool = False) -> None:
     """Write a Prefix as PEFT prefix tuning (or a cartridge), or a soft prompt `(position, hidden)` as prompt tuning.
 
-    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, or one that does not
-    occupy its positions (see `occupying`).
+    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, one that does not
+    occupy its positions (see `occupying`), or one for an encoder-decoder model.
     """
     path = Path(folder)
+    if host.role == "encoder-decoder":
+        raise PrefixError(
+            "A prefix or soft prompt for an encoder-decoder model cannot be written as a PEFT adapter.",
+            expected="one for an encoder or a causal model",
+            found=f"one for {host.reference}, {host.family}",
+            fix="Keep it as a bundle (foreword.save_bundle).",
+        )
     if isinstance(prefix, Tensor):
         array, kind = prefix.detach().cpu().float().numpy(), "PROMPT_TUNING"
     else:
@@ -107,6 +121,51 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
         for layer in prefix.layers
     )
     return Prefix(layers, occupies=prefix.positions)
+
+
+def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *, scaled: bool = True) -> Tensor:
+    """A soft prompt `(position, hidden)` and a text (or token ids) behind it as prompt embeddings `(token, hidden)`.
+
+    In the host's dtype, on the CPU. A text gets the tokenizer's beginning token, as in a fit. Tokens are embedded as
+    the model does it, so that the tensor is what transformers' `generate(inputs_embeds=tensor[None])` takes. With
+    `scaled` False everything is divided by what the embedding layer multiplies its table with: for an engine that
+    multiplies the embeddings it is given by that itself, as vLLM does for Gemma and Gemma 2.
+
+    PrefixError for a soft prompt of another width.
+    """
+    table = host.model.get_input_embeddings()
+    if soft.dim() != 2 or soft.shape[1] != host.hidden_size:
+        raise PrefixError(
+            "The soft prompt does not fit this base model.",
+            expected=f"(position, {host.hidden_size})",
+            found=str(tuple(soft.shape)),
+            fix="Use a soft prompt that was fitted for this base model.",
+        )
+    if isinstance(content, str):
+        from foreword.engine.generation import tokens
+
+        content = tokens(host, content, special=True)
+    with torch.no_grad():
+        ids = torch.tensor([int(token) for token in content], dtype=torch.long, device=host.device)
+        joined = torch.cat([soft.to(device=host.device, dtype=host.dtype), table(ids)])
+    if not scaled:
+        joined = joined / torch.as_tensor(getattr(table, "embed_scale", 1.0)).to(joined)  # rounded as the layer does it
+    return joined.detach().cpu().contiguous()
+
+
+def write_prompt_embeddings(path: str | Path, embeddings: Tensor) -> None:
+    """Write prompt embeddings as a safetensors file with one tensor, `prompt_embeds`."""
+    write_bytes_atomically(Path(path), bytes(save_tensors({"prompt_embeds": embeddings})))
+
+
+def encoded_prompt(embeddings: Tensor) -> str:
+    """Prompt embeddings as vLLM's HTTP interface takes them in `prompt_embeds`: what torch.save writes, in base64.
+
+    The server reads it with `weights_only`; it must be started with `--enable-prompt-embeds` and serve this base model.
+    """
+    written = io.BytesIO()
+    torch.save(embeddings.clone(), written)  # a clone: torch.save writes the whole storage behind a view
+    return base64.b64encode(written.getvalue()).decode("ascii")
 
 
 def _read(folder: Path) -> tuple[str, Array]:

@@ -48,15 +48,15 @@ class Share:
 def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float) -> Segment:
     """A prefix's segment in plain operations: any device and dtype, differentiable as it stands.
 
-    `query` `(batch, head, query, dim)`; `key`, `value` `(kv_head, position, dim)`; `bias` `(kv_head, position)`. Scores
-    and softmax are computed in float32 at least.
+    `query` `(batch, head, query, dim)`; `key`, `value` `(kv_head, position, dim)`; `bias` is None or
+    `(kv_head or head, position)`. Scores and softmax are computed in float32 at least.
     """
     batch, heads, queries, _ = query.shape
     folded = fold(query, key.shape[0])
     wide = torch.promote_types(query.dtype, torch.float32)
     scores = torch.einsum("hrd,hpd->hrp", folded[0].to(wide), key.to(wide)) * scale
     if bias is not None:
-        scores = scores + bias.to(wide)[:, None]
+        scores = scores + fold_bias(bias.to(wide), query, key.shape[0])
     lse = torch.logsumexp(scores, dim=-1)
     out = torch.einsum("hrp,hpd->hrd", torch.exp(scores - lse[..., None]), value.to(wide))
     return Segment(unfold(out[None].to(query.dtype), batch, heads, queries), unfold(lse[None], batch, heads, queries))
@@ -64,7 +64,7 @@ def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
 
 def merged(prefix: Segment, context: Segment) -> Tensor:
     """The output of both segments together."""
-    weight = torch.sigmoid(prefix.lse.float() - context.lse.float())[..., None].to(context.out.dtype)
+    weight = torch.sigmoid(prefix.lse.float() - context.lse.float()).unsqueeze(-1).to(context.out.dtype)
     return torch.lerp(context.out, prefix.out.to(context.out.dtype), weight)
 
 
@@ -89,6 +89,15 @@ def fold(query: Tensor, kv_heads: int) -> Tensor:
     batch, heads, queries, dim = query.shape
     split = query.reshape(batch, kv_heads, heads // kv_heads * queries, dim)
     return split.transpose(0, 1).reshape(1, kv_heads, -1, dim)
+
+
+def fold_bias(bias: Tensor, query: Tensor, kv_heads: int) -> Tensor:
+    """A bias `(kv_head or head, position)` beside folded queries: `(kv_head, rows or 1, position)`."""
+    if bias.shape[0] == kv_heads:
+        return bias[:, None]
+    batch, _, queries, _ = query.shape
+    each = bias.reshape(kv_heads, 1, -1, 1, bias.shape[1]).expand(-1, batch, -1, queries, -1)
+    return each.reshape(kv_heads, -1, bias.shape[1])
 
 
 def unfold(found: Tensor, batch: int, heads: int, queries: int) -> Tensor:
@@ -126,11 +135,11 @@ def can_fuse(call: FusedCall, shares: Sequence[Share]) -> bool:
 
 def fused(call: FusedCall, shares: Sequence[Share]) -> Tensor:
     """Attention over every row's prefix and context, `(batch, head, query, dim)`, each prefix read once."""
-    if call.query.device.type == "cpu":
-        parts = [part for share in shares for part in (share.keys, share.values)]
+    parts = [part for share in shares for part in (share.keys, share.values)]
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (call.query, call.key, call.value, *parts)):
         found: Tensor = _Fused.apply(call, tuple(shares), call.query, call.key, call.value, *parts)  # type: ignore[no-untyped-call]
         return found
-    return _forward(call, shares)[0]
+    return merged(*_segments(call, shares))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float) -> Segment:
@@ -148,7 +157,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, c
 def _prefix_segment(query: Tensor, share: Share, scale: float) -> Segment:
     batch, heads, queries, _ = query.shape
     keys, values = share.keys[None], share.values[None]
-    bias = None if share.bias is None else share.bias.to(query.dtype)[None, :, None]
+    bias = None if share.bias is None else fold_bias(share.bias.to(query.dtype), query, len(share.keys))[None]
     found = _attend(fold(query, share.keys.shape[0]), keys, values, bias, causal=False, scale=scale)
     return Segment(unfold(found.out, batch, heads, queries), unfold(found.lse, batch, heads, queries))
 
@@ -157,11 +166,11 @@ def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows)
 
 
-def _forward(call: FusedCall, shares: Sequence[Share]) -> tuple[Tensor, Tensor]:
+def _segments(call: FusedCall, shares: Sequence[Share]) -> tuple[Segment, Segment]:
+    """The prefixes' segment over all rows, and the context's."""
     context = _attend(call.query, call.key, call.value, call.mask, causal=call.causal, scale=call.scale)
     segments = [(_prefix_segment(_rows(call.query, share.rows), share, call.scale), share.rows) for share in shares]
-    prefix = spread(segments, context)
-    return merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
+    return spread(segments, context), context
 
 
 class _Fused(torch.autograd.Function):
@@ -169,7 +178,8 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: FusedCall, shares: tuple[Share, ...], *tensors: Tensor) -> Tensor:
-        out, lse = _forward(call, shares)
+        prefix, context = _segments(call, shares)
+        out, lse = merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
         ctx.call, ctx.shares = call, shares
         ctx.save_for_backward(*tensors, out, lse)
         return out
@@ -188,7 +198,7 @@ class _Fused(torch.autograd.Function):
             kv_heads = keys.shape[0]
             mine, of_out, of_grad, of_lse = (_rows(part, share.rows) for part in (query, out, grad, lse))
             batch, heads, queries, _ = mine.shape
-            bias = None if share.bias is None else share.bias.to(query.dtype)[None, :, None]
+            bias = None if share.bias is None else fold_bias(share.bias.to(query.dtype), mine, kv_heads)[None]
             found = _fused_backward(
                 fold(of_grad, kv_heads),
                 fold(mine, kv_heads),

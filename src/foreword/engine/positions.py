@@ -7,13 +7,14 @@ position ids from the mask themselves, or take none, are left alone.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from foreword.engine.attention import signature_of
 
 # (batch, device) to the positions that each row's prefix occupies, (row,); None when none does
 Occupied = Callable[[int, torch.device], Tensor | None]
@@ -27,7 +28,7 @@ def positioned(model: nn.Module, backbone: nn.Module, occupied: Occupied) -> Ite
     """
     inside = 0
     # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
-    signatures = {module: inspect.signature(module.forward) for module in dict.fromkeys((model, backbone))}
+    signatures = {module: signature_of(module) for module in dict.fromkeys((model, backbone))}
     modules = [module for module, signature in signatures.items() if "position_ids" in signature.parameters]
 
     def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -88,6 +88,13 @@ class Predictor:
     readout: Readout | None = None
 
     def __post_init__(self) -> None:
+        if self.host.role == "encoder-decoder":
+            raise HostError(
+                "An encoder-decoder model cannot do a task yet.",
+                expected="a text encoder such as BERT, or a causal model such as GPT-2, Llama or Qwen",
+                found=f"{self.host.reference}, {self.host.family}",
+                fix="Name another base model in [model] reference.",
+            )
         if self.host.role == "encoder" and (self.manner.kind == "generate" or self.readout is None):
             raise HostError(
                 "An encoder cannot do this task in this way.",

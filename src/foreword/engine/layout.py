@@ -1,0 +1,56 @@
+"""What of a model's modules concerns a prefix, walked once and kept for as long as the model is built that way.
+
+Walking all modules of a deep model takes longer than attaching a prefix to it. What the walk finds changes only when a
+module on the way to an attention site is replaced, so each of these links is kept, and comparing them is the check: a
+library that swaps what lies *inside* an attention module, as LoRA does with its projections, leaves them all in place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from foreword.engine.attention import watchable
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The modules of one backbone that attaching has to know.
+
+    `attention` has each attention module by its path, with the number of its calls in a forward pass; `watched` are
+    those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary` says whether
+    keys turn with position. `links` are (parent, name, child) from the backbone down to each attention module.
+    """
+
+    attention: Mapping[str, tuple[nn.Module, int]]
+    watched: tuple[nn.Module, ...]
+    layers: tuple[nn.Module, ...]
+    is_rotary: bool
+    links: tuple[tuple[nn.Module, str, nn.Module], ...]
+
+    @classmethod
+    def of(cls, backbone: nn.Module, sites: Iterable[str]) -> Layout:
+        """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be."""
+        calls = Counter(site.partition("#")[0] for site in sites)
+        links = {}
+        for path in calls:
+            parent = backbone
+            for name in path.split(".") if path else ():
+                child = parent.get_submodule(name)
+                links[parent, name] = child
+                parent = child
+        modules = list(backbone.modules())
+        return cls(
+            attention={path: (backbone.get_submodule(path), count) for path, count in calls.items()},
+            watched=tuple(watchable(backbone)),
+            layers=tuple(module for module in modules if hasattr(module, "gradient_checkpointing")),
+            is_rotary=any("Rotary" in type(module).__name__ for module in modules),
+            links=tuple((parent, name, child) for (parent, name), child in links.items()),
+        )
+
+    def holds(self) -> bool:
+        """Whether every attention module is still reached through the same modules."""
+        return all(parent._modules.get(name) is child for parent, name, child in self.links)
