@@ -6,6 +6,7 @@ It proves nothing, but for the a-priori bound of `nearest`; that is `proof.py`. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler.charts import Chart
-from foreword.compiler.domain import Domain
+from foreword.compiler.construction.kinks import Kink, near_kinks
+from foreword.compiler.domain import Cube, Domain
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
@@ -118,9 +120,21 @@ class Sampled:
         return error if np.isfinite(error) else float("inf")
 
 
-def unseen(target: Target, domain: Domain, chart: Chart, positions: int) -> Sampled:
-    """The points at which a draft of that many positions is judged: no construction fits or chooses on them."""
-    return Sampled.at(domain.spread(max(1_000, min(UNSEEN, WORK // positions))), target, chart)
+def unseen(target: Target, domain: Domain, chart: Chart, positions: int, *, kinks: Sequence[Kink] = ()) -> Sampled:
+    """The points at which a draft of that many positions is judged: no construction fits or chooses on them.
+
+    Half of them are close to a kink where there are any, at distances down to 1e-9.
+    """
+    points = domain.spread(max(1_000, min(UNSEEN, WORK // positions)))
+    return Sampled.at(near_kinks(domain, points, list(kinks), np.random.default_rng(UNSEEN)), target, chart)
+
+
+def near_sides(domain: Domain, points: Floats, rng: np.random.Generator) -> Floats:
+    """The points of a cube, each coordinate moved to one of its two sides with probability 0.1; others unchanged."""
+    if not isinstance(domain, Cube):
+        return points
+    sides = np.where(rng.random(points.shape) < 0.5, domain.box[:, 0], domain.box[:, 1])
+    return np.where(rng.random(points.shape) < 0.1, sides, points)
 
 
 def gaussian_head(centres: Floats, sharpness: float, scale: Floats, values: Floats) -> Head:

@@ -1,6 +1,6 @@
-"""Values by least squares on softmax features, no value's magnitude above a limit, then towards the smallest largest error.
+"""Values by least squares on softmax features, within a limit, then towards the smallest largest error.
 
-With weights W `(point, position)` at sample points and the target's values F, minimise |W v - F|^2 + mu^2 |v - middle|^2:
+With weights W `(point, position)` at samples and the target's values F, minimise |W v - F|^2 + mu^2 |v - middle|^2:
 through one singular value decomposition the solution for every mu is at hand, and the least mu whose values keep to
 the limit is found by bisection. Weights sum to 1, so values may be counted from the middle of F. Lawson's reweighting
 then moves the squared error towards the largest error (Lawson 1961; each point's weight is multiplied by its error).
@@ -72,7 +72,7 @@ def bounded(factors: Factors, wanted: Floats, limit: float) -> Solved:
 
 
 def levelled(factors: Factors, wanted: Floats, limit: float, start: Solved, *, rounds: int) -> Floats:
-    """Values `(position, output)` whose largest error at the sample points is smaller, within `limit`; else the start's."""
+    """Values `(position, output)` of a smaller largest error at the samples, within `limit`; else the start's."""
     middle = middle_of(wanted)
     columns = [
         _levelled(factors, wanted[:, j] - middle[j], middle[j], limit, start.values[:, j], start.damping[j], rounds)

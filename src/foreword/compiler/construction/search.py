@@ -68,7 +68,7 @@ def sizes_between(first: int, last: int, growth: float) -> list[int]:
 def tuned(
     error: Callable[[Floats], float], starts: Sequence[Sequence[float]], *, steps: int, width: float = 0.25
 ) -> tuple[Floats, float]:
-    """Positive parameters `(parameter,)` of small error: the best start, improved by at most `steps` tries (Nelder-Mead).
+    """Positive parameters `(parameter,)` of small error: the best start, improved by `steps` tries (Nelder-Mead).
 
     The search is over logarithms; `width` is its first step there.
     """

@@ -15,19 +15,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from foreword.compiler.charts import Chart, chart_of
-from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, unseen
+from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.nearest import net_of_at_most, soft_head
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
-from foreword.compiler.construction.tensor import (
-    NODES,
-    Axis,
-    gaussian_axis,
-    grid_head,
-    grid_output,
-    grid_points,
-    grid_values,
-)
+from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import relaxed, sphere_net
@@ -36,11 +29,9 @@ from foreword.compiler.target import Target
 Floats = NDArray[np.float64]
 
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
-GRID_LIMIT = 20_000  # positions on a grid
 LAWSON = 8  # rounds of reweighting
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
 SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
-REACHES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7), (1.2, 0.2))  # (reach, overlap) of `gaussian_axis`
 # Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
 FILL = {1: math.pi, 2: 6.0, 3: 12.0}
 
@@ -64,9 +55,9 @@ class Spectral:
         """A draft; see `Construction.draft`."""
         request = Request(positions, tolerance, value_limit)
         chart = chart_of(domain)
-        problem: _OnNet | _OnGrid
+        problem: _OnNet | GridProblem
         if isinstance(domain, Cube) and domain.dimension in NODES:
-            problem = _OnGrid.of(target, domain, chart, request, rng)
+            problem = GridProblem.of(target, domain, chart, request, rng, kinks=())
         else:
             problem = _OnNet.of(target, domain, chart, request, rng)
         if positions is not None:
@@ -74,7 +65,7 @@ class Spectral:
         else:
             found, least = shortest(problem.attempt, request.is_met_by, problem.sizes)
             if found is None:
-                return _too_rough(request, problem.sizes[-1], least)
+                return too_rough(request, problem.sizes[-1], least)
             candidate = problem.trimmed(found)
         judged = unseen(target, domain, chart, candidate.head.positions)
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
@@ -108,7 +99,7 @@ class _OnNet:
 
     def attempt(self, count: int) -> Candidate:
         """The best of a few sharpnesses around the last best."""
-        points = _net(self.domain, count)
+        points = net_points(self.domain, count)
         starts = [[s] for s in SHARPNESS] if self.sharpness is None else [[self.sharpness * r] for r in (0.8, 1.0, 1.3)]
         seen: dict[float, Candidate] = {}
 
@@ -125,7 +116,7 @@ class _OnNet:
         """The best of a few nets of that size, each with its sharpness."""
         best = self.attempt(count)
         if isinstance(self.domain, Sphere) and 2 <= self.domain.dimension <= 3:
-            again = relaxed(_net(self.domain, count), rounds=30)
+            again = relaxed(net_points(self.domain, count), rounds=30)
             for sharpness in (self.sharpness or 0.2, 1.25 * (self.sharpness or 0.2)):
                 best = min(best, self._solve(again, sharpness), key=lambda candidate: candidate.error)
         return best
@@ -137,7 +128,7 @@ class _OnNet:
     def _solve(self, points: Floats, sharpness: float) -> Candidate:
         count = len(points)
         head = soft_head(
-            self.domain, self.chart, points, sharpness / _spacing(self.domain, points) ** 2, np.zeros((count, 1))
+            self.domain, self.chart, points, sharpness / spacing(self.domain, points) ** 2, np.zeros((count, 1))
         )
         rows = slice(0, max(2_000, 6 * count) if count <= 256 else max(1_600, 4 * count))
         wanted = self.fitted.values[rows]
@@ -153,116 +144,14 @@ class _OnNet:
         return Candidate(made, float(errors[best]), {"sharpness": sharpness, "levelled": best == 1})
 
 
-@dataclass
-class _OnGrid:
-    """Least squares axis by axis on a cube."""
-
-    request: Request
-    wanted: Floats  # (node, ..., node, output)
-    chosen: Sampled
-    limit: float
-    sizes: Sequence[int]
-    shape: tuple[float, float] | None = None  # reach and overlap of the last attempt
-
-    @classmethod
-    def of(cls, target: Target, domain: Cube, chart: Chart, request: Request, rng: np.random.Generator) -> _OnGrid:
-        d = domain.dimension
-        nodes = gaussian_axis(1, 1.0, 1.0, NODES[d])
-        queries = grid_points([nodes] * d)
-        lower, upper = domain.box.T
-        points = np.clip((lower + upper) / 2 + queries * (upper - lower) / 2, lower, upper)
-        values = target.evaluate(points)
-        chosen = Sampled.at(_near_sides(domain, SELECTED, rng), target, chart)
-        largest = min(int((2 * NODES[d]) // 5), int(GRID_LIMIT ** (1 / d) + 1e-9))
-        if request.positions is not None:
-            sizes = [request.positions]
-        else:
-            sizes = [count**d for count in sizes_between(min(largest, 3), largest, 1.08)]
-        limit = request.limit_for(values)
-        return cls(request, values.reshape(*[NODES[d]] * d, -1), chosen, limit, sizes)
-
-    @property
-    def dimension(self) -> int:
-        return self.wanted.ndim - 1
-
-    def attempt(self, count: int) -> Candidate:
-        """As many keys along each axis, at most `count` in all."""
-        return self._with([round(count ** (1 / self.dimension))] * self.dimension)
-
-    def best_of(self, count: int) -> Candidate:
-        """At most `count` keys: the same number along each axis, then more where they help and fewer where not."""
-        d = self.dimension
-        counts = [max(1, int(count ** (1 / d) + 1e-9))] * d
-        best = self._with(_grown(counts, count, NODES[d] // 2))
-        for _ in range(2):
-            lean = self.trimmed(best, best.error * 1.1)
-            grown = _grown(list(lean.notes["counts"]), count, NODES[d] // 2)
-            again = self._with(grown) if grown != best.notes["counts"] else best
-            if again.error >= best.error:
-                break
-            best = again
-        return best
-
-    def trimmed(self, candidate: Candidate, allowed: float | None = None) -> Candidate:
-        """Fewer keys along each axis by itself, as long as the error stays within what is allowed."""
-
-        def is_fine(error: float) -> bool:
-            return error <= allowed if allowed is not None else self.request.is_met_by(error)
-
-        for axis in range(self.dimension if self.dimension > 1 else 0):
-            low, high = 0, candidate.notes["counts"][axis]
-            while high - low > 1:
-                middle = (low + high) // 2
-                counts = list(candidate.notes["counts"])
-                counts[axis] = middle
-                lean = self._with(counts)
-                if is_fine(lean.error):
-                    high, candidate = middle, lean
-                else:
-                    low = middle
-        return candidate
-
-    def _with(self, counts: list[int]) -> Candidate:
-        steps = 24 if self.dimension <= 2 else 12
-        starts: Sequence[Sequence[float]] = REACHES if self.shape is None else [self.shape]
-        best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps)
-        self.shape = (float(best[0]), float(best[1]))
-        axes, values, error = self._solve(counts, best)
-        notes = {"counts": counts, "reach": self.shape[0], "overlap": self.shape[1]}
-        return Candidate(grid_head(axes, values), error, notes)
-
-    def _solve(self, counts: Sequence[int], shape: Floats) -> tuple[list[Axis], Floats, float]:
-        reach, overlap = (float(number) for number in shape)
-        if not (1.0 <= reach <= 20.0 and 1e-3 <= overlap <= 20.0):
-            return [], np.empty(0), math.inf
-        made = {count: gaussian_axis(count, reach, overlap, self.wanted.shape[0]) for count in set(counts)}
-        axes = [made[count] for count in counts]
-        values = grid_values(axes, self.wanted, self.limit)
-        error = np.abs(grid_output(axes, values, self.chosen.queries) - self.chosen.values).max()
-        return axes, values, float(error)
-
-
-def _grown(counts: list[int], count: int, most: int) -> list[int]:
-    """One more along the axis with the fewest keys (of those that have more than one), while there is room."""
-    counts = list(counts)
-    while True:
-        room = [
-            axis
-            for axis in np.argsort(counts, kind="stable")
-            if 1 < counts[axis] < most and math.prod(counts) // counts[axis] * (counts[axis] + 1) <= count
-        ]
-        if not room:
-            return counts
-        counts[room[0]] += 1
-
-
-def _net(domain: Domain, count: int) -> Floats:
+def net_points(domain: Domain, count: int) -> Floats:
+    """Evenly placed points of the domain `(position, column)`, at most `count`."""
     if isinstance(domain, Sphere):
         return sphere_net(domain.dimension, count)
     return net_of_at_most(domain, count).points
 
 
-def _spacing(domain: Domain, points: Floats) -> float:
+def spacing(domain: Domain, points: Floats) -> float:
     """The unit of the sharpness: about the net's covering radius."""
     if isinstance(domain, Sphere) and domain.dimension in FILL:
         return float((FILL[domain.dimension] / len(points)) ** (1 / domain.dimension))
@@ -276,20 +165,12 @@ def _fit_points(domain: Domain, count: int, rng: np.random.Generator) -> Floats:
     if isinstance(domain, Sphere):
         turn = np.linalg.qr(rng.standard_normal((domain.columns, domain.columns)))[0]
         points: Floats = domain.spread(count) @ turn
-        return points / np.linalg.norm(points, axis=1, keepdims=True)
-    return _near_sides(domain, count, rng)
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        return points
+    return near_sides(domain, domain.sample(count, rng), rng)
 
 
-def _near_sides(domain: Domain, count: int, rng: np.random.Generator) -> Floats:
-    """Random points of a cube, each coordinate on one of its two sides with probability 0.1."""
-    points = domain.sample(count, rng)
-    if isinstance(domain, Cube):
-        sides = np.where(rng.random(points.shape) < 0.5, domain.box[:, 0], domain.box[:, 1])
-        points = np.where(rng.random(points.shape) < 0.1, sides, points)
-    return points
-
-
-def _too_rough(request: Request, largest: int, least: float) -> Obstacle:
+def too_rough(request: Request, largest: int, least: float) -> Obstacle:
     return Obstacle(
         "length",
         f"Solved values do not meet {request.tolerance:g} within {largest:,} positions.",

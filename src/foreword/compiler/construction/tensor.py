@@ -1,12 +1,13 @@
 """Prefixes on a grid of keys over a cube: attention weights are products of weights along the axes.
 
 With scores that add up over the axes, softmax over all grid keys is the product of one softmax for each axis, so least
-squares on a grid of samples needs one small singular value decomposition for each axis (a Kronecker product's factors) and
-no large one. The regularisation is that of `fitting.py`, in the basis of the products.
+squares on a grid of samples needs one small singular value decomposition for each axis (a Kronecker product's factors)
+and no large one. The regularisation is that of `fitting.py`, in the basis of the products.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ Floats = NDArray[np.float64]
 
 # Samples along an axis, by the number of axes: at most a million in all.
 NODES = {1: 400, 2: 100, 3: 48, 4: 24, 5: 15, 6: 10}
+GRADED_NODES = {1: 600, 2: 200, 3: 80, 4: 40, 5: 25, 6: 16}  # the same along an axis with kinks
+CLOSEST = 1e-9  # least distance of such a sample from a kink
+FAR = 30.0  # sinh(30) scales are beyond every reach
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,40 @@ def gaussian_axis(count: int, reach: float, overlap: float, nodes: int) -> Axis:
     return Axis(sharpness * centres, -0.5 * sharpness * centres**2, chebyshev(nodes))
 
 
+def graded_axis(count: int, reach: float, offsets: Sequence[float], scale: float, overlap: float, nodes: int) -> Axis:
+    """Keys that crowd towards kinks at `offsets` as |t - offset| + scale does: spacing there about `scale`.
+
+    Centres t_k lie evenly in sum over offsets of asinh((t - offset) / scale), from -reach to reach. Neighbours with a
+    spacing s differ by overlap / s in key and are equal in score half way: the soft Bregman neighbours (statement A3)
+    of a convex function whose second derivative is overlap / s^2.
+    """
+    if count == 1:
+        return Axis(np.zeros(1), np.zeros(1), graded(nodes, offsets))
+    fine = np.concatenate([offset + scale * np.sinh(np.linspace(-1, 1, 4001) * FAR) for offset in offsets])
+    fine = np.unique(np.clip(np.concatenate([fine, np.linspace(-reach, reach, 4001)]), -reach, reach))
+    height = sum((np.arcsinh((fine - offset) / scale) for offset in offsets), start=np.zeros(len(fine)))
+    centres = np.interp(np.linspace(height[0], height[-1], count), height, fine)
+    steps = overlap / np.diff(centres)
+    keys = np.concatenate([[0.0], np.cumsum(steps)])
+    biases = np.concatenate([[0.0], -np.cumsum(steps * (centres[1:] + centres[:-1]) / 2)])
+    middle = (keys[0] + keys[-1]) / 2  # the same weights from keys around zero: scores, and their rounding, stay small
+    return Axis(keys - middle, biases - biases.max(), graded(nodes, offsets))
+
+
+def graded(count: int, offsets: Sequence[float]) -> Floats:
+    """About `count` points in [-1, 1]: both sides of each offset have points at geometric distances and Chebyshev's."""
+    share = max(4, count // (4 * len(offsets)))
+    near = np.geomspace(CLOSEST, 1.0, share)
+    even = (1.0 - np.cos(np.linspace(0.0, math.pi, share))) / 2
+    marks = [-1.0, *sorted(offsets), 1.0]
+    found = [np.array(marks)]
+    for low, high in itertools.pairwise(marks):
+        found += [low + (high - low) * even]
+        found += [low + (high - low) * near] if low > -1.0 else []
+        found += [high - (high - low) * near] if high < 1.0 else []
+    return np.unique(np.clip(np.concatenate(found), -1.0, 1.0))
+
+
 def chebyshev(count: int) -> Floats:
     """Points in [-1, 1], ends included, dense at the ends: where least squares would else be worst."""
     return -np.cos(np.linspace(0.0, math.pi, count))
@@ -61,7 +99,7 @@ def grid_points(axes: Sequence[Axis]) -> Floats:
 
 
 def grid_values(axes: Sequence[Axis], wanted: Floats, limit: float) -> Floats:
-    """Values `(count, ..., count, output)` for the target's values `(node, ..., node, output)`; see `fitting.bounded`."""
+    """Values `(count, ..., count, output)` for a target's values `(node, ..., node, output)`; see `fitting.bounded`."""
     made: dict[int, Factors] = {}
     factors = [made.setdefault(id(axis), Factors.of(axis.weights(axis.nodes))) for axis in axes]
     middle = wanted.reshape(-1, wanted.shape[-1]).mean(axis=0)
