@@ -36,6 +36,7 @@ from foreword.compiler.expression import (
 from foreword.errors import CompileError
 
 LENGTH_LIMIT = 10_000
+READ_BACK_LIMIT = 2_000_000  # for a text that a graph was written to, such as a compiled file's
 NESTING_LIMIT = 200
 EXPONENT_LIMIT = 1_000
 EXACT_BITS = 4_096  # an exponent is exact as long as it is a fraction of at most so many bits

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreword.certificate import Assumption
+from foreword.compiler.catalogue import CATALOGUE, Entry
 from foreword.compiler.expression import Expression
+from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
+from foreword.compiler.tracing import trace
 from foreword.errors import CompileError
 
 Floats = NDArray[np.float64]
@@ -276,6 +279,84 @@ def _values(found: Any, batch: int, who: str) -> Floats:
     return values.astype(np.float64)
 
 
-def with_expression(target: Target, expression: Expression) -> Target:
-    """The target with the expression that its function was traced to."""
-    return replace(target, expression=expression, is_traced=True)
+def target_of(
+    f: Target | Expression | str | Callable[[Floats], ArrayLike] | Floats, domain: Domain | None = None, **facts: Any
+) -> Target:
+    """The target that is meant by `f`: a Target, an expression or its text, a catalogue name, a function, or samples.
+
+    `facts` are those of `Target` (`lipschitz`, `metric`, `gradient`, `kinks`, ...), and override what is known already.
+    A function is traced; if the expression found agrees with it at 2,000 points, the target carries it. An array is the
+    values at the points of a finite domain. CompileError when nothing can be made of it, when values are not finite,
+    or when a given expression and a given function disagree.
+
+    >>> from foreword.compiler.domain import Sphere
+    >>> target_of(lambda x: np.sin(x[:, 0]) * x[:, 1], Sphere(2)).expression.text
+    'sin(x) * y'
+    """
+    if isinstance(f, Target):
+        target = replace(f if domain is None else replace(f, domain=domain), **facts)
+    elif domain is None:
+        raise CompileError(
+            "The target's domain is missing.", expected="a domain", found="none", fix="Pass domain=Sphere(2), say."
+        )
+    elif isinstance(f, str) and f.strip() in CATALOGUE:
+        target = _listed(CATALOGUE[f.strip()], domain, facts)
+    elif isinstance(f, str):
+        target = Target(expression=parse_expression(f, domain.columns), domain=domain, **{"name": f.strip(), **facts})
+    elif isinstance(f, Expression):
+        target = Target(expression=f, domain=domain, **{"name": f.text, **facts})
+    elif isinstance(f, np.ndarray):
+        target = Target(samples=f, domain=domain, **facts)
+    elif callable(f):
+        target = Target(f, domain=domain, **{"name": str(getattr(f, "__name__", "")), **facts})
+    else:
+        raise CompileError(
+            "This is no target.",
+            expected="a function of an array (batch, columns), an expression, a catalogue name or samples",
+            found=type(f).__name__,
+            fix=f"Names in the catalogue: {', '.join(CATALOGUE)}.",
+        )
+    return _compared(target)
+
+
+def _listed(entry: Entry, domain: Domain, facts: dict[str, Any]) -> Target:
+    """A catalogue's entry on this domain; its Lipschitz constant only where it is proved."""
+    columns, is_sphere = domain.columns, domain.as_dict().get("kind") == "sphere"
+    if not entry.least <= columns <= (entry.most or columns):
+        raise CompileError(
+            f'The target "{entry.name}" does not exist on this domain.',
+            expected=f"{entry.least} coordinates" + ("" if entry.most == entry.least else " or more"),
+            found=str(columns),
+            fix="Choose another dimension, or write the expression that you mean.",
+        )
+    expression = parse_expression(entry.text(columns), columns, length_limit=READ_BACK_LIMIT)
+    known: dict[str, Any] = {"name": entry.name, "kinks": tuple(entry.kinks(columns))}
+    low, high = entry.inside or (-math.inf, math.inf)
+    sides = np.array([[-1.0, 1.0]]) if is_sphere else np.asarray(getattr(domain, "box", [[-math.inf, math.inf]]))
+    if (sides[:, 0] >= low).all() and (sides[:, 1] <= high).all():
+        known |= {"lipschitz": entry.lipschitz(columns, is_sphere), "metric": "euclidean"}
+    return Target(expression=expression, domain=domain, **{**known, **facts})
+
+
+def _compared(target: Target) -> Target:
+    """The target, with the expression that its function traces to if that agrees; a given expression must agree."""
+    if target.function is None:
+        return target
+    points = target.domain.sample(COMPARED, np.random.default_rng(0))
+    values = target.evaluate(points)
+    expression = target.expression or trace(target.function, target.domain.columns)
+    if expression is None:
+        return target
+    found = expression.evaluate(points)
+    gap = np.abs(found - values) if found.shape == values.shape else np.full(values.shape, math.inf)
+    if (gap <= AGREEMENT * np.abs(values).max(axis=0)).all():
+        return target if target.expression is not None else replace(target, expression=expression, is_traced=True)
+    if target.expression is None or target.is_traced:
+        return replace(target, expression=None, is_traced=False)
+    worst = int(np.argmax(np.nan_to_num(gap, nan=math.inf).max(axis=1)))
+    raise CompileError(
+        "The function and the expression of the target are not the same.",
+        expected=f"{found[worst].tolist()} at {points[worst].tolist()}, by the expression",
+        found=f"{values[worst].tolist()}, by the function",
+        fix="Leave one of them out, or correct it.",
+    )
