@@ -25,7 +25,8 @@ class Entry:
     """One target on `least` to `most` columns (None: any number): its text, and what is known of it.
 
     `lipschitz(columns, is_sphere)` holds on all of space or, when `inside` is given, where every coordinate lies in it.
-    `extremes(columns)` are the least and the largest value on the unit sphere in that many columns.
+    An entry with poles elsewhere exists only there. `extremes(columns)` are the least and the largest value on the unit
+    sphere in that many columns.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     least: int = 1
     most: int | None = None
     inside: tuple[float, float] | None = None
+    has_poles: bool = False  # outside `inside`
 
 
 def _number(value: float) -> str:
@@ -190,7 +192,14 @@ _ENTRIES = (
     # d/dx 1/(1 + a^2 x^2) is at most a 3 sqrt(3)/8 (at a x = 1/sqrt(3)), and the other factors are at most 1.
     Entry("product", "Genz: a peak in every coordinate", _product, lambda n, _: 3 * math.sqrt(3) / 8 * _slopes(n)),
     # (n + 1) |a| (1 + <a, x>)^-(n + 2), largest at the corner 0 of [0, 1]^n.
-    Entry("corner", "Genz: a peak in a corner of [0, 1]^n", _corner, lambda n, _: (n + 1) * _slopes(n), inside=(0, 1)),
+    Entry(
+        "corner",
+        "Genz: a peak in a corner of [0, 1]^n",
+        _corner,
+        lambda n, _: (n + 1) * _slopes(n),
+        inside=(0, 1),
+        has_poles=True,
+    ),
     # Off the kinks the gradient is -f (a_j sign): at most |a|, and a continuous f keeps the constant across them.
     Entry("continuous", "Genz: a kink in every coordinate", _continuous, _slopes, _axes),
     # The Gaussian again, of width 0.02: it lies between the points of any small sample.

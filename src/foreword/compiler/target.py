@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreword.certificate import Assumption
 from foreword.compiler.catalogue import CATALOGUE, Entry
+from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
 from foreword.compiler.tracing import trace
@@ -38,22 +39,12 @@ REPEATABILITY = 1e-9
 """Largest change there, in units of the largest value: a batch of another size may sum in another order."""
 
 
-class Domain(Protocol):
-    """What a target needs of a domain: `Sphere`, `Cube` and `FiniteSet` of `domain.py`."""
-
-    @property
-    def columns(self) -> int: ...
-    def sample(self, count: int, rng: np.random.Generator) -> Floats: ...
-    def check(self, points: Floats) -> Any: ...
-    def as_dict(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Target:
     """A function on `domain`, with its regularity as far as it is known.
 
-    `function` maps points `(batch, columns)` to `(batch,)` or `(batch, output)`; without one, `expression` or `samples`
-    (values at the points of a finite domain, in their order) are the function. `lipschitz` holds for every output, in
+    `function` maps points `(batch, columns)` to `(batch,)` or `(batch, output)`; without one, `expression` (a text is
+    parsed) or `samples` (values at the points of a finite domain, in their order) are the function. `lipschitz` holds for every output, in
     `metric`. `gradient` `(batch, output, columns)` and `hessian` `(batch, output, columns, columns)` are with respect
     to the columns (one output may leave its axis out); `second` and `third` bound the operator norm of the second and
     third derivative of every output on the convex hull of the domain. `kinks` are hyperplanes `<normal, x> = offset`
@@ -85,6 +76,8 @@ class Target:
                 found="none of them",
                 fix='Pass a function of an array (batch, columns), or an expression such as "sin(x) * y".',
             )
+        if isinstance(self.expression, str):
+            object.__setattr__(self, "expression", parse_expression(self.expression, self.domain.columns))
         for name in ("lipschitz", "second", "third"):
             _check_constant(name, getattr(self, name))
         if self.metric not in ("geodesic", "euclidean"):
@@ -98,7 +91,8 @@ class Target:
             )
         object.__setattr__(self, "kinks", _unit_kinks(self.kinks, self.domain.columns))
         if self.samples is not None:
-            object.__setattr__(self, "samples", _values(self.samples, len(np.asarray(self.samples)), "The samples"))
+            count = len(self.domain.points) if isinstance(self.domain, FiniteSet) else 0
+            object.__setattr__(self, "samples", _table(self.samples, count))
 
     def evaluate(self, points: Floats) -> Floats:
         """Values `(batch, output)` at `points` `(batch, columns)`.
@@ -201,18 +195,18 @@ class Target:
         return _values(found, len(points), "The target")
 
     def _look_up(self, points: Floats) -> Floats:
-        known: Floats = np.asarray(getattr(self.domain, "points", np.empty((0, self.domain.columns))))
-        rows = {row.tobytes(): index for index, row in enumerate(known + 0.0)}
+        if not isinstance(self.domain, FiniteSet) or self.samples is None:  # refused when the target was made
+            raise CompileError("There are no samples.", expected="samples on a finite domain", found="none")
+        rows = {row.tobytes(): index for index, row in enumerate(self.domain.points + 0.0)}
         found = [rows.get(row.tobytes()) for row in points + 0.0]
-        samples = np.empty((0, 1)) if self.samples is None else self.samples
-        if None in found or len(known) != len(samples):
+        if None in found:
             raise CompileError(
                 "A table of samples was asked for a point that it does not hold.",
-                expected=f"one of its {len(known)} points, each with a value ({len(samples)} values)",
-                found=f"{points[found.index(None)].tolist()}" if None in found else "points without values",
-                fix="Use FiniteSet(points) of the samples as the domain, one row of values for each point.",
+                expected=f"one of its {len(rows)} points",
+                found=f"{points[found.index(None)].tolist()}",
+                fix="Compile an expression or a function to evaluate between the samples.",
             )
-        return samples[np.array(found, dtype=np.int64)]
+        return self.samples[np.array(found, dtype=np.int64)]
 
     def _check_repeats(self, points: Floats, values: Floats) -> None:
         rows = np.unique(np.linspace(0, len(points) - 1, REPEATED).astype(np.int64))
@@ -279,6 +273,25 @@ def _values(found: Any, batch: int, who: str) -> Floats:
     return values.astype(np.float64)
 
 
+def _table(samples: Any, count: int) -> Floats:
+    """Samples as `(count, output)`, read-only; CompileError unless each point of a table has one finite row."""
+    if not count:
+        raise CompileError(
+            "Samples are values at the points of a table.",
+            expected="domain=FiniteSet(points)",
+            found="another domain",
+            fix="Make the points of the samples the domain.",
+        )
+    table = _values(samples, count, "The samples")
+    if not np.isfinite(table).all():
+        row = int(np.argmin(np.isfinite(table).all(axis=1)))
+        raise CompileError(
+            "A sample is not finite.", expected="finite numbers", found=f"{table[row].tolist()}, row {row}"
+        )
+    table.setflags(write=False)
+    return table
+
+
 def target_of(
     f: Target | Expression | str | Callable[[Floats], ArrayLike] | Floats, domain: Domain | None = None, **facts: Any
 ) -> Target:
@@ -321,29 +334,31 @@ def target_of(
 
 def _listed(entry: Entry, domain: Domain, facts: dict[str, Any]) -> Target:
     """A catalogue's entry on this domain; its Lipschitz constant only where it is proved."""
-    columns, is_sphere = domain.columns, domain.as_dict().get("kind") == "sphere"
-    if not entry.least <= columns <= (entry.most or columns):
+    columns, is_sphere = domain.columns, isinstance(domain, Sphere)
+    reached = domain.points if isinstance(domain, FiniteSet) else np.array([[-1.0, 1.0]]) if is_sphere else domain.box
+    low, high = entry.inside or (-math.inf, math.inf)
+    is_inside = bool(low <= reached.min() and reached.max() <= high)
+    if not entry.least <= columns <= (entry.most or columns) or (entry.has_poles and not is_inside):
+        several = "" if entry.most == entry.least else " or more"
         raise CompileError(
             f'The target "{entry.name}" does not exist on this domain.',
-            expected=f"{entry.least} coordinates" + ("" if entry.most == entry.least else " or more"),
-            found=str(columns),
-            fix="Choose another dimension, or write the expression that you mean.",
+            expected=f"{entry.least} coordinates{several}" + f" in [{low}, {high}]" * entry.has_poles,
+            found=f"{columns} coordinates in [{reached.min():.3g}, {reached.max():.3g}]",
+            fix="Choose another domain, or write the expression that you mean.",
         )
     expression = parse_expression(entry.text(columns), columns, length_limit=READ_BACK_LIMIT)
     known: dict[str, Any] = {"name": entry.name, "kinks": tuple(entry.kinks(columns))}
-    low, high = entry.inside or (-math.inf, math.inf)
-    sides = np.array([[-1.0, 1.0]]) if is_sphere else np.asarray(getattr(domain, "box", [[-math.inf, math.inf]]))
-    if (sides[:, 0] >= low).all() and (sides[:, 1] <= high).all():
+    if is_inside:
         known |= {"lipschitz": entry.lipschitz(columns, is_sphere), "metric": "euclidean"}
     return Target(expression=expression, domain=domain, **{**known, **facts})
 
 
 def _compared(target: Target) -> Target:
     """The target, with the expression that its function traces to if that agrees; a given expression must agree."""
-    if target.function is None:
-        return target
     points = target.domain.sample(COMPARED, np.random.default_rng(0))
     values = target.evaluate(points)
+    if target.function is None:
+        return target
     expression = target.expression or trace(target.function, target.domain.columns)
     if expression is None:
         return target
