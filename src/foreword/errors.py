@@ -63,3 +63,11 @@ class FitError(ForewordError):
 
 class RunFolderError(ForewordError):
     """The run folder cannot be written, is in use by another run, or holds another pilot's work."""
+
+
+class CompileError(ForewordError):
+    """A target, domain, tolerance or expression that cannot be compiled."""
+
+
+class CertificateError(ForewordError):
+    """A certificate or a compiled file that does not hold."""
