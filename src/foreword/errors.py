@@ -66,8 +66,8 @@ class RunFolderError(ForewordError):
 
 
 class CompileError(ForewordError):
-    """A target, domain, tolerance or expression that cannot be compiled."""
+    """A target, domain, tolerance or expression cannot be compiled as it stands."""
 
 
 class CertificateError(ForewordError):
-    """A certificate or a compiled file that does not hold."""
+    """A certificate or a compiled file does not hold: changed, incomplete, or of another prefix."""

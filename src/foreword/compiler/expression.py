@@ -1,8 +1,8 @@
 """A function of named coordinates as a graph of elementary operations, shared by everything that must understand it.
 
-The graph is what a *rigorous* evaluation needs: the same nodes are evaluated in float64 (here), with Taylor models in the
-search (`taylor.py`) and in ball arithmetic by the checker. It is made by the safe parser (`parser.py`) or by tracing
-a NumPy callable (`tracing.py`).
+The graph is what a *rigorous* evaluation needs: the same nodes are evaluated in float64 (here), with Taylor models in
+the search (`taylor.py`) and in ball arithmetic by the checker. It is made by the safe parser (`parser.py`) or by
+tracing a NumPy callable (`tracing.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# What each operation does in float64. `variable`, `constant` and `power` (an integer exponent in `value`) are handled
-# by name.
+# What each operation does in float64. By name are handled: `variable`, `constant`, `pi` (no arguments; the number
+# itself in a rigorous evaluation, not the double beside it) and `power` (an integer exponent in `value`).
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "subtract": np.subtract,
@@ -94,6 +94,8 @@ def _apply(node: Node, found: list[Any], points: Floats) -> Any:
         return points[:, int(node.value or 0)]
     if node.operation == "constant":
         return np.float64(node.value)
+    if node.operation == "pi":
+        return np.float64(np.pi)
     if node.operation == "power":
         return found[0] ** int(node.value or 0)
     return OPERATIONS[node.operation](*found)
