@@ -66,7 +66,7 @@ class Space:
     @cached_property
     def degrees(self) -> NDArray[np.int64]:
         """Total degree of each monomial."""
-        return self.exponents.sum(axis=1)
+        return np.asarray(self.exponents.sum(axis=1))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -76,7 +76,7 @@ class Space:
     @cached_property
     def is_even(self) -> NDArray[np.bool_]:
         """Whether the monomial is a product of squares, other than 1: it lies in [0, 1]."""
-        return (self.exponents % 2 == 0).all(axis=1) & (self.degrees > 0)
+        return np.asarray((self.exponents % 2 == 0).all(axis=1) & (self.degrees > 0))
 
     @cached_property
     def position(self) -> dict[tuple[int, ...], int]:
@@ -85,7 +85,7 @@ class Space:
 
     @cache  # noqa: B019 - spaces are few and are kept by `space_of`
     def pairs(self, left: int, right: int) -> tuple[NDArray[np.int64], ...]:
-        """Factors' monomials of at least these degrees whose product stays: left, right, where groups start, product."""
+        """Factors' monomials of at least these degrees whose product stays: left, right, groups' starts, products."""
         found = [
             (self.position[tuple((a + b).tolist())], i, j)
             for i, a in enumerate(self.exponents)
@@ -253,9 +253,9 @@ def _series(name: str, ball: arb, length: int) -> list[arb]:
 
 
 def _last(name: str, ball: arb, degree: int) -> arb:
-    """The Taylor coefficient of that degree, for every point of the ball: a closed form, a recurrence, or Cauchy's bound.
+    """The Taylor coefficient of that degree at every point of the ball: a closed form, a recurrence, or Cauchy's bound.
 
-    On a disc of radius R on which the derivative is analytic, |coefficient| <= max |derivative| / (degree R^(degree-1)).
+    Where the derivative is analytic on a disc of radius R, |coefficient| <= max |derivative| / (degree R^(degree-1)).
     A square takes the disc's place, and the best of a few R is kept.
     """
     if name in _LAST:

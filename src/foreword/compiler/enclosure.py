@@ -28,12 +28,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of a block: `error` `(cell,)` bounds |f - g|, largest output; `swing` `(cell, parameter)` tells where to halve.
-
-    `spread` bounds sum_k w_k |v_k| `(cell,)` over outputs and cells, which the rounding terms are made of.
+    """Of a block: `error` `(cell,)` bounds |f - g| from above over a cell, largest output; `least` from below at its
+    middle; `swing` `(cell, parameter)` tells where to halve.
     """
 
     error: Balls
+    least: Balls
     swing: Floats
 
 
@@ -83,17 +83,29 @@ class Problem:
         space = space_of(lower.shape[1], order)
         columns = self.points(space, lower, upper)
         wanted = enclose(self.outputs, columns)
-        numerators, denominator, guesses = _moments(self.head, enclose(self.queries, columns), wanted)
-        least = denominator.range()[0]
-        error, swing = _nothing(len(lower)), np.zeros(lower.shape)
+        numerators, denominator, guesses = _moments(self.head, enclose(self.queries, columns))
+        smallest = denominator.range()[0]
+        error, least, swing = _nothing(len(lower)), _nothing(len(lower)), np.zeros(lower.shape)
         for output, model in enumerate(wanted):
             difference = model.shifted(-guesses[output]) * denominator - numerators[output]
             low, high = difference.range()
             above = np.array([a.abs_upper().max(b.abs_upper()) for a, b in zip(low, high, strict=True)], dtype=object)
-            ratio = [a / b if b > 0 else arb.nan() for a, b in zip(above, least, strict=True)]
+            ratio = [a / b if b > 0 else arb.nan() for a, b in zip(above, smallest, strict=True)]
             error = np.array([e.max(r) for e, r in zip(error, ratio, strict=True)], dtype=object)
+            least = np.array(
+                [e.max(r) for e, r in zip(least, _at_the_middle(difference, denominator), strict=True)], dtype=object
+            )
             swing += _swing(difference)
-        return Bounds(error, swing)
+        return Bounds(error, least, swing)
+
+
+def _at_the_middle(difference: Model, denominator: Model) -> list[arb]:
+    """Lower bounds on |difference / denominator| at s = 0."""
+    above = [
+        arb(ball.abs_lower()) - rest for ball, rest in zip(difference.coefficients[0], difference.rest, strict=True)
+    ]
+    below = denominator.coefficients[0] + denominator.rest
+    return [a.lower() / b.upper() if a > 0 and b > 0 else arb(0) for a, b in zip(above, below, strict=True)]
 
 
 def _swing(difference: Model) -> Floats:
@@ -102,8 +114,8 @@ def _swing(difference: Model) -> Floats:
     return np.asarray(sizes.T @ difference.space.exponents.astype(np.float64))
 
 
-def _moments(head: Head, queries: Sequence[Model], wanted: Sequence[Model]) -> tuple[list[Model], Model, list[Balls]]:
-    """For each output sum_k w_k (v_k - v) e^(z_k), and sum_k w_k e^(z_k); v a double near f's middle, for each output."""
+def _moments(head: Head, queries: Sequence[Model]) -> tuple[list[Model], Model, list[Balls]]:
+    """For each output sum_k w_k (v_k - v) e^(z_k); sum_k w_k e^(z_k); for each output v, a double near g's middle."""
     space, cells = queries[0].space, len(queries[0].rest)
     middles = np.array([model.coefficients[0] for model in queries]).astype(np.float64).T
     shift = head.weights(middles).mean(axis=0) @ head.keys  # any doubles would do: a common factor cancels
