@@ -83,6 +83,10 @@ class Certificate:
         numbers = {"tolerance": tolerance, "bound": float(told["bound"]), "seen": float(told["seen"])}
         terms = {str(name): float(term) for name, term in told["terms"].items()}
         verdict = Verdict(told["verdict"])
+        tables = [told["domain"], told["target"], told["effort"], told["cover"] or {}]
+        texts = [told[name] for name in ("remedy", "method", "head", "seal")]
+        if not (all(isinstance(table, dict) for table in tables) and all(isinstance(text, str) for text in texts)):
+            raise TypeError("an entry of the certificate is not of its type")
         return cls(**{**told, **numbers, "terms": terms, "verdict": verdict, "assumptions": assumptions})
 
 

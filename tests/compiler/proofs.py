@@ -65,7 +65,9 @@ def fitted(domain: Sphere | Cube, expression: Expression, positions: int, sharpn
 
 def uniform(domain: Sphere | Cube, level: int, knots: dict[int, float] | None = None) -> Cover:
     """Cells halved `level` times along every axis; the last angle of a sphere, twice as wide, once more."""
-    ends = [[low, *([knots[axis]] if knots and axis in knots else []), high] for axis, (low, high) in enumerate(domain.box)]
+    ends = [
+        [low, *([knots[axis]] if knots and axis in knots else []), high] for axis, (low, high) in enumerate(domain.box)
+    ]
     levels = np.array([level] * domain.dimension)
     levels[-1] += isinstance(domain, Sphere)
     counts = [(len(axis) - 1) << n for axis, n in zip(ends, levels.tolist(), strict=True)]
@@ -80,10 +82,11 @@ def certificate_for(
     """A sealed certificate with that approximation term."""
     from flint import arb
 
-    norm = float(np.linalg.norm(chart(domain.spread(4000)), axis=1).max()) * 1.5
+    is_sphere = isinstance(domain, Sphere)
+    norm = 1.0 if is_sphere else 1.5 * float(np.linalg.norm(chart(domain.spread(4000)), axis=1).max())
     terms = {
         name: float(term) * (1 + 1e-9)
-        for name, term in rounding_terms(head, norm=arb(norm), query_roundings=9).items()
+        for name, term in rounding_terms(head, norm=arb(norm), query_roundings=0 if is_sphere else 9).items()
     }
     terms |= {"approximation": approximation, "context": 0.0}
     bound = approximation + terms["rounding_float64"]

@@ -103,8 +103,10 @@ class Space:
         return Model(self, coefficients, _zeros(len(values)))
 
     def along(self, axis: int, series: Sequence[Balls], rest: Balls) -> Model:
-        """A function of one variable: its coefficients by degree, each `(cell,)`."""
+        """A function of one variable: its coefficients by degree, each `(cell,)`; too high a degree goes into the rest."""
         coefficients = _zeros(len(self.degrees), len(rest))
+        for values in series[self.order :]:
+            rest = rest + magnitude(values)
         for degree, values in enumerate(series[: self.order]):
             exponent = [0] * self.parameters
             exponent[axis] = degree
@@ -247,8 +249,11 @@ def _or_constant(result: Model, ranges: Balls) -> Model:
 
 
 def _series(name: str, ball: arb, length: int) -> list[arb]:
-    """The first `length` Taylor coefficients at every point of the ball."""
-    found = _OF_SERIES[name](arb_series([ball, 1], length)).coeffs()
+    """The first `length` Taylor coefficients at every point of the ball; NaN where there are none."""
+    try:
+        found = _OF_SERIES[name](arb_series([ball, 1], length)).coeffs()
+    except ValueError:  # a quotient through 0
+        found = [arb.nan()] * length
     return list(found[:length]) + [arb(0)] * (length - len(found))
 
 

@@ -25,9 +25,11 @@ from foreword.compiler.covering import nearest_bound
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.enclosure import Problem
 from foreword.compiler.expression import Expression, ordered
+from foreword.compiler.file import CompiledFile
 from foreword.compiler.floating import rounding_terms
 from foreword.compiler.head import Head
-from foreword.errors import CertificateError
+from foreword.compiler.parser import parse_expression
+from foreword.errors import CertificateError, CompileError
 
 Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
@@ -36,6 +38,7 @@ BLOCK = 32  # cells at once; near each other, since they share one shift of the 
 DEEPEST = 12  # halvings of a stored cell before the check gives up
 MOST_CELLS = 5_000_000
 MOST_MONOMIALS = 5_000
+LONGEST_TEXT = 200_000  # characters; a traced function may be longer than what people type
 SUM_SLACK = 2.0**-48  # a float64 sum of a handful of terms is nearer than this to the exact one
 
 
@@ -103,7 +106,7 @@ def check(
         if not found.wrong:
             with precise(_order(claim)):
                 _recompute(claim, found, started + seconds, progress)
-    except (CertificateError, ArithmeticError, ValueError, TypeError, KeyError) as error:
+    except (CertificateError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         found.wrong.append(f"the claim cannot be followed ({type(error).__name__}: {error})")
     reasons = (*found.wrong, *found.unchecked)
     verdict = certificate.verdict
@@ -112,6 +115,24 @@ def check(
     elif found.unchecked:
         verdict = Verdict.ASSUMPTION_UNVERIFIED
     return CheckResult(verdict, reasons, time.perf_counter() - started, found.cells)
+
+
+def check_compiled(compiled: CompiledFile, *, seconds: float = 600.0, progress: Progress | None = None) -> CheckResult:
+    """`check` of everything in a file that was read; the expression is parsed anew from its text."""
+    certificate = compiled.certificate
+    if certificate is None:
+        return CheckResult(Verdict.ASSUMPTION_UNVERIFIED, ("the file has no certificate",), 0.0, 0)
+    text = compiled.target.get("expression")
+    try:
+        expression = (
+            None if text is None else parse_expression(str(text), compiled.domain.columns, length_limit=LONGEST_TEXT)
+        )
+    except CompileError as error:
+        return CheckResult(Verdict.NOT_REACHED, (f"the expression cannot be read: {error.what}",), 0.0, 0)
+    if compiled.target != certificate.target or compiled.method != certificate.method:
+        return CheckResult(Verdict.NOT_REACHED, ("the certificate is for another target or method",), 0.0, 0)
+    parts = (compiled.head, compiled.chart, expression, compiled.domain, certificate, compiled.cover)
+    return check(*parts, samples=compiled.samples, seconds=seconds, progress=progress)
 
 
 def _compare(claim: Claim, found: _Findings) -> None:

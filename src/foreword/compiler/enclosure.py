@@ -80,6 +80,10 @@ class Problem:
 
     def bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
         """Bounds over cells between `lower` and `upper` `(cell, parameter)`, near each other for the sake of cost."""
+        with np.errstate(all="ignore"):  # float64 gives hints only here
+            return self._bounds(lower, upper, order)
+
+    def _bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
         space = space_of(lower.shape[1], order)
         columns = self.points(space, lower, upper)
         wanted = enclose(self.outputs, columns)
@@ -110,7 +114,7 @@ def _at_the_middle(difference: Model, denominator: Model) -> list[arb]:
 
 def _swing(difference: Model) -> Floats:
     """How much each parameter contributes to the bound `(cell, parameter)`: a heuristic for where to halve."""
-    sizes = magnitude(difference.coefficients).astype(np.float64)
+    sizes = np.nan_to_num(magnitude(difference.coefficients).astype(np.float64), nan=0.0, posinf=1e200)
     return np.asarray(sizes.T @ difference.space.exponents.astype(np.float64))
 
 
