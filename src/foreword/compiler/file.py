@@ -25,7 +25,7 @@ from foreword.compiler.charts import Chart, chart_from_dict
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain, FiniteSet, domain_from_dict
 from foreword.compiler.head import Head
-from foreword.errors import BundleError, CertificateError, ForewordError
+from foreword.errors import BundleError, CertificateError, CompileError, ForewordError
 from foreword.tensorfile import HEADER_LIMIT, content_digest, decoded, parsed, read_content
 from foreword.version import __version__
 
@@ -63,6 +63,10 @@ class CompiledFile:
     version: str = __version__
 
     def __post_init__(self) -> None:
+        try:
+            self.chart.expressions(self.domain.columns)
+        except CompileError as error:
+            raise _misfit(f"a chart of the domain; {error.expected}", error.found) from error
         keys, biases, values = (np.asarray(getattr(self.head, name)) for name in HEAD)
         fits = keys.ndim == values.ndim == 2 and biases.ndim == 1 and len(keys) == len(biases) == len(values)
         if not fits or not keys.size or not values.size or keys.shape[1] != self.chart.width:
