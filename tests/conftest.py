@@ -24,6 +24,17 @@ import pytest
 if TYPE_CHECKING:
     from foreword.engine.host import Host
 
+
+@pytest.fixture(scope="session", autouse=True)
+def no_policy_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The trust policy of whoever runs the tests decides nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        for name in ("FOREWORD_TRUST", "FOREWORD_KEY_PASSPHRASE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 ENCODERS = ("bert", "roberta", "distilbert")
 # llama, qwen2 and qwen3 share keys between heads; qwen3's heads are wider than hidden / heads; mistral's window is 6.
 CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "mistral")

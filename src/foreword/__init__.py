@@ -13,13 +13,15 @@ from foreword.version import __version__
 if TYPE_CHECKING:
     from foreword.assessment.evidence import Evidence, read_evidence
     from foreword.assessment.pilot import PilotResult, run_pilot
-    from foreword.bundle import Bundle, load_bundle, save_bundle
+    from foreword.bundle import Bundle, load_bundle, save_bundle, sign_bundle
     from foreword.engine.attach import attached
     from foreword.engine.bake import bake
     from foreword.engine.host import Host
     from foreword.errors import ForewordError
     from foreword.prefix import LayerPrefix, Prefix
     from foreword.record import RunRecord
+    from foreword.signing import PublicKey, SigningKey
+    from foreword.trust import TrustPolicy
     from foreword.tuning.predictor import Answer, Predictor, predictor_from
     from foreword.tuning.task import Task
 
@@ -33,8 +35,11 @@ _WHERE = {
     "PilotResult": "foreword.assessment.pilot",
     "Predictor": "foreword.tuning.predictor",
     "Prefix": "foreword.prefix",
+    "PublicKey": "foreword.signing",
     "RunRecord": "foreword.record",
+    "SigningKey": "foreword.signing",
     "Task": "foreword.tuning.task",
+    "TrustPolicy": "foreword.trust",
     "attached": "foreword.engine.attach",
     "bake": "foreword.engine.bake",
     "load_bundle": "foreword.bundle",
@@ -42,6 +47,7 @@ _WHERE = {
     "read_evidence": "foreword.assessment.evidence",
     "run_pilot": "foreword.assessment.pilot",
     "save_bundle": "foreword.bundle",
+    "sign_bundle": "foreword.bundle",
 }
 
 __all__ = [
@@ -54,8 +60,11 @@ __all__ = [
     "PilotResult",
     "Predictor",
     "Prefix",
+    "PublicKey",
     "RunRecord",
+    "SigningKey",
     "Task",
+    "TrustPolicy",
     "__version__",
     "attached",
     "bake",
@@ -64,6 +73,7 @@ __all__ = [
     "read_evidence",
     "run_pilot",
     "save_bundle",
+    "sign_bundle",
 ]
 
 

@@ -1,43 +1,47 @@
 """The bundle: one prefix on disk with its identity, the base model it is for, and how it came to be.
 
 One safetensors file. Tensors are `prefix/<site>/keys`, `.../values`, `.../bias`, and `readout/<name>`; the header's
-metadata has one entry, `foreword`, with the manifest as JSON. The manifest's `digest` covers every tensor and every
-other line of the manifest, so that a truncated or changed file is told from a whole one. A digest is not a signature:
-it shows damage, not who wrote the file. Nothing is unpickled, and nothing is allocated before the sizes are checked.
+metadata has the manifest as JSON in `foreword` and, when the bundle is signed, the signatures in `foreword.signatures`.
+The manifest's `digest` covers every tensor and every other line of the manifest, so that a truncated or changed file is
+told from a whole one; a signature covers the digest and says who vouches for it. Nothing is unpickled, and nothing is
+allocated before the sizes are checked (`tensorfile.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from foreword.errors import BaseMismatchError, BundleError, ForewordError
+from foreword.errors import BaseMismatchError, BundleError, ForewordError, SigningError
 from foreword.prefix import Array, LayerPrefix, Prefix
+from foreword.signing import Signature, SigningKey
+from foreword.tensorfile import (
+    HEADER_LIMIT,
+    NAMES,
+    broken,
+    content_digest,
+    decoded,
+    is_plain,
+    parsed,
+    read_content,
+    with_text,
+)
+from foreword.trust import TrustPolicy
 from foreword.version import __version__
 
 SCHEMA = "foreword.bundle/1"
-HEADER_LIMIT = 16 * 2**20
 SUFFIX = ".prefix"
+MANIFEST, SIGNATURES = "foreword", "foreword.signatures"
+SIGNATURE_LIMIT = 16
 
-_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
 _PARTS = ("keys", "values", "bias")
 
 
@@ -58,7 +62,8 @@ class Bundle:
 
     `reference`, `fingerprint` and `family` identify the base model. `use` says how it is applied (kind, labels,
     template, read-out); `readout` holds the read-out's arrays. `provenance` and `evidence` are plain JSON values: who
-    made it from what, and what was measured.
+    made it from what, and what was measured. `signatures` have been checked against the contents; whether their keys
+    are trusted is for a `TrustPolicy` to say.
     """
 
     prefix: Prefix
@@ -70,6 +75,7 @@ class Bundle:
     provenance: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] | None = None
     version: str = __version__
+    signatures: tuple[Signature, ...] = ()
 
     def check_base(self, host: HasIdentity) -> None:
         """BaseMismatchError unless `host` is the base model that this bundle was made for."""
@@ -91,10 +97,13 @@ def save_bundle(
     readout: Mapping[str, Array] | None = None,
     provenance: Mapping[str, Any] | None = None,
     evidence: Mapping[str, Any] | None = None,
+    sign_with: SigningKey | None = None,
+    signer: str | None = None,
 ) -> Bundle:
     """Write `prefix` for `host` to `path`, atomically: the old file stays whole until the new one is complete.
 
-    BundleError when the folder cannot be written or the disk is full; nothing half-written stays behind.
+    With `sign_with` it is signed, under the name `signer` when that is given. BundleError when the folder cannot be
+    written or the disk is full; nothing half-written stays behind.
     """
     bundle = Bundle(
         prefix=prefix,
@@ -106,34 +115,51 @@ def save_bundle(
         provenance=dict(provenance or {}),
         evidence=None if evidence is None else dict(evidence),
     )
-    write_bytes_atomically(Path(path), _encode(bundle))
+    path = Path(path)
+    content, digest = _encode(bundle)
+    if sign_with is not None:
+        bundle = replace(bundle, signatures=(sign_with.sign(digest, signer=signer),))
+        content = _with_signatures(path, content, bundle.signatures)
+    write_bytes_atomically(path, content)
     return bundle
 
 
-def load_bundle(path: str | Path, *, host: HasIdentity | None = None) -> Bundle:
+def load_bundle(path: str | Path, *, host: HasIdentity | None = None, trust: TrustPolicy | None = None) -> Bundle:
     """Read a bundle and check that it is whole; with `host`, also that it was made for that base model.
 
-    BundleError when the file is missing, truncated, changed or of another format; BaseMismatchError for another base.
+    `trust` says whose bundles are taken; without it, the policy of this user does (`TrustPolicy.in_force`).
+
+    BundleError when the file is missing, truncated, changed, wrongly signed or of another format; UntrustedBundleError
+    when the policy refuses it; BaseMismatchError for another base; SigningError when the policy cannot be read.
     """
     path = Path(path)
-    try:
-        known = path.stat()
-        if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for, a device never ends
-            raise _broken(path, "a folder, pipe or device")
-        with path.open("rb") as file:
-            manifest = _read_manifest(path, file.read(8), file, known.st_size)
-            file.seek(0)
-            tensors = _read_tensors(path, file.read())
-    except OSError as error:
-        raise BundleError(
-            f"The bundle {path} cannot be read.",
-            expected="a file written by foreword",
-            found=error.strerror or str(error),
-            fix="Check the path and the permissions.",
-        ) from error
-    bundle = _decode(path, manifest, tensors)
+    policy = TrustPolicy.in_force() if trust is None else trust
+    bundle, _ = _decode(path, read_content(path))
+    policy.check(path, bundle.signatures)
     if host is not None:
         bundle.check_base(host)
+    return bundle
+
+
+def sign_bundle(path: str | Path, key: SigningKey, *, signer: str | None = None) -> Bundle:
+    """Add a signature to the bundle at `path`, atomically, in place of an older one by the same key.
+
+    The bundle is read and checked first, whoever else has signed it. BundleError when it is not whole, or has sixteen
+    signatures already.
+    """
+    path = Path(path)
+    content = read_content(path)
+    bundle, digest = _decode(path, content)
+    others = [found for found in bundle.signatures if found.key != key.public]
+    if len(others) >= SIGNATURE_LIMIT:
+        raise BundleError(
+            f"The bundle {path} has no room for another signature.",
+            expected=f"at most {SIGNATURE_LIMIT} signatures",
+            found=f"{len(others)} by other keys",
+            fix="Save the bundle anew and let fewer keys sign it.",
+        )
+    bundle = replace(bundle, signatures=(*others, key.sign(digest, signer=signer)))
+    write_bytes_atomically(path, _with_signatures(path, content, bundle.signatures))
     return bundle
 
 
@@ -168,16 +194,25 @@ def _new_file_mode() -> int:
     return 0o666 & ~mask
 
 
-def _encode(bundle: Bundle) -> bytes:
+def _encode(bundle: Bundle) -> tuple[bytes, str]:
+    """The file's bytes, unsigned, and its digest."""
     tensors = {
         f"prefix/{layer.site}/{part}": array for layer in bundle.prefix.layers for part, array in layer.arrays().items()
     }
     tensors |= {f"readout/{name}": array for name, array in bundle.readout.items()}
+    for name in (*bundle.prefix.sites, *bundle.readout):
+        if not is_plain(name):
+            raise BundleError(
+                "A site or a part of the read-out has a name that a bundle does not hold.",
+                expected="printable text without / and \\",
+                found=repr(name)[:100],
+                fix="Rename it; a site is the dotted path of a module.",
+            )
     for name, array in tensors.items():
-        if str(array.dtype) not in _NAMES:
+        if str(array.dtype) not in NAMES:
             raise BundleError(
                 f"The tensor {name} has a dtype that a bundle does not hold.",
-                expected=", ".join(_NAMES),
+                expected=", ".join(NAMES),
                 found=str(array.dtype),
                 fix="Convert it to float32.",
             )
@@ -199,16 +234,18 @@ def _encode(bundle: Bundle) -> bytes:
     }
     try:
         # As it will be read: JSON turns keys into text, and the digest depends on their order.
-        read_back = json.loads(json.dumps(manifest, allow_nan=False), object_pairs_hook=_without_duplicates)
-        manifest = {**read_back, "digest": _digest(read_back, tensors)}
+        read_back = parsed(json.dumps(manifest, allow_nan=False))
+        digest = content_digest(read_back, tensors)
+        text = json.dumps({**read_back, "digest": digest}, ensure_ascii=False, allow_nan=False)
+        content = bytes(save(tensors, metadata={MANIFEST: text}))
+        parsed(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (TypeError, ValueError, RecursionError) as error:
         raise BundleError(
             "The bundle's manifest is not plain JSON.",
             expected="use, provenance and evidence of dicts, lists, texts, finite numbers, booleans and None",
             found=f"{type(error).__name__}: {error}",
-            fix="Convert the values; what is undefined is None, not NaN.",
+            fix="Convert the values; what is undefined is None, not NaN. Keep large evidence in a file of its own.",
         ) from error
-    content = bytes(save(tensors, metadata={"foreword": json.dumps(manifest, ensure_ascii=False, allow_nan=False)}))
     if (length := int.from_bytes(content[:8], "little")) > HEADER_LIMIT:
         raise BundleError(
             "The bundle's manifest is too large.",
@@ -216,75 +253,58 @@ def _encode(bundle: Bundle) -> bytes:
             found=f"{length:,}",
             fix="Keep large evidence in a file of its own.",
         )
-    return content
+    return content, digest
 
 
-def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
-    told = {key: value for key, value in manifest.items() if key != "digest"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
-    for name in sorted(tensors):
-        digest.update(f"\n{name}\0{tensors[name].dtype}\0{tensors[name].shape}\0".encode())
-        digest.update(tensors[name].tobytes())
-    return digest.hexdigest()
+def _with_signatures(path: Path, content: bytes, signatures: Sequence[Signature]) -> bytes:
+    told = [signature.described() for signature in signatures]
+    return with_text(path, content, SIGNATURES, json.dumps(told, ensure_ascii=False))
 
 
-def _broken(path: Path, found: str) -> BundleError:
-    return BundleError(
-        f"{path} is not a whole foreword bundle.",
-        expected=f"a safetensors file with a {SCHEMA} manifest, as it was written",
-        found=found,
-        fix="Copy it again from where it was made, or fit the prefix again.",
-    )
-
-
-def _read_manifest(path: Path, start: bytes, file: Any, size: int) -> dict[str, Any]:
-    """The manifest out of the header, before any tensor is read."""
-    length = int.from_bytes(start, "little") if len(start) == 8 else -1
-    if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-        raise _broken(path, f"a header of {length:,} bytes in a file of {size:,}")
+def _signatures(path: Path, text: str | None, digest: str) -> tuple[Signature, ...]:
+    """The signatures in a file's metadata; BundleError when one of them is not over this digest."""
+    if text is None:
+        return ()
     try:
-        header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
-        text = header["__metadata__"]["foreword"]
-        promised = max((int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"))
-        manifest = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise _broken(path, f"a header without a readable manifest ({type(error).__name__}: {error})") from error
-    if promised != size - 8 - length:
-        raise _broken(path, f"{size - 8 - length:,} bytes of tensors where the header promises {promised:,}")
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        raise _broken(path, f"a manifest of schema {found!r}")
-    return manifest
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in the JSON")
+        told = parsed(text)
+        if not isinstance(told, list) or not 1 <= len(told) <= SIGNATURE_LIMIT:
+            raise ValueError(f"not a list of 1 to {SIGNATURE_LIMIT}")
+        found = tuple(Signature.parse(entry) for entry in told)
+        if len({signature.key for signature in found}) != len(found):
+            raise ValueError("one key twice")
+        invalid = [signature.key.id for signature in found if not signature.covers(digest)]
+    except (ValueError, RecursionError) as error:
+        raise broken(path, f"signatures that foreword does not write ({error})") from error
+    except SigningError as error:
+        raise BundleError(
+            f"The signatures of {path} cannot be checked.", expected=error.expected, found=error.found, fix=error.fix
+        ) from error
+    if invalid:
+        raise broken(path, f"a signature that is not over these contents (key {invalid[0]})")
     return found
 
 
-def _read_tensors(path: Path, content: bytes) -> dict[str, Array]:
+def _manifest(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found: list[tuple[str, dict[str, Any]]] = deserialize(content)  # type: ignore[no-untyped-call]
-    except (SafetensorError, ValueError) as error:
-        raise _broken(path, str(error)) from error
-    tensors: dict[str, Array] = {}
-    for name, entry in found:
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise _broken(path, f"tensor {name} of dtype {entry['dtype']}")
-        tensors[name] = np.frombuffer(entry["data"], dtype=dtype).reshape(entry["shape"])
-    return tensors
+        manifest = parsed(texts[MANIFEST])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise broken(path, f"a header without a readable manifest ({type(error).__name__}: {error})") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise broken(path, f"a manifest of schema {str(found)[:80]!r}, not {SCHEMA}")
+    return manifest
 
 
-def _decode(path: Path, manifest: dict[str, Any], tensors: dict[str, Array]) -> Bundle:
+def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
+    """The bundle in bytes that `read_content` gave, and its digest."""
+    file = decoded(path, content)
+    manifest, tensors = _manifest(path, file.texts), file.tensors
     try:
-        digest = _digest(manifest, tensors)
-    except (ValueError, RecursionError) as error:  # NaN, half a surrogate pair, or nested too deep
-        raise _broken(path, f"a manifest that foreword does not write ({type(error).__name__}: {error})") from error
+        digest = content_digest(manifest, tensors)
+    except (ValueError, RecursionError) as error:  # an infinity, half a surrogate pair, or nested too deep
+        raise broken(path, f"a manifest that foreword does not write ({type(error).__name__}: {error})") from error
     if digest != manifest.get("digest"):
-        raise _broken(path, "contents that do not match the digest in the manifest: the file was changed")
+        raise broken(path, "contents that do not match the digest in the manifest: the file was changed")
     try:
         _check_types(manifest, tensors)
         told, base = manifest["prefix"], manifest["base"]
@@ -303,12 +323,15 @@ def _decode(path: Path, manifest: dict[str, Any], tensors: dict[str, Array]) -> 
             provenance=manifest["provenance"],
             evidence=manifest["evidence"],
             version=manifest["version"],
+            signatures=_signatures(path, file.texts.get(SIGNATURES), digest),
         )
+    except BundleError:
+        raise
     except (KeyError, TypeError, ForewordError) as error:
-        raise _broken(path, f"a manifest that does not fit its tensors ({type(error).__name__}: {error})") from error
+        raise broken(path, f"a manifest that does not fit its tensors ({type(error).__name__}: {error})") from error
     if prefix.hash != told.get("hash"):
-        raise _broken(path, f"prefix {prefix.hash[:12]} where the manifest promises {str(told.get('hash'))[:12]}")
-    return bundle
+        raise broken(path, f"prefix {prefix.hash[:12]} where the manifest promises {str(told.get('hash'))[:12]}")
+    return bundle, digest
 
 
 def _check_types(manifest: dict[str, Any], tensors: Mapping[str, Array]) -> None:

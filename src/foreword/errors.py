@@ -57,6 +57,14 @@ class BaseMismatchError(BundleError):
     """The bundle was made for another base model than the one that is loaded."""
 
 
+class UntrustedBundleError(BundleError):
+    """The bundle is whole, but not signed by whom the trust policy asks for, or signed with a revoked key."""
+
+
+class SigningError(ForewordError):
+    """A key or a trust policy cannot be read or written, or the library that signs is not installed."""
+
+
 class FitError(ForewordError):
     """A candidate could not be fitted: diverged, does not fit the model, or resumes with other settings."""
 

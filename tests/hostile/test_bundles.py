@@ -5,12 +5,8 @@ The property behind all of them: `load_bundle` gives either a BundleError or exa
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.hostile.liar import FakeHost, file_of, parts_of, refused, sealed
 
-from foreword.bundle import Bundle, load_bundle, save_bundle
-from foreword.errors import BundleError
-from foreword.prefix import Prefix
-
-
-@dataclass(frozen=True)
-class FakeHost:
-    reference: str = "some/model"
-    fingerprint: str = "f" * 64
-    family: str = "bert"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture(scope="module")
-def whole(folder: Path) -> bytes:
-    """A small valid bundle of about two kilobytes."""
-    rng = np.random.default_rng(0)
-    parts = tuple(rng.normal(size=shape).astype(np.float32) for shape in ((1, 2, 3), (1, 2, 3), (1, 2)))
-    save_bundle(
-        folder / "whole",
-        Prefix.from_arrays({"h.0.attn": parts, "h.1.attn": parts}),
-        host=FakeHost(),
-        use={"labels": ["yes", "no"]},
-        readout={"weights": np.ones((2, 3), np.float32)},
-    )
-    return (folder / "whole").read_bytes()
+from foreword.bundle import Bundle, load_bundle
+from foreword.errors import BaseMismatchError, BundleError
 
 
 def read(folder: Path, content: bytes) -> Bundle:
@@ -74,8 +43,7 @@ def test_the_undamaged_file_is_read(folder: Path, whole: bytes) -> None:
 
 def test_a_bundle_truncated_anywhere_is_refused(folder: Path, whole: bytes) -> None:
     for length in [*range(64), *range(64, len(whole), 7), *range(len(whole) - 64, len(whole))]:
-        with pytest.raises(BundleError):
-            read(folder, whole[:length])
+        refused(folder, whole[:length])
 
 
 @pytest.mark.parametrize(("mask", "every"), [(0x01, 1), (0x80, 11), (0xFF, 7)])
@@ -89,18 +57,7 @@ def test_a_bundle_with_any_byte_changed_is_refused(folder: Path, whole: bytes, m
 
 def test_a_bundle_with_something_behind_it_is_refused(folder: Path, whole: bytes) -> None:
     for more in (b"\0", b"x" * 100, whole):
-        with pytest.raises(BundleError):
-            read(folder, whole + more)
-
-
-def test_a_file_far_larger_than_its_header_promises_is_refused_before_it_is_read(folder: Path, whole: bytes) -> None:
-    """A terabyte that takes no place on the disk: reading it would end in a MemoryError, not in a BundleError."""
-    path = folder / "sparse"
-    path.write_bytes(whole)
-    os.truncate(path, 2**40)
-    with pytest.raises(BundleError, match="promises"):
-        load_bundle(path)
-    path.unlink()
+        refused(folder, whole + more)
 
 
 def test_two_tensors_that_change_places_are_noticed(folder: Path, whole: bytes) -> None:
@@ -151,33 +108,6 @@ def test_random_bytes_are_refused(folder: Path, content: bytes, length: int) -> 
 # Lies
 
 
-def parts_of(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Header, manifest, and the tensors' bytes."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["foreword"]), content[8 + length :]
-
-
-def file_of(header: str | bytes, data: bytes) -> bytes:
-    header = header.encode() if isinstance(header, str) else header
-    return len(header).to_bytes(8, "little") + header + data
-
-
-def sealed(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
-    """The bundle with a changed manifest and the digest of what it now says: a liar who knows the format."""
-    header, manifest, data = parts_of(content)
-    change(manifest)
-    told = {key: value for key, value in manifest.items() if key != "digest"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode())
-    for name in sorted(name for name in header if name != "__metadata__"):
-        start, end = header[name]["data_offsets"]
-        digest.update(f"\n{name}\0float32\0{tuple(header[name]['shape'])}\0".encode() + data[start:end])
-    if "digest" in manifest:
-        manifest["digest"] = digest.hexdigest()
-    header["__metadata__"]["foreword"] = json.dumps(manifest, ensure_ascii=False)
-    return file_of(json.dumps(header), data)
-
-
 def test_sealing_anew_without_a_change_gives_a_readable_bundle(folder: Path, whole: bytes) -> None:
     """Otherwise the next test would only show that the digest is wrong."""
     assert is_same(read(folder, sealed(whole, lambda _: None)), load_bundle(folder / "whole"))
@@ -219,8 +149,15 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_sealed_manifest_that_does_not_fit_is_refused(folder: Path, whole: bytes, lie: str) -> None:
-    with pytest.raises(BundleError):
-        read(folder, sealed(whole, LIES[lie]))
+    refused(folder, sealed(whole, LIES[lie]))
+
+
+def test_a_bundle_that_names_another_base_is_refused_by_the_host(folder: Path, whole: bytes) -> None:
+    """Whole and sealed, so it can be read; but not for this host, nor for one that only has the same name."""
+    read(folder, sealed(whole, lambda manifest: manifest["base"].update(fingerprint="0" * 64)))
+    with pytest.raises(BaseMismatchError, match="another base model"):
+        load_bundle(folder / "hostile", host=FakeHost())
+    assert load_bundle(folder / "whole", host=FakeHost(reference="another/name"))
 
 
 def with_metadata(content: bytes, text: object) -> bytes:
@@ -247,13 +184,9 @@ def test_a_manifest_that_is_not_plain_json_is_refused_quickly(folder: Path, whol
         "[" * deep, '{"a":' * deep,
     ]  # fmt: skip
     for hostile in manifests:
-        started = time.perf_counter()
-        with pytest.raises(BundleError):
-            read(folder, with_metadata(whole, hostile))
-        assert time.perf_counter() - started < 2
+        refused(folder, with_metadata(whole, hostile))
     for other_type in (None, 7, ["x"], {"foreword": {}}):
-        with pytest.raises(BundleError):
-            read(folder, with_metadata(whole, other_type))
+        refused(folder, with_metadata(whole, other_type))
 
 
 def test_a_header_that_lies_is_refused_quickly(folder: Path, whole: bytes) -> None:
@@ -282,16 +215,12 @@ def test_a_header_that_lies_is_refused_quickly(folder: Path, whole: bytes) -> No
         changed(data_offsets=[0, len(data)]),
     ]  # fmt: skip
     for hostile in headers:
-        started = time.perf_counter()
-        with pytest.raises(BundleError):
-            read(folder, file_of(hostile, data))
-        assert time.perf_counter() - started < 2
+        refused(folder, file_of(hostile, data))
 
 
 def test_a_header_length_that_lies_allocates_nothing(folder: Path, whole: bytes) -> None:
     for length in (0, 1, len(whole) - 8, len(whole) - 7, len(whole), 2**24 + 1, 2**31, 2**63, 2**64 - 1):
-        with pytest.raises(BundleError, match="header"):
-            read(folder, length.to_bytes(8, "little") + whole[8:])
+        refused(folder, length.to_bytes(8, "little") + whole[8:], match="header")
 
 
 def test_a_tensor_that_belongs_to_nothing_is_refused(folder: Path, whole: bytes) -> None:
@@ -304,24 +233,7 @@ def test_a_tensor_that_belongs_to_nothing_is_refused(folder: Path, whole: bytes)
         read(folder, sealed(more, lambda _: None))
 
 
-def test_nan_in_a_tensor_is_refused_even_when_sealed(folder: Path, whole: bytes) -> None:
-    header, _, data = parts_of(whole)
-    start = header["prefix/h.0.attn/keys"]["data_offsets"][0]
-    poisoned = data[:start] + np.float32(np.nan).tobytes() + data[start + 4 :]
-    with pytest.raises(BundleError, match="not all finite"):
-        read(folder, sealed(file_of(json.dumps(header), poisoned), lambda _: None))
-
-
-# Not files
-
-
-def test_what_is_not_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    os.mkfifo(tmp_path / "pipe")
-    names = ("", "missing", "loop", "pipe", "/dev/null", "/dev/zero")
-    for path in (tmp_path / name for name in names):
-        with pytest.raises(BundleError):
-            load_bundle(path)
+# Other files
 
 
 def test_an_empty_file_is_refused(folder: Path) -> None:

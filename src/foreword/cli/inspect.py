@@ -11,20 +11,31 @@ import typer
 
 if TYPE_CHECKING:
     from foreword.bundle import Bundle
+    from foreword.trust import TrustPolicy
 
 
 def inspect(
     file: Path = typer.Argument(..., help="A bundle, such as runs/TASK/best.prefix."),
     as_json: bool = typer.Option(False, "--json", help="Print everything as JSON."),
 ) -> None:
-    """Show a bundle's identity, base model, use, provenance and evidence."""
+    """Show a bundle's identity, base model, use, provenance, evidence and signatures.
+
+    Exit code 1 when the trust policy refuses the bundle: it is shown, but no other verb will use it.
+    """
     from foreword.bundle import load_bundle
+    from foreword.trust import TrustPolicy
 
-    bundle = load_bundle(file)
+    bundle = load_bundle(file, trust=TrustPolicy())  # to look at a bundle is how one finds out whether to trust it
+    policy = TrustPolicy.in_force()
     if as_json:
-        typer.echo(json.dumps(described(bundle), indent=2, ensure_ascii=False))
-        return
+        typer.echo(_as_json(described(bundle) | _trusted(bundle, policy)))
+    else:
+        _show(_lines(file, bundle) + _trust_lines(bundle, policy))
+    if policy.refusal(bundle.signatures) is not None:
+        raise typer.Exit(1)
 
+
+def _show(lines: list[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -32,9 +43,15 @@ def inspect(
     from foreword.assessment.quantities import printable
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, text in _lines(file, bundle):
+    for name, text in lines:
         table.add_row(Text(name, style="bold"), Text(printable(text)))
     Console().print(table, soft_wrap=False)
+
+
+def _as_json(told: dict[str, Any]) -> str:
+    """JSON that a terminal can show: what is not printable is escaped, and means the same."""
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def described(bundle: Bundle) -> dict[str, Any]:
@@ -55,6 +72,34 @@ def described(bundle: Bundle) -> dict[str, Any]:
         "evidence": bundle.evidence,
         "version": bundle.version,
     }
+
+
+def _trusted(bundle: Bundle, policy: TrustPolicy) -> dict[str, Any]:
+    signatures = [
+        {
+            **signature.described(),
+            "key id": signature.key.id,
+            "standing": policy.standing(signature),
+            "known as": policy.name_of(signature.key),
+        }
+        for signature in bundle.signatures
+    ]
+    return {
+        "signatures": signatures,
+        "trust": {"policy": policy.source, "refused for": policy.refusal(bundle.signatures)},
+    }
+
+
+def _trust_lines(bundle: Bundle, policy: TrustPolicy) -> list[tuple[str, str]]:
+    lines = []
+    for signature in bundle.signatures:
+        standing, name = policy.standing(signature), policy.name_of(signature.key)
+        claim = f", calling itself {signature.signer!r}" if signature.signer else ""
+        who = f"{standing} key" if name is None else f"{standing} key of {name}"
+        lines.append(("signed by", f"{who} ({signature.key.id}{claim}), {signature.time}"))
+    refusal = policy.refusal(bundle.signatures)
+    verdict = "taken" if refusal is None else f"REFUSED for {refusal}"
+    return [*(lines or [("signed by", "nobody")]), ("trust", f"{verdict} ({policy.source})")]
 
 
 def _lines(file: Path, bundle: Bundle) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from foreword.cli import doctor, init, inspect, pilot, predict
+from foreword.cli import doctor, init, inspect, pilot, predict, sign
 from foreword.cli.screen import on_one_screen
 from foreword.errors import ForewordError
 from foreword.version import __version__
@@ -37,7 +37,7 @@ def _show_version(wanted: bool) -> None:
 def options(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Verbs work on a task file (init, pilot) or on a bundle (predict, inspect)."""
+    """Verbs work on a task file (init, pilot) or on a bundle (predict, inspect, sign)."""
     del version
 
 
@@ -45,6 +45,7 @@ app.command("init")(init.init)
 app.command("pilot")(pilot.pilot)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
+app.command("sign")(sign.sign)
 app.command("doctor")(doctor.doctor)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.admission import check_attention, check_fit, check_prefixes, check_rows
 from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, intercepted, watchable
 from foreword.engine.checkpointing import replayed
@@ -81,13 +82,13 @@ def attached(
     One prefix serves every row. A list of prefixes needs `rows`: for each row of the batch the index of its prefix, or
     None for no prefix. A prefix is a `Prefix`, or live tensors by site (for fitting: gradients flow to them).
 
-    PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when prefixes are already
-    attached to this host, when a batch has other rows, or when forward passes ran without reaching one of the sites: a
-    prefix is never a silent no-op.
+    PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when the model has been
+    switched to attention that cannot read a prefix, when prefixes are already attached to this host, when a batch has
+    other rows, or when forward passes ran without reaching one of the sites: a prefix is never a silent no-op.
     """
     given, tensors = _resolved(host, prefixes, rows)
-    for found in tensors:
-        _check_fit(host, found)
+    for whole, found in zip(given, tensors, strict=True):
+        check_fit(host, found, is_live=not isinstance(whole, Prefix))
     shifts = host.role == "causal" or _is_rotary(host.backbone)
     if not shifts and any(isinstance(found, Prefix) and found.occupies for found in given):
         raise PrefixError(
@@ -98,6 +99,7 @@ def attached(
         )
     carrier = _Carrier(_module_names(host, tensors), Assignment(tensors, rows))
     watched = watchable(host.backbone)
+    check_attention(module for module in carrier.names if module not in watched)
     if not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
@@ -147,6 +149,7 @@ def _resolved(
     host: Host, prefixes: Attachable | Sequence[Attachable], rows: Sequence[int | None] | None
 ) -> tuple[list[Attachable], list[PrefixTensors]]:
     single = isinstance(prefixes, Prefix | Mapping)
+    check_prefixes([prefixes] if single else prefixes)
     given: list[Attachable] = [prefixes] if single else list(prefixes)  # type: ignore[list-item,arg-type]
     if not given or (rows is None and len(given) > 1):
         raise AttachError(
@@ -155,14 +158,7 @@ def _resolved(
             found=f"{len(given)} prefixes and no rows",
             fix="Give one entry of `rows` for each row of the batch.",
         )
-    wrong = [row for row in rows or () if row is not None and not (isinstance(row, int) and 0 <= row < len(given))]
-    if wrong:
-        raise AttachError(
-            "A row index is out of range.",
-            expected=f"0 to {len(given) - 1}, or None for no prefix",
-            found=str(wrong[0]),
-            fix="Let each entry of `rows` be an index into the list of prefixes.",
-        )
+    check_rows(rows, len(given))
     return given, [host.resident(found) if isinstance(found, Prefix) else found for found in given]
 
 
@@ -188,26 +184,3 @@ def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) ->
 def _is_rotary(backbone: nn.Module) -> bool:
     """Whether keys turn with position, so that padding at the left would turn an encoder's context, not its prefix."""
     return any("Rotary" in type(module).__name__ for module in backbone.modules())
-
-
-def _check_fit(host: Host, tensors: PrefixTensors) -> None:
-    known = {site.name: site for site in host.sites}
-    unknown = [name for name in tensors if name not in known]
-    if unknown:
-        raise PrefixError(
-            "The prefix has a site that this base model does not have.",
-            expected=f"some of {', '.join(list(known)[:3])}, … ({len(known)} sites; see host.sites)",
-            found=unknown[0],
-            fix="Use a prefix that was made for this base model.",
-        )
-    for name, found in tensors.items():
-        site = known[name]
-        wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
-        shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
-        if shapes != wanted:
-            raise PrefixError(
-                f"The prefix does not fit the heads at {name}.",
-                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values",
-                found=f"{shapes[0]} and {shapes[1]}",
-                fix="Use a prefix that was made for this base model.",
-            )

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from foreword.engine.families import FAMILIES, Met, Watch
 
@@ -83,6 +84,7 @@ _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
 _watched: dict[nn.Module, int] = {}
+_own_forward: dict[nn.Module, Any] = {}
 
 
 def current_handler() -> Handler | None:
@@ -212,6 +214,14 @@ def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tens
     raise NotImplementedError(f"{type(module).__name__} has no eager attention function in its modelling file")
 
 
+def _told(name: str, function: AttentionFunction | None) -> str:
+    """An implementation's name; another one for a function that somebody put in its place.
+
+    What stands in for "sdpa" is computed by torch's kernels; in place of anything else, only by what is there.
+    """
+    return name if function in (None, sdpa_attention_forward) else f"{name}, replaced"
+
+
 def _install(modules: list[nn.Module]) -> None:
     global _installed
     with _lock:
@@ -219,10 +229,11 @@ def _install(modules: list[nn.Module]) -> None:
             registry = AttentionInterface._global_mapping
             for name in IMPLEMENTATIONS:
                 _before[name] = registry.get(name)
-                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, name))
+                AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, _told(name, _before[name])))
         _installed += 1
         for module in modules:
             if module not in _watched:
+                _own_forward[module] = vars(module).get("forward")
                 module.forward = _watching(module)
             _watched[module] = _watched.get(module, 0) + 1
 
@@ -234,7 +245,11 @@ def _uninstall(modules: list[nn.Module]) -> None:
             _watched[module] -= 1
             if _watched[module] == 0:
                 del _watched[module]
-                del module.forward  # the instance's own attribute; the class's forward is behind it
+                own = _own_forward.pop(module)
+                if own is None:
+                    del module.forward  # the instance's attribute; the class's forward is behind it
+                else:  # somebody had put it there before
+                    module.forward = own
         _installed -= 1
         if _installed == 0:
             registry = AttentionInterface._global_mapping

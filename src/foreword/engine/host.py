@@ -207,9 +207,10 @@ class Host:
 
         All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by itself.
         """
-        if prefix.hash in self._resident:
-            self._resident.move_to_end(prefix.hash)
-            return self._resident[prefix.hash]
+        key = f"{prefix.hash} {self.dtype} {self.device}"  # a model may be moved or converted in between
+        if key in self._resident:
+            self._resident.move_to_end(key)
+            return self._resident[key]
         if prefix.nbytes > self.resident_limit:
             raise PrefixError(
                 "The prefix is larger than the memory set aside for prefixes.",
@@ -218,7 +219,7 @@ class Host:
                 fix="Raise host.resident_limit, use fewer positions, or cast the prefix to bfloat16.",
             )
         made = to_tensors(prefix, device=self.device, dtype=self.dtype)
-        self._resident[prefix.hash] = made
+        self._resident[key] = made
         while sum(_nbytes(found) for found in self._resident.values()) > self.resident_limit:
             self._resident.popitem(last=False)
         return made

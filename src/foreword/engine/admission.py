@@ -1,0 +1,156 @@
+"""What must hold before a prefix is attached: each failure is a named error, and nothing has been touched yet.
+
+It knows prefixes as tensors by site and the host that should carry them. It deliberately does not know how they are
+attached (`attach.py`); what can only be seen in a forward pass, such as the rows of a batch, is checked there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from foreword.engine.assignment import PrefixTensors, SiteTensors
+from foreword.engine.attention import IMPLEMENTATIONS
+from foreword.errors import AttachError, PrefixError
+from foreword.prefix import DTYPES, Prefix
+
+if TYPE_CHECKING:
+    from foreword.engine.host import Host
+
+
+def check_prefixes(given: object) -> None:
+    """AttachError unless `given` is a sequence of prefixes or of live tensors by site."""
+    entries = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
+    wrong = [entry for entry in entries if not isinstance(entry, Prefix | Mapping)]
+    if wrong:
+        raise AttachError(
+            "This is not a prefix.",
+            expected="a Prefix, live tensors by site, or a list of them",
+            found=type(wrong[0]).__name__,
+            fix="Make one with Prefix.from_arrays(...), or load a bundle and attach bundle.prefix.",
+        )
+
+
+def check_rows(rows: object, count: int) -> None:
+    """AttachError unless `rows` is None, or says for one row or more an index below `count` or None."""
+    if rows is None:
+        return
+    if not isinstance(rows, Sequence) or isinstance(rows, str | bytes) or not rows:
+        raise AttachError(
+            "It is not said which row carries which prefix.",
+            expected="rows=[index or None, ...], one entry for each row of the batch",
+            found=f"rows={rows!r}"[:100],
+            fix="Convert an array with rows.tolist(); leave `rows` out when one prefix serves every row.",
+        )
+    wrong = [row for row in rows if row is not None and not (type(row) is int and 0 <= row < count)]
+    if wrong:
+        raise AttachError(
+            "A row index is out of range.",
+            expected=f"0 to {count - 1}, or None for no prefix",
+            found=str(wrong[0]),
+            fix="Let each entry of `rows` be an index into the list of prefixes.",
+        )
+
+
+def check_attention(modules: Iterable[nn.Module]) -> None:
+    """AttachError when one of these modules now attends by a function that no prefix can be put before."""
+    names = {getattr(getattr(module, "config", None), "_attn_implementation", None) for module in modules}
+    other = sorted(str(name) for name in names - {None, *IMPLEMENTATIONS})
+    if other:
+        raise AttachError(
+            "The model's attention has been switched since its host was made.",
+            expected=" or ".join(repr(name) for name in IMPLEMENTATIONS),
+            found=", ".join(repr(name) for name in other),
+            fix="Switch it back with host.model.set_attn_implementation('sdpa').",
+        )
+
+
+def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
+    """PrefixError unless the tensors are those of some of `host`'s sites; live ones must also be finite.
+
+    Of a `Prefix`, finiteness is known: its arrays cannot hold anything else.
+    """
+    known = {site.name: site for site in host.sites}
+    unknown = [name for name in tensors if name not in known]
+    if unknown:
+        raise PrefixError(
+            "The prefix has a site that this base model does not have.",
+            expected=f"some of {', '.join(list(known)[:3])}, … ({len(known)} sites; see host.sites)",
+            found=str(unknown[0]),
+            fix="Use a prefix that was made for this base model.",
+        )
+    if not tensors:
+        raise PrefixError(
+            "The prefix has no site, so it would have no effect.",
+            expected="tensors for one site or more",
+            found="none",
+            fix="Give SiteTensors(keys, values) by site; host.sites lists the sites.",
+        )
+    device = host.device
+    for name, found in tensors.items():
+        _check_tensors(name, found, device)
+        site = known[name]
+        wanted = ((site.kv_heads, site.key_dim), (site.kv_heads, site.value_dim))
+        shapes = tuple((part.shape[0], part.shape[2]) for part in (found.keys, found.values))
+        if shapes != wanted:
+            raise PrefixError(
+                f"The prefix does not fit the heads at {name}.",
+                expected=f"(kv_head, dim) = {wanted[0]} for keys and {wanted[1]} for values",
+                found=f"{shapes[0]} and {shapes[1]}",
+                fix="Use a prefix that was made for this base model.",
+            )
+    if is_live:
+        _check_finite(tensors)
+
+
+def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:
+    """PrefixError unless keys, values and bias are dense tensors of a dtype of DTYPES on `device`, and fit together."""
+    parts = _parts(found) if isinstance(found, SiteTensors) else [found]
+    if not all(isinstance(part, Tensor) and part.layout == torch.strided for part in parts):
+        raise PrefixError(
+            f"The prefix at {name} is not made of tensors.",
+            expected="SiteTensors(keys, values) or SiteTensors(keys, values, bias) of dense torch tensors",
+            found=", ".join(type(part).__name__ for part in parts),
+            fix="Convert NumPy arrays by Prefix.from_arrays, and sparse tensors with .to_dense().",
+        )
+    if any(_dtype(part) not in DTYPES or part.device != device for part in parts):
+        raise PrefixError(
+            f"The prefix at {name} is of another dtype or on another device than the model can read.",
+            expected=f"{', '.join(DTYPES)}, on {device}",
+            found=", ".join(f"{_dtype(part)} on {part.device}" for part in parts),
+            fix="Convert them with tensor.to(host.device, host.dtype).",
+        )
+    shapes = [tuple(part.shape) for part in parts]
+    agree = len(shapes[0]) == len(shapes[1]) == 3 and all(shape[:2] == shapes[0][:2] for shape in shapes)
+    if not agree or 0 in shapes[0] or (len(shapes) == 3 and len(shapes[2]) != 2):
+        raise PrefixError(
+            f"Keys, values and bias at {name} disagree, or have the wrong axes.",
+            expected="keys and values (kv_head, position, dim), a bias (kv_head, position); one position or more",
+            found=", ".join(map(str, shapes)),
+            fix="Give every position a key and a value in every head.",
+        )
+
+
+def _check_finite(tensors: PrefixTensors) -> None:
+    """One look at the device for all of them: the largest magnitude of what holds NaN is NaN."""
+    parts = {(name, number): part for name, found in tensors.items() for number, part in enumerate(_parts(found))}
+    largest = torch.stack([part.detach().abs().max().double() for part in parts.values()])
+    if not largest.isfinite().all():
+        where = next(key for key, value in zip(parts, largest.tolist(), strict=True) if not value < float("inf"))
+        raise PrefixError(
+            f"The prefix's {('keys', 'values', 'bias')[where[1]]} at {where[0]} are not all finite.",
+            expected="finite numbers",
+            found="NaN or infinite entries",
+            fix="Find where the fit diverged; lower the learning rate or use a wider dtype.",
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _parts(found: SiteTensors) -> list[Tensor]:
+    return [part for part in (found.keys, found.values, found.bias) if part is not None]
