@@ -212,9 +212,12 @@ def positions_for(domain: Sphere | Cube, radius: float) -> float:
         return float(np.prod(np.maximum(1.0, np.ceil(_cell_counts(domain, radius) - 1e-9))))
     m = domain.dimension
     if m in COVERING:
-        return COVERING[m] / radius**m
+        return COVERING[m] / max(radius, 1e-90) ** m
     return math.exp(
-        min(700.0, math.log(COVERING[3] * 2.0 ** (m - 3)) - m * math.log(radius) + _log_area(m) - _log_area(3))
+        min(
+            700.0,
+            math.log(COVERING[3] * 2.0 ** (m - 3)) - m * math.log(max(radius, 1e-300)) + _log_area(m) - _log_area(3),
+        )
     )
 
 

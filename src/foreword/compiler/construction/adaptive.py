@@ -90,7 +90,9 @@ class Adaptive:
     def _on_grid(self, grid: GridProblem, request: Request) -> Candidate | Obstacle:
         if request.positions is not None:
             return grid.best_of(request.positions)
-        found, least = shortest(grid.attempt, request.is_met_by, grid.sizes)
+        found, least = shortest(
+            grid.attempt, request.is_met_by, grid.sizes, dimension=grid.dimension, goal=request.tolerance or 0.0
+        )
         return too_rough(request, grid.sizes[-1], least) if found is None else grid.trimmed(found)
 
 

@@ -64,7 +64,7 @@ class Nearest:
         if positions is not None:
             net = net_of_at_most(domain, positions)
         else:
-            found = self._net_for(target, domain, tolerance or 0.0)
+            found = self._net_for(target, domain, tolerance or math.inf)
             if isinstance(found, Obstacle):
                 return found
             net = found
@@ -72,22 +72,20 @@ class Nearest:
         return self._with_bound(target, domain, chart, net, allowed)
 
     def _net_for(self, target: Target, domain: Domain, tolerance: float) -> Net | Obstacle:
-        constant = max(target.lipschitz or 0.0, 1e-300)
-        radius = 0.999 * tolerance / ((1.0 + 2.0 * SPARE) * constant)
+        constant = target.lipschitz or 0.0
+        radius = radius_for(domain, constant, tolerance)
         if isinstance(domain, FiniteSet):
             return _table_net(domain, radius=radius, limit=LIMIT)
-        radius = min(radius, _diameter(domain))
-        net = net_within(domain, radius, limit=LIMIT) if radius > 0 else None
+        net = net_within(domain, radius, limit=LIMIT)
         if net is not None:
             return net
-        wanted = positions_for(domain, max(radius, 1e-300))
-        feasible = tolerance * (wanted / LIMIT) ** (1.0 / domain.dimension)
         return Obstacle(
             "dimension",
-            f"A prefix of about {wanted:.3g} positions would be needed for every target of this class on {domain}.",
+            f"A prefix of about {positions_for(domain, radius):.2g} positions would be needed for every target of this "
+            f"class on {domain}.",
             f"Lipschitz constant {constant:g}, tolerance {tolerance:g}, dimension {domain.dimension}",
-            f"The nearest feasible tolerance is about {1.1 * feasible:.2g} ({LIMIT:,} positions); a smooth target "
-            "needs far fewer with method='spectral'.",
+            f"The nearest feasible tolerance is about {feasible_tolerance(domain, constant, tolerance):.2g}; a smooth "
+            "target needs far fewer with method='spectral'.",
         )
 
     def _with_bound(
@@ -169,6 +167,23 @@ def sharpness_for(domain: Domain, radius: float, count: int, goal: float) -> flo
         middle = (low + high) / 2
         low, high = (low, middle) if reach(domain, radius, count, 10**middle / radius) <= goal else (middle, high)
     return float(10**high / radius)
+
+
+def radius_for(domain: Domain, lipschitz: float, tolerance: float) -> float:
+    """The covering radius that a tolerance needs, with `SPARE` for the temperature."""
+    return min(0.999 * tolerance / ((1.0 + 2.0 * SPARE) * max(lipschitz, 1e-300)), _diameter(domain))
+
+
+def positions_for_tolerance(domain: Sphere | Cube, lipschitz: float, tolerance: float) -> float:
+    """About how many positions that is; infinite where a float cannot say."""
+    with np.errstate(all="ignore"):
+        return float(positions_for(domain, radius_for(domain, lipschitz, tolerance)))
+
+
+def feasible_tolerance(domain: Sphere | Cube, lipschitz: float, tolerance: float) -> float:
+    """The least tolerance, about, that `LIMIT` positions reach."""
+    wanted = positions_for_tolerance(domain, lipschitz, tolerance)
+    return float(1.1 * tolerance * (wanted / LIMIT) ** (1.0 / domain.dimension))
 
 
 def apart(points: Floats) -> float:

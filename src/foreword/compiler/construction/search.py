@@ -19,6 +19,8 @@ from foreword.compiler.head import Head
 
 Floats = NDArray[np.float64]
 
+HOPELESS = 100.0  # an extrapolated error that many times the goal ends a search
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -30,11 +32,17 @@ class Candidate:
 
 
 def shortest(
-    attempt: Callable[[int], Candidate], succeeds: Callable[[float], bool], sizes: Sequence[int]
+    attempt: Callable[[int], Candidate],
+    succeeds: Callable[[float], bool],
+    sizes: Sequence[int],
+    *,
+    dimension: int = 1,
+    goal: float = 0.0,
 ) -> tuple[Candidate | None, float]:
     """The candidate of the smallest of the rising `sizes` that succeeds, and the least error that was met.
 
-    Every fourth size is tried until one succeeds (the largest is always tried); then the sizes between by bisection.
+    Every fourth size is tried until one succeeds, then the sizes between by bisection. With a `goal`, the search is
+    given up when the last errors, falling on exponentially in size^(1/dimension), would miss it by far.
     """
     tried: dict[int, Candidate] = {}
 
@@ -43,7 +51,15 @@ def shortest(
             tried[index] = attempt(sizes[index])
         return succeeds(tried[index].error)
 
-    high = next((index for index in [*range(0, len(sizes) - 1, 4), len(sizes) - 1] if works(index)), None)
+    high = None
+    for index in [*range(0, len(sizes) - 1, 4), len(sizes) - 1]:
+        if works(index):
+            high = index
+            break
+        if _is_hopeless(
+            [(sizes[i] ** (1 / dimension), c.error) for i, c in tried.items()], sizes[-1] ** (1 / dimension), goal
+        ):
+            break
     if high is not None:
         low = max((index for index in tried if index < high), default=-1)
         while high - low > 1:
@@ -51,6 +67,18 @@ def shortest(
             low, high = (low, middle) if works(middle) else (middle, high)
     least = min(candidate.error for candidate in tried.values())
     return (None if high is None else tried[high]), least
+
+
+def _is_hopeless(tried: Sequence[tuple[float, float]], last: float, goal: float) -> bool:
+    """Whether an exponential fall through the last three (scale, error) misses the goal by `HOPELESS` at the last scale.
+
+    Smooth targets fall faster than that, and are not given up; with kinks the fall is slower and slower.
+    """
+    if goal <= 0 or len(tried) < 5:
+        return False
+    (before, above), (now, below) = tried[-3], tried[-1]
+    fall = max(math.log(above / max(below, 1e-300)), 0.0) / (now - before)
+    return math.log(max(below, 1e-300)) - fall * (last - now) > math.log(HOPELESS * goal)
 
 
 def sizes_between(first: int, last: int, growth: float) -> list[int]:

@@ -41,6 +41,7 @@ class Spectral:
     """Solved values on a net or grid; see the module."""
 
     name: str = "spectral"
+    most: int | None = None  # positions from which on a prefix is of no use: another is as short
 
     def draft(
         self,
@@ -63,9 +64,16 @@ class Spectral:
         if positions is not None:
             candidate = problem.best_of(min(positions, problem.sizes[-1]))
         else:
-            found, least = shortest(problem.attempt, request.is_met_by, problem.sizes)
+            sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
+            found, least = shortest(
+                problem.attempt,
+                request.is_met_by,
+                sizes,
+                dimension=domain.dimension,
+                goal=tolerance or 0.0,
+            )
             if found is None:
-                return too_rough(request, problem.sizes[-1], least)
+                return too_rough(request, sizes[-1], least)
             candidate = problem.trimmed(found)
         judged = unseen(target, domain, chart, candidate.head.positions)
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
