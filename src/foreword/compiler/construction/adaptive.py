@@ -1,9 +1,9 @@
 """Keys that crowd towards kinks: root-exponential rates where evenly placed keys have algebraic ones.
 
-Keys u_i n with biases c_i see only t = <n, x> and crowd towards a kink <n, x> = b (`tensor.graded_axis`).
-Scores add, so keys u_i n + lambda b_j have weights that are products: a ridge axis times a net resolves a target that is
-smooth on each side of the kink. With one net point the prefix serves a target of t alone, in any dimension. On a cube,
-kinks at right angles to an axis are graded axes of the grid. Kinks that nobody declared are looked for (`kinks.py`).
+Keys u_i n with biases c_i see only t = <n, x>, and crowd towards a kink t = b (`tensor.graded_axis`). Scores add, so
+keys u_i n + lambda b_j have weights that are products: a ridge axis times a net resolves a target that is smooth on each
+side of the kink. With one net point the prefix serves a target of t alone, in any dimension. On a cube, kinks at right
+angles to an axis are graded axes of the grid. Kinks that nobody declared are looked for (`kinks.py`).
 """
 
 from __future__ import annotations
@@ -38,14 +38,18 @@ from foreword.compiler.construction.spectral import (
     spacing,
     too_rough,
 )
-from foreword.compiler.construction.tensor import NODES, graded_axis
-from foreword.compiler.domain import Cube, Domain, FiniteSet
+from foreword.compiler.construction.tensor import NODES, gaussian_axis, graded_axis
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
 Floats = NDArray[np.float64]
 
-NETS = (1, 6, 12, 24, 48, 96, 160, 256)  # net points beside the ridge axis
+NETS = (1, 4, 8, 12, 24, 48, 90, 160)  # net points beside the ridge axis
+BESIDE = (
+    12  # up to so many, on a sphere, they lie at right angles to the normals; more are spread over all of it (seen:
+)
+# few do better beside the ridge, many do better everywhere)
 LEAST_RIDGE, MOST_RIDGE = 6, 96  # keys across a kink
 STEPS = 60  # tries when a ridge is tuned for the first time; 20 afterwards
 
@@ -77,8 +81,9 @@ class Adaptive:
             and domain.dimension in NODES
             and all(is_along_axis(n) is not None for n, _ in kinks)
         ):
+            ridge = _Ridges.of(target, domain, chart, request, kinks, rng)
             grid = GridProblem.of(target, domain, chart, request, rng, kinks=kinks)
-            candidate = self._on_grid(grid, request)
+            candidate = self._on_grid(grid, ridge, request)
         else:
             candidate = _Ridges.of(target, domain, chart, request, kinks, rng).found()
         if isinstance(candidate, Obstacle):
@@ -87,9 +92,15 @@ class Adaptive:
         notes = {**candidate.notes, "kinks": [[normal.tolist(), offset] for normal, offset in kinks], "known": known}
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), notes)
 
-    def _on_grid(self, grid: GridProblem, request: Request) -> Candidate | Obstacle:
+    def _on_grid(self, grid: GridProblem, ridge: _Ridges, request: Request) -> Candidate | Obstacle:
+        """One ridge where the target needs no more, else a grid."""
+        is_single = len(ridge.kinks) == 1
+        alone = ridge.found(nets=(1,)) if is_single else None
         if request.positions is not None:
-            return grid.best_of(request.positions)
+            best = grid.best_of(request.positions)
+            return alone if isinstance(alone, Candidate) and alone.error < best.error else best
+        if isinstance(alone, Candidate):
+            return alone
         found, least = shortest(
             grid.attempt, request.is_met_by, grid.sizes, dimension=grid.dimension, goal=request.tolerance or 0.0
         )
@@ -121,13 +132,13 @@ class _Ridges:
         fitted, chosen = (Sampled.at(points, target, chart) for points in draws)
         return cls(domain, chart, request, kinks, fitted, chosen, request.limit_for(fitted.values))
 
-    def found(self) -> Candidate | Obstacle:
+    def found(self, nets: Sequence[int] = NETS) -> Candidate | Obstacle:
         """The best of so many positions, or the shortest for the tolerance: over the net's size, then the ridge's."""
         if self.request.positions is not None:
-            return self._best_of(self.request.positions)
+            return self._best_of(self.request.positions, nets)
         tolerance = self.request.tolerance or 0.0
         across = min(MOST_RIDGE, max(LEAST_RIDGE, math.ceil(0.3 * math.log(min(tolerance, 0.5)) ** 2) + 4))
-        for net in NETS:
+        for net in nets:
             if across ** len(self.kinks) * net > DENSE_LIMIT:
                 break
             first = self._with(across, net)
@@ -144,9 +155,9 @@ class _Ridges:
         sizes = sizes_between(LEAST_RIDGE, across - 1, 1.08)
         return shortest(lambda count: self._with(count, net), self.request.is_met_by, sizes)[0] or candidate
 
-    def _best_of(self, positions: int) -> Candidate | Obstacle:
+    def _best_of(self, positions: int, nets: Sequence[int]) -> Candidate | Obstacle:
         best: Candidate | None = None
-        for net in NETS:
+        for net in nets:
             across = min(MOST_RIDGE, int((min(positions, DENSE_LIMIT) / net) ** (1 / len(self.kinks)) + 1e-9))
             if across < (3 if net == 1 else LEAST_RIDGE):
                 break
@@ -160,11 +171,12 @@ class _Ridges:
         return best
 
     def _with(self, across: int, net: int) -> Candidate:
+        free, dense = (3 if net == 1 else 4), across ** len(self.kinks) * net > 200
         starts: list[Sequence[float]] = [self.shape] if self.shape is not None else []
-        sharpness = (0.3,) if net == 1 else (0.15, 0.6)
-        starts = starts or [(*edge, soft) for edge in GRADED for soft in sharpness]
-        free = 3 if net == 1 else 4
-        dense = across ** len(self.kinks) * net > 200
+        if not starts or not dense:
+            edges = GRADED[1:3] if dense else GRADED
+            softs = (0.3,) if dense or net == 1 else (0.15, 0.6)
+            starts += [(*edge, soft) for edge in edges for soft in softs]
         seen: dict[bytes, Candidate] = {}
 
         def error(shape: Floats) -> float:
@@ -203,16 +215,30 @@ class _Ridges:
         """Keys `(position, q)` and biases of the product of the ridges and the net."""
         parts = [self._ridge(across, kink, scale, overlap, reach) for kink in self.kinks]
         if net > 1:
-            points = net_points(self.domain, net)
-            head = soft_head(
-                self.domain, self.chart, points, soft / spacing(self.domain, points) ** 2, np.zeros((net, 1))
-            )
-            parts.append((head.keys, head.biases))
+            parts.append(self._beside(net, soft))
         keys, biases = parts[0]
         for more_keys, more_biases in parts[1:]:
             keys = (keys[:, None] + more_keys[None]).reshape(-1, keys.shape[1])
             biases = (biases[:, None] + more_biases[None]).ravel()
         return keys, biases
+
+    def _beside(self, net: int, soft: float) -> tuple[Floats, Floats]:
+        """Keys and biases of the net; few points on a sphere lie at right angles to the normals."""
+        if not isinstance(self.domain, Sphere) or net > BESIDE:
+            points = net_points(self.domain, net)
+            sharpness = soft / spacing(self.domain, points) ** 2
+            head = soft_head(self.domain, self.chart, points, sharpness, np.zeros((len(points), 1)))
+            return head.keys, head.biases
+        normals = np.stack([normal for normal, _ in self.kinks])
+        basis = np.linalg.svd(normals)[2][np.linalg.matrix_rank(normals, tol=1e-9) :]
+        if len(basis) == 0:
+            return np.zeros((1, self.domain.columns)), np.zeros(1)
+        if len(basis) == 1:  # a line: Gaussians along it
+            line = gaussian_axis(net, 1.8, max(soft, 0.01), 2)
+            return np.outer(line.keys, basis[0]), line.biases
+        sphere = Sphere(len(basis) - 1)
+        points = net_points(sphere, net)
+        return soft / spacing(sphere, points) ** 2 * points @ basis, np.zeros(len(points))
 
     def _ridge(self, across: int, kink: Kink, scale: float, overlap: float, reach: float) -> tuple[Floats, Floats]:
         """Keys and biases along one normal: the axis' own coordinate is (<n, x> - middle) / half over the domain."""

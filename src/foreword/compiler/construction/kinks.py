@@ -160,8 +160,12 @@ def _kink_places(
         # left: y1 + a (p + 2 STEP), right: y2 + (a + turn) (p - 2 STEP); equal at p
         gap = values[rows, 1, output] - values[rows, 2, output] + 2 * STEP * (2 * slope_left + turn)
         shift = np.where(is_kink, gap / turn, 0.0)
-    is_kink &= np.abs(shift) < 3 * STEP
-    return middle + np.where(is_kink, shift, 0.0), is_kink
+    is_kink &= np.abs(shift) < 2 * STEP
+    # Around that place, arms a quarter as long show the same jump of the slope; of curvature, a quarter.
+    places = middle + np.where(is_kink, shift, 0.0)
+    values = at(places[:, None] + np.array([-1.0, -0.5, 0.5, 1.0]) * STEP)
+    again = (values[:, 3] - values[:, 2] - values[:, 1] + values[:, 0])[rows, output] / (STEP / 2)
+    return places, is_kink & (np.abs(again) > 0.7 * np.abs(turn))
 
 
 def _common_plane(points: Floats, rng: np.random.Generator) -> tuple[Kink, NDArray[np.bool_]]:

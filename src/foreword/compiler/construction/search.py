@@ -70,9 +70,9 @@ def shortest(
 
 
 def _is_hopeless(tried: Sequence[tuple[float, float]], last: float, goal: float) -> bool:
-    """Whether an exponential fall through the last three (scale, error) misses the goal by `HOPELESS` at the last scale.
+    """Whether an exponential fall through the last three (scale, error) misses the goal by far at the last scale.
 
-    Smooth targets fall faster than that, and are not given up; with kinks the fall is slower and slower.
+    Smooth targets' errors fall faster than that, and are not given up; with kinks the fall is slower and slower.
     """
     if goal <= 0 or len(tried) < 5:
         return False

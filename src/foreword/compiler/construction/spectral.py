@@ -28,6 +28,7 @@ from foreword.compiler.target import Target
 
 Floats = NDArray[np.float64]
 
+CHEAP = 260  # positions up to which the sharpness is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
 LAWSON = 8  # rounds of reweighting
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
@@ -106,9 +107,11 @@ class _OnNet:
         return cls(domain, chart, request, fitted, chosen, request.limit_for(fitted.values), sizes)
 
     def attempt(self, count: int) -> Candidate:
-        """The best of a few sharpnesses around the last best."""
+        """The best of a few sharpnesses; around the last best where each is dear."""
         points = net_points(self.domain, count)
-        starts = [[s] for s in SHARPNESS] if self.sharpness is None else [[self.sharpness * r] for r in (0.8, 1.0, 1.3)]
+        starts = [[s] for s in SHARPNESS[:-1]]
+        if count > CHEAP and self.sharpness is not None:
+            starts = [[self.sharpness * ratio] for ratio in (0.8, 1.0, 1.25)]
         seen: dict[float, Candidate] = {}
 
         def error(parameters: Floats) -> float:
@@ -116,13 +119,14 @@ class _OnNet:
             seen[sharpness] = self._solve(points, sharpness)
             return seen[sharpness].error
 
-        tuned(error, starts, steps=5 if self.sharpness is None else 0)
+        tuned(error, starts, steps=5 if count <= CHEAP else 0)
         self.sharpness = min(seen, key=lambda key: seen[key].error)
         return seen[self.sharpness]
 
     def best_of(self, count: int) -> Candidate:
         """The best of a few nets of that size, each with its sharpness."""
         best = self.attempt(count)
+        best = self.attempt(count) if count > CHEAP else best  # around the first one's best
         if isinstance(self.domain, Sphere) and 2 <= self.domain.dimension <= 3:
             again = relaxed(net_points(self.domain, count), rounds=30)
             for sharpness in (self.sharpness or 0.2, 1.25 * (self.sharpness or 0.2)):
