@@ -302,6 +302,20 @@ class Model:
         return found
 
 
+def kinks_of(target: Target, domain: Sphere | Cube) -> list[tuple[Floats, float]]:
+    """Hyperplanes `(normal, offset)` on which an absolute value or a maximum of linear terms of the target turns."""
+    return [] if target.expression is None else list(tape_of(domain, target.expression.outputs, ()).kinks)
+
+
+def query_norm(chart: Chart, domain: Sphere | Cube) -> float:
+    """A bound on the length of queries over the whole domain."""
+    tape = tape_of(domain, (), chart.expressions(domain.columns))
+    with np.errstate(all="ignore"):
+        known, _ = tape.on_cells(domain.box[None, :, 0], domain.box[None, :, 1])
+    sizes = np.array([float(np.max(known[place].range.size())) for place in tape.queries])
+    return float(np.sqrt((sizes**2).sum())) * (1 + 1e-9)
+
+
 def smoothness(target: Target) -> tuple[int, float]:
     """How many Taylor terms of a callable are declared (1, 2, 3), and the bound on the next derivative; 0 for none."""
     if target.third is not None and target.gradient is not None and target.hessian is not None:
