@@ -272,8 +272,8 @@ class Model:
         spread = np.minimum(spread, self.value_range)
         return np.expm1(2 * terms.eta[rows])[:, None] * spread + (2 * count + 8) * ULP * self.largest_value
 
-    def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp]) -> Floats:
-        """stand-in - g `(cell, point, output)` at local points `(point, axis)` of every cell."""
+    def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp], mean: Floats) -> Floats:
+        """stand-in - g `(cell, point, output)` at local points `(point, axis)`; `mean` `(cell, q)` are the mean keys."""
         parameters = surface.centre[:, None, :] + surface.half[:, None, :] * local
         found = self.tape.at_points(parameters, surface.stand_ins)
         shape = parameters.shape[:2]
@@ -286,15 +286,17 @@ class Model:
             base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
             moves = moves - np.stack([_column(base[p], shape[0]) for p in self.tape.outputs], axis=-1)[:, None, :]
             values = _taylor_values(surface.taylor, moves)
-        return values - self._head_values(queries, kept, surface)
+        return values - self._head_values(queries, kept, surface.query, mean)
 
-    def _head_values(self, queries: Floats, kept: NDArray[np.intp], surface: Surface) -> Floats:
+    def _head_values(self, queries: Floats, kept: NDArray[np.intp], middle: Floats, mean: Floats) -> Floats:
         cells, points, width = queries.shape
         keys, biases = self.keys[kept], self.biases[kept]
-        shift = (surface.query @ keys.T + biases).max(axis=1)
+        # One shift for all scores of a point: the largest at the centre, and what all keys together gain from there.
+        shift = (middle @ keys.T + biases).max(axis=1)[:, None]
+        shift = shift + ((queries - middle[:, None, :]) @ mean[:, :, None])[..., 0]
         table = np.concatenate([keys.T, biases[None, :], np.ones((1, len(kept)))])
         rows = np.empty((cells, points, width + 2))
-        rows[..., :width], rows[..., width], rows[..., width + 1] = queries, 1.0, -shift[:, None]
+        rows[..., :width], rows[..., width], rows[..., width + 1] = queries, 1.0, -shift
         weights = rows.reshape(cells * points, width + 2) @ table
         np.exp(weights, out=weights)
         sums = weights @ np.concatenate([self.values[kept], np.ones((len(kept), 1))], axis=1)
