@@ -257,13 +257,17 @@ class Model:
         far = float(np.exp(left_out).sum()) * self.value_range * (1 + 1e-6) if left_out.size else 0.0
         return np.flatnonzero(is_kept), np.full(cells, far)
 
-    def eta(self, surface: Surface, rows: slice | NDArray[np.intp], kept: NDArray[np.intp]) -> Floats:
-        """Relative error `(cell,)` of the weights before normalisation (statement C.4)."""
+    def eta(self, surface: Surface, rows: slice, kept: NDArray[np.intp], size_of_spread: Floats) -> Floats:
+        """Relative error `(cell,)` of weights, up to a factor common to all keys (statement C.4).
+
+        `size_of_spread` `(cell, key, q)` is |key - mean key|: the query's own rounding moves scores by that much more
+        or less than the mean key's score.
+        """
         keys = np.abs(self.keys[kept])
         size = (surface.query_size[rows] @ keys.T + np.abs(self.biases[kept])).max(axis=1)
-        moved = (surface.query_error[rows] @ keys.T).max(axis=1)
+        moved = (size_of_spread @ surface.query_error[rows][:, :, None])[..., 0].max(axis=1)
         moved = moved + self.key_error * np.sqrt((surface.query_size[rows] ** 2).sum(axis=1))
-        found = (self.keys.shape[1] + 6) * ULP * size + moved + 8 * ULP
+        found = (self.keys.shape[1] + 4) * ULP * size * (1 + 1e-9) + moved + 8 * ULP
         return np.where(np.isnan(found), np.inf, found)
 
     def head_error(self, surface: Surface, terms: Any, rows: NDArray[np.intp], count: int) -> Floats:

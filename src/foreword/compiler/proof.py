@@ -204,7 +204,9 @@ def _run(
         search.log_sum = min(search.log_sum, float(found.log_z.min()))
         upper = np.fmin(found.upper, known)
         _follow(search, model, chart, found, block)
-        is_done = (upper <= tightness * search.seen + floor) | (levels.max(axis=1) >= DEEPEST - 1)
+        goal = tightness * search.seen + floor
+        is_noise = (found.noise > 0.25 * goal) & (upper <= goal + 2 * found.noise)
+        is_done = (upper <= goal) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
         search.done.append((levels[is_done], indices[is_done], upper[is_done]))
         children = _halve(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
         parts = zip((search.levels[left], search.indices[left], search.bounds[left]), children, strict=True)

@@ -54,12 +54,14 @@ class Terms:
 
 @dataclass
 class Found:
-    """Of each cell of a block: `upper` bounds |f - g| (largest output); `seen` is attained, at `where` (local).
+    """Of each cell of a block: `upper` bounds |f - g| (largest output), of which `noise`
+    is due to rounding and would not shrink with the cell; `seen` is attained, at `where` (local).
 
     `shares` `(cell, axis)` say which axis to halve; `is_sampled` whether the cell was worth sampling.
     """
 
     upper: Floats
+    noise: Floats
     seen: Floats
     shares: Floats
     where: Floats
@@ -95,7 +97,7 @@ class Residual:
         remainders = self._remainders(surface, terms, np.zeros((cells, self.regions, surface.outputs)))
         orders, is_ready = self._choose(remainders, terms, rests, goal)
         shares = self._shares(remainders[-1], rests, surface, terms.tilt)
-        upper_bound = np.full(cells, np.inf)
+        upper_bound, noise = np.full(cells, np.inf), np.zeros(cells)
         seen, where = np.zeros(cells), np.zeros((cells, model.parameters))
         for counts in np.unique(orders[is_ready], axis=0) if is_ready.any() else []:
             chosen = np.flatnonzero(is_ready & (orders == counts).all(axis=1))
@@ -103,9 +105,9 @@ class Residual:
             for start in range(0, len(chosen), max(1, ENTRIES // size)):
                 rows = chosen[start : start + max(1, ENTRIES // size)]
                 result = self._sample(surface, terms, kept, rows, tuple(int(c) for c in counts), rests, goal)
-                upper_bound[rows], seen[rows], where[rows], shares[rows] = result
+                upper_bound[rows], noise[rows], seen[rows], where[rows], shares[rows] = result
         upper_bound = np.where(np.isnan(upper_bound), np.inf, upper_bound)
-        return Found(upper_bound, seen, shares, where, is_ready, surface.log_z)
+        return Found(upper_bound, noise, seen, shares, where, is_ready, surface.log_z)
 
     def _ellipses(self, centre: Floats, half: Floats) -> list[Rectangle]:
         """Each parameter on every region but the first: arrays `(axis, ratio, cell)`."""
@@ -145,7 +147,7 @@ class Residual:
         reach = linear @ self._stretch() + size @ surface.curvature[rows].transpose(0, 2, 1)
         growth = weights[:, :, None] * np.exp(reach)
         gaps = np.concatenate([np.ones((*weights.shape, 1)), np.abs(values - surface.value[rows][:, None, :])], axis=2)
-        eta = model.eta(surface, rows, kept)
+        eta = model.eta(surface, rows, kept, size)
         factor = np.exp(2 * eta) * INFLATION
         sums = growth.transpose(0, 2, 1) @ gaps * factor[:, None, None]
         slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
@@ -223,8 +225,8 @@ class Residual:
         counts: tuple[int, ...],
         rests: Floats,
         goal: float,
-    ) -> tuple[Floats, Floats, Floats, Floats]:
-        """Upper bounds, attained errors, their places and the axes' shares, for cells with the same point counts."""
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Upper bounds, their part from rounding, attained errors, their places and the axes' shares, for cells with the same point counts."""
         part = surface.rows(rows)
         local = interpolation.grid(counts)
         values = self.model.errors_at(part, local, kept, terms.mean[rows])
@@ -241,8 +243,9 @@ class Residual:
         picked = np.stack([remainders[index[axis], :, axis] for axis in range(len(counts))], axis=1)
         amplified = np.cumprod([1.0] + [interpolation.amplification(count) for count in counts])
         noise = error + interpolation.transform_error(counts) * largest_value
-        outer = ((picked * amplified[:-1]).sum(axis=1) + 0.0)[:, None] + amplified[-1] * few.sums[:, 0, :1] * noise
-        other = outer / few.floor[:, None] * INFLATION + rests[rows]
+        noise = amplified[-1] * few.sums[:, 0, :1] * noise / few.floor[:, None]
+        other = (picked * amplified[:-1]).sum(axis=1)[:, None] / few.floor[:, None]
+        other = (other + noise) * INFLATION + rests[rows]
         size, where = interpolation.largest(coefficients, 2)
         upper = ((size + other) * INFLATION).max(axis=1)
         again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))
@@ -255,7 +258,7 @@ class Residual:
         upper = np.where(np.isnan(upper), np.inf, upper)
         where = np.where((seen >= goal)[:, None], local[best], where)
         shares = self._shares(picked * amplified[:-1], rests[rows], part, few.tilt)
-        return upper, np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
+        return upper, noise.max(axis=1), np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
 
     def _growth(self, coefficients: Floats) -> Floats:
         """|P| on every region, from its coefficients: |T_j| <= rho^j on the ellipse."""
