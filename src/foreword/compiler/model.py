@@ -257,13 +257,17 @@ class Model:
         far = float(np.exp(left_out).sum()) * self.value_range * (1 + 1e-6) if left_out.size else 0.0
         return np.flatnonzero(is_kept), np.full(cells, far)
 
-    def eta(self, surface: Surface, rows: slice | NDArray[np.intp], kept: NDArray[np.intp]) -> Floats:
-        """Relative error `(cell,)` of the weights before normalisation (statement C.4)."""
+    def eta(self, surface: Surface, rows: slice, kept: NDArray[np.intp], size_of_spread: Floats) -> Floats:
+        """Relative error `(cell,)` of weights, up to a factor common to all keys (statement C.4).
+
+        `size_of_spread` `(cell, key, q)` is |key - mean key|: the query's own rounding moves scores by that much more
+        or less than the mean key's score.
+        """
         keys = np.abs(self.keys[kept])
         size = (surface.query_size[rows] @ keys.T + np.abs(self.biases[kept])).max(axis=1)
-        moved = (surface.query_error[rows] @ keys.T).max(axis=1)
+        moved = (size_of_spread @ surface.query_error[rows][:, :, None])[..., 0].max(axis=1)
         moved = moved + self.key_error * np.sqrt((surface.query_size[rows] ** 2).sum(axis=1))
-        found = (self.keys.shape[1] + 6) * ULP * size + moved + 8 * ULP
+        found = (self.keys.shape[1] + 4) * ULP * size * (1 + 1e-9) + moved + 8 * ULP
         return np.where(np.isnan(found), np.inf, found)
 
     def head_error(self, surface: Surface, terms: Any, rows: NDArray[np.intp], count: int) -> Floats:
@@ -272,8 +276,8 @@ class Model:
         spread = np.minimum(spread, self.value_range)
         return np.expm1(2 * terms.eta[rows])[:, None] * spread + (2 * count + 8) * ULP * self.largest_value
 
-    def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp]) -> Floats:
-        """stand-in - g `(cell, point, output)` at local points `(point, axis)` of every cell."""
+    def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp], mean: Floats) -> Floats:
+        """stand-in - g `(cell, point, output)` at local points `(point, axis)`; `mean` `(cell, q)` are the mean keys."""
         parameters = surface.centre[:, None, :] + surface.half[:, None, :] * local
         found = self.tape.at_points(parameters, surface.stand_ins)
         shape = parameters.shape[:2]
@@ -286,20 +290,36 @@ class Model:
             base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
             moves = moves - np.stack([_column(base[p], shape[0]) for p in self.tape.outputs], axis=-1)[:, None, :]
             values = _taylor_values(surface.taylor, moves)
-        return values - self._head_values(queries, kept, surface)
+        return values - self._head_values(queries, kept, surface.query, mean)
 
-    def _head_values(self, queries: Floats, kept: NDArray[np.intp], surface: Surface) -> Floats:
+    def _head_values(self, queries: Floats, kept: NDArray[np.intp], middle: Floats, mean: Floats) -> Floats:
         cells, points, width = queries.shape
         keys, biases = self.keys[kept], self.biases[kept]
-        shift = (surface.query @ keys.T + biases).max(axis=1)
+        # One shift for all scores of a point: the largest at the centre, and what all keys together gain from there.
+        shift = (middle @ keys.T + biases).max(axis=1)[:, None]
+        shift = shift + ((queries - middle[:, None, :]) @ mean[:, :, None])[..., 0]
         table = np.concatenate([keys.T, biases[None, :], np.ones((1, len(kept)))])
         rows = np.empty((cells, points, width + 2))
-        rows[..., :width], rows[..., width], rows[..., width + 1] = queries, 1.0, -shift[:, None]
+        rows[..., :width], rows[..., width], rows[..., width + 1] = queries, 1.0, -shift
         weights = rows.reshape(cells * points, width + 2) @ table
         np.exp(weights, out=weights)
         sums = weights @ np.concatenate([self.values[kept], np.ones((len(kept), 1))], axis=1)
         found: Floats = (sums[:, :-1] / sums[:, -1:]).reshape(cells, points, -1)
         return found
+
+
+def kinks_of(target: Target, domain: Sphere | Cube) -> list[tuple[Floats, float]]:
+    """Hyperplanes `(normal, offset)` on which an absolute value or a maximum of linear terms of the target turns."""
+    return [] if target.expression is None else list(tape_of(domain, target.expression.outputs, ()).kinks)
+
+
+def query_norm(chart: Chart, domain: Sphere | Cube) -> float:
+    """A bound on the length of queries over the whole domain."""
+    tape = tape_of(domain, (), chart.expressions(domain.columns))
+    with np.errstate(all="ignore"):
+        known, _ = tape.on_cells(domain.box[None, :, 0], domain.box[None, :, 1])
+    sizes = np.array([float(np.max(known[place].range.size())) for place in tape.queries])
+    return float(np.sqrt((sizes**2).sum())) * (1 + 1e-9)
 
 
 def smoothness(target: Target) -> tuple[int, float]:

@@ -39,7 +39,8 @@ class Terms:
     """The head on a block of cells. `sums` is `(cell, region, 1 + output)`: sum_k w_k e^z (1, |v_k - centre|).
 
     Region 0 is the real cell; the others are axis by axis the ellipses. `first` `(cell, axis, 1 + output)` are the sums
-    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below.
+    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below, `steepness` |z_k|, `tilt` `(cell, axis)`
+    |dz_k/ds_axis|; `mean` `(cell, q)` are the mean keys.
     """
 
     sums: Floats
@@ -47,16 +48,20 @@ class Terms:
     floor: Floats
     eta: Floats
     steepness: Floats
+    mean: Floats
+    tilt: Floats
 
 
 @dataclass
 class Found:
-    """Of each cell of a block: `upper` bounds |f - g| (largest output); `seen` is attained, at `where` (local).
+    """Of each cell of a block: `upper` bounds |f - g| (largest output), of which `noise`
+    is due to rounding and would not shrink with the cell; `seen` is attained, at `where` (local).
 
     `shares` `(cell, axis)` say which axis to halve; `is_sampled` whether the cell was worth sampling.
     """
 
     upper: Floats
+    noise: Floats
     seen: Floats
     shares: Floats
     where: Floats
@@ -91,8 +96,8 @@ class Residual:
         rests = surface.rest + far[:, None]
         remainders = self._remainders(surface, terms, np.zeros((cells, self.regions, surface.outputs)))
         orders, is_ready = self._choose(remainders, terms, rests, goal)
-        shares = self._shares(remainders[-1], rests, surface)
-        upper_bound = np.full(cells, np.inf)
+        shares = self._shares(remainders[-1], rests, surface, terms.tilt)
+        upper_bound, noise = np.full(cells, np.inf), np.zeros(cells)
         seen, where = np.zeros(cells), np.zeros((cells, model.parameters))
         for counts in np.unique(orders[is_ready], axis=0) if is_ready.any() else []:
             chosen = np.flatnonzero(is_ready & (orders == counts).all(axis=1))
@@ -100,9 +105,9 @@ class Residual:
             for start in range(0, len(chosen), max(1, ENTRIES // size)):
                 rows = chosen[start : start + max(1, ENTRIES // size)]
                 result = self._sample(surface, terms, kept, rows, tuple(int(c) for c in counts), rests, goal)
-                upper_bound[rows], seen[rows], where[rows], shares[rows] = result
+                upper_bound[rows], noise[rows], seen[rows], where[rows], shares[rows] = result
         upper_bound = np.where(np.isnan(upper_bound), np.inf, upper_bound)
-        return Found(upper_bound, seen, shares, where, is_ready, surface.log_z)
+        return Found(upper_bound, noise, seen, shares, where, is_ready, surface.log_z)
 
     def _ellipses(self, centre: Floats, half: Floats) -> list[Rectangle]:
         """Each parameter on every region but the first: arrays `(axis, ratio, cell)`."""
@@ -142,18 +147,19 @@ class Residual:
         reach = linear @ self._stretch() + size @ surface.curvature[rows].transpose(0, 2, 1)
         growth = weights[:, :, None] * np.exp(reach)
         gaps = np.concatenate([np.ones((*weights.shape, 1)), np.abs(values - surface.value[rows][:, None, :])], axis=2)
-        eta = model.eta(surface, rows, kept)
+        eta = model.eta(surface, rows, kept, size)
         factor = np.exp(2 * eta) * INFLATION
         sums = growth.transpose(0, 2, 1) @ gaps * factor[:, None, None]
         slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
         first = (slope * growth[:, :, :1]).transpose(0, 2, 1) @ gaps * factor[:, None, None]
         shift = np.abs(np.einsum("ck,ckq->cq", weights, spread))
         swing = (weights * reach[:, :, 0]).sum(axis=1)
-        loss = (np.expm1(2 * eta) + (len(kept) + 16) * ULP) * swing + (shift * surface.reach[rows]).sum(axis=1)
+        noise = (len(kept) + 16) * ULP * np.einsum("ck,ckq->cq", weights, size)
+        loss = np.expm1(2 * eta) * swing + ((shift + noise) * surface.reach[rows]).sum(axis=1)
         clean = [np.where(np.isnan(found), np.inf, found) for found in (sums, first)]
         floor = np.exp(-loss * INFLATION) * (1 - 1e-9)
         steepness = reach[:, :, 0].max(axis=1)
-        return Terms(clean[0], clean[1], np.where(np.isnan(floor), 0.0, floor), eta, steepness)
+        return Terms(clean[0], clean[1], np.where(np.isnan(floor), 0.0, floor), eta, steepness, mean, slope.max(axis=1))
 
     def _stretch(self) -> Floats:
         """How far s_j reaches on each region: `(axis, region)`."""
@@ -196,15 +202,19 @@ class Residual:
         is_ready = is_small.any(axis=0).all(axis=1) & (rests.max(axis=1) <= 0.6 * goal)
         return self.orders[first], is_ready & (terms.steepness < STEEPEST)
 
-    def _shares(self, remainders: Floats, rests: Floats, surface: Surface) -> Floats:
-        """Which axis is worth halving: by remainder; where the rest is larger, by what the rest comes from."""
-        fallback = surface.extent * self.model.depends
-        shares = np.where(np.isfinite(remainders), remainders, np.inf)
-        is_lost = np.isinf(shares)
-        shares = np.where(is_lost.any(axis=1, keepdims=True), np.where(is_lost, fallback, 0.0), shares)
-        by_rest = rests.max(axis=1, keepdims=True) > shares.sum(axis=1, keepdims=True)
-        shares = np.where(by_rest, np.where(surface.blame.any(axis=1, keepdims=True), surface.blame, fallback), shares)
-        return np.where(shares.any(axis=1, keepdims=True), shares, fallback + 1e-300)
+    def _shares(self, remainders: Floats, rests: Floats, surface: Surface, tilt: Floats) -> Floats:
+        """Which axis is worth halving: by remainder; where the rest is larger, by what the rest comes from.
+
+        Where nothing finite is known: by what turns the scores most, or by length where they hardly turn.
+        """
+        lengths = surface.extent * self.model.depends
+        turns = np.where(np.isfinite(tilt), tilt, 1e300) * self.model.depends
+        fallback = np.where(turns.max(axis=1, keepdims=True) > 1, turns, lengths)
+        shares = np.where(np.isfinite(remainders).all(axis=1, keepdims=True), remainders, fallback)
+        is_rest = np.isfinite(remainders).all(axis=1) & (rests.max(axis=1) > remainders.sum(axis=1))
+        by_rest = np.where(surface.blame.any(axis=1, keepdims=True), surface.blame, lengths)
+        shares = np.where(is_rest[:, None], by_rest, shares)
+        return np.where(shares.any(axis=1, keepdims=True), shares, lengths + 1e-300)
 
     def _sample(
         self,
@@ -215,11 +225,11 @@ class Residual:
         counts: tuple[int, ...],
         rests: Floats,
         goal: float,
-    ) -> tuple[Floats, Floats, Floats, Floats]:
-        """Upper bounds, attained errors, their places and the axes' shares, for cells with the same point counts."""
+    ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Upper bounds, their part from rounding, attained errors, their places and the axes' shares, for cells with the same point counts."""
         part = surface.rows(rows)
         local = interpolation.grid(counts)
-        values = self.model.errors_at(part, local, kept)
+        values = self.model.errors_at(part, local, kept, terms.mean[rows])
         self.evaluations += values.shape[0] * values.shape[1]
         largest_value = np.abs(values).max(axis=1)
         error = part.error + self.model.head_error(part, terms, rows, len(kept))
@@ -233,8 +243,9 @@ class Residual:
         picked = np.stack([remainders[index[axis], :, axis] for axis in range(len(counts))], axis=1)
         amplified = np.cumprod([1.0] + [interpolation.amplification(count) for count in counts])
         noise = error + interpolation.transform_error(counts) * largest_value
-        outer = ((picked * amplified[:-1]).sum(axis=1) + 0.0)[:, None] + amplified[-1] * few.sums[:, 0, :1] * noise
-        other = outer / few.floor[:, None] * INFLATION + rests[rows]
+        noise = amplified[-1] * few.sums[:, 0, :1] * noise / few.floor[:, None]
+        other = (picked * amplified[:-1]).sum(axis=1)[:, None] / few.floor[:, None]
+        other = (other + noise) * INFLATION + rests[rows]
         size, where = interpolation.largest(coefficients, 2)
         upper = ((size + other) * INFLATION).max(axis=1)
         again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))
@@ -246,8 +257,8 @@ class Residual:
             upper = ((size + other) * INFLATION).max(axis=1)
         upper = np.where(np.isnan(upper), np.inf, upper)
         where = np.where((seen >= goal)[:, None], local[best], where)
-        shares = self._shares(picked * amplified[:-1], rests[rows], part)
-        return upper, np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
+        shares = self._shares(picked * amplified[:-1], rests[rows], part, few.tilt)
+        return upper, noise.max(axis=1), np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
 
     def _growth(self, coefficients: Floats) -> Floats:
         """|P| on every region, from its coefficients: |T_j| <= rho^j on the ellipse."""
