@@ -1,7 +1,7 @@
 """Keys that crowd towards kinks: root-exponential rates where evenly placed keys have algebraic ones.
 
 Keys u_i n with biases c_i see only t = <n, x>, and crowd towards a kink t = b (`tensor.graded_axis`). Scores add, so
-keys u_i n + lambda b_j have weights that are products: a ridge axis times a net resolves a target that is smooth on each
+keys u_i n + lambda b_j have weights that are products: a ridge axis times a net resolves a target smooth on either
 side of the kink. With one net point the prefix serves a target of t alone, in any dimension. On a cube, kinks at right
 angles to an axis are graded axes of the grid. Kinks that nobody declared are looked for (`kinks.py`).
 """

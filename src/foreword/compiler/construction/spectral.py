@@ -121,7 +121,7 @@ class _OnNet:
 
         tuned(error, starts, steps=5 if count <= CHEAP else 0)
         self.sharpness = min(seen, key=lambda key: seen[key].error)
-        return seen[self.sharpness]
+        return min(seen[self.sharpness], self._solve(points, self.sharpness, rounds=LAWSON), key=_error_of)
 
     def best_of(self, count: int) -> Candidate:
         """The best of a few nets of that size, each with its sharpness."""
@@ -130,14 +130,14 @@ class _OnNet:
         if isinstance(self.domain, Sphere) and 2 <= self.domain.dimension <= 3:
             again = relaxed(net_points(self.domain, count), rounds=30)
             for sharpness in (self.sharpness or 0.2, 1.25 * (self.sharpness or 0.2)):
-                best = min(best, self._solve(again, sharpness), key=lambda candidate: candidate.error)
+                best = min(best, self._solve(again, sharpness, rounds=LAWSON), key=_error_of)
         return best
 
     def trimmed(self, candidate: Candidate) -> Candidate:
         """The candidate: nothing to trim on a net."""
         return candidate
 
-    def _solve(self, points: Floats, sharpness: float) -> Candidate:
+    def _solve(self, points: Floats, sharpness: float, *, rounds: int = 0) -> Candidate:
         count = len(points)
         head = soft_head(
             self.domain, self.chart, points, sharpness / spacing(self.domain, points) ** 2, np.zeros((count, 1))
@@ -148,12 +148,16 @@ class _OnNet:
         start = bounded(factors, wanted, self.limit)
         features = head.weights(self.chosen.queries)
         found = [start.values]
-        if wanted.shape[1] <= LEVELLED_OUTPUTS:
-            found.append(levelled(factors, wanted, self.limit, start, rounds=LAWSON))
+        if rounds and wanted.shape[1] <= LEVELLED_OUTPUTS:
+            found.append(levelled(factors, wanted, self.limit, start, rounds=rounds))
         errors = [np.abs(features @ values - self.chosen.values).max() for values in found]
         best = int(np.argmin(errors))
         made = Head(head.keys, head.biases, found[best])
         return Candidate(made, float(errors[best]), {"sharpness": sharpness, "levelled": best == 1})
+
+
+def _error_of(candidate: Candidate) -> float:
+    return candidate.error
 
 
 def net_points(domain: Domain, count: int) -> Floats:
