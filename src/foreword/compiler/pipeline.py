@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from foreword.certificate import Assumption, Certificate, Verdict
+from foreword.certificate import Certificate, Verdict
+from foreword.compiler.a_priori import a_priori_certificate
 from foreword.compiler.charts import Chart
 from foreword.compiler.checker import CheckResult, check_compiled
 from foreword.compiler.checks import check
@@ -26,7 +27,6 @@ from foreword.compiler.expression import Expression
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
 from foreword.compiler.proof import Progress, prove
-from foreword.compiler.rounding import rounding_terms
 from foreword.compiler.target import Target, target_of
 from foreword.errors import CompileError
 
@@ -359,36 +359,6 @@ def _best(attempt: _Attempt) -> _Best:
     if isinstance(attempt.outcome, Obstacle):
         raise refusal([attempt.outcome])
     return _Best(attempt.method, attempt.outcome, attempt.seconds, attempt.certificate, attempt.cover)
-
-
-def a_priori_certificate(draft: Draft, target: Target, domain: Domain, tolerance: float | None) -> Certificate:
-    """The certificate of statement A.2 (docs/theory) for a draft that has such a bound: no search, no cells."""
-    norm = 1.0 + 1e-12
-    roundings = 0
-    if draft.chart.name != "identity":  # a flat chart: coordinates in [-1, 1], a difference and a quotient
-        norm, roundings = math.sqrt(domain.columns) * (1.0 + 1e-12), 2
-    rounding = rounding_terms(draft.head, norm=norm, query_roundings=roundings)
-    terms = {"approximation": float(draft.a_priori or 0.0), "context": 0.0, **rounding}
-    bound = math.fsum([terms["approximation"], terms["rounding_float64"]]) * (1 + 2.0**-51)
-    is_proved = math.isfinite(bound) and (tolerance is None or bound <= tolerance)
-    net = Assumption(
-        "net-values", "the values are the target's at the net's points, as evaluated in float64", "checked"
-    )
-    declared = [premise for premise in target.assumptions if premise.code == "lipschitz"]
-    return Certificate(
-        verdict=Verdict.PROVED if is_proved else Verdict.NOT_REACHED,
-        tolerance=tolerance,
-        bound=bound,
-        seen=min(draft.sampled, bound),
-        terms=terms,
-        assumptions=(*declared, net),
-        remedy="" if is_proved else f"A tolerance of {bound:.3g}, or more positions.",
-        method=draft.method,
-        domain=domain.as_dict(),
-        target=target.as_dict(),
-        head=draft.head.digest,
-        effort={"covering_radius": draft.notes["covering_radius"], "sharpness": draft.notes["sharpness"]},
-    )
 
 
 def _domain_of(target: Target) -> Domain:

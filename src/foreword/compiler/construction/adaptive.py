@@ -139,7 +139,7 @@ class _Ridges:
         tolerance = self.request.tolerance or 0.0
         across = min(MOST_RIDGE, max(LEAST_RIDGE, math.ceil(0.3 * math.log(min(tolerance, 0.5)) ** 2) + 4))
         for net in nets:
-            if across ** len(self.kinks) * net > DENSE_LIMIT:
+            if across ** len(self.kinks) * net > (DENSE_LIMIT if len(self.kinks) < 3 else DENSE_LIMIT // 3):
                 break
             first = self._with(across, net)
             if first.error < 4 * tolerance and not self.request.is_met_by(first.error):

@@ -161,7 +161,7 @@ def sharpness_for(domain: Domain, radius: float, count: int, goal: float) -> flo
     """The least sharpness whose bound is at most `goal` > radius > 0, within a thousandth.
 
     >>> round(sharpness_for(Sphere(2), 0.1, 600, 0.104))
-    32990
+    41517
     """
     low, high = -6.0, 16.0
     for _ in range(40):
