@@ -191,6 +191,6 @@ def too_rough(request: Request, largest: int, least: float) -> Obstacle:
         "length",
         f"Solved values do not meet {request.tolerance:g} within {largest:,} positions.",
         f"largest error {least:.2g}",
-        "Declare kinks with Target(kinks=...) where it has some along a hyperplane, or ask for a tolerance above the error "
-        "that was found.",
+        "Declare kinks with Target(kinks=...) where the target has some along a hyperplane, or ask for a tolerance "
+        "above the error that was found.",
     )
