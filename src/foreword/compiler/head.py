@@ -38,9 +38,7 @@ class Head:
 
     def evaluate(self, queries: Floats, *, block: int = 4096) -> Floats:
         """The head's output `(batch, output)` at `queries` `(batch, q)`, a block of rows at a time."""
-        parts = [
-            self.weights(queries[start : start + block]) @ self.values for start in range(0, len(queries), block)
-        ]
+        parts = [self.weights(queries[start : start + block]) @ self.values for start in range(0, len(queries), block)]
         return np.concatenate(parts) if parts else np.empty((0, self.values.shape[1]))
 
     @property
