@@ -44,11 +44,11 @@ class Target:
     """A function on `domain`, with its regularity as far as it is known.
 
     `function` maps points `(batch, columns)` to `(batch,)` or `(batch, output)`; without one, `expression` (a text is
-    parsed) or `samples` (values at the points of a finite domain, in their order) are the function. `lipschitz` holds for every output, in
-    `metric`. `gradient` `(batch, output, columns)` and `hessian` `(batch, output, columns, columns)` are with respect
-    to the columns (one output may leave its axis out); `second` and `third` bound the operator norm of the second and
-    third derivative of every output on the convex hull of the domain. `kinks` are hyperplanes `<normal, x> = offset`
-    off which the target is smooth; they are stored with unit normals.
+    parsed) or `samples` (values at the points of a finite domain, in their order) are the function. `lipschitz` holds
+    for every output, in `metric`. `gradient` `(batch, output, columns)` and `hessian` `(batch, output, columns,
+    columns)` are with respect to the columns (one output may leave its axis out); `second` and `third` bound the
+    operator norm of the second and third derivative of every output on the convex hull of the domain. `kinks` are
+    hyperplanes `<normal, x> = offset` off which the target is smooth; they are stored with unit normals.
 
     CompileError for facts that cannot be: no function at all, a negative constant, a kink without a direction.
     """
