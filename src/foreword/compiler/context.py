@@ -26,6 +26,7 @@ Region = Literal["sphere", "cube"]
 
 NET_POINTS = 2_000  # of the net on which the least mass over a sphere is looked for
 NET_SCORES = 2e7  # and at most so many scores in all
+UNIT = float(np.finfo(np.float64).eps)
 
 
 class Layout(StrEnum):
@@ -221,7 +222,7 @@ def log_mass_floor(head: Head, region: Region = "sphere") -> float:
         floor = max(floor, _sphere_floor(head, sphere_net_of(head.keys.shape[1] - 1, points)))
     reach = math.sqrt(head.keys.shape[1]) if region == "cube" else 1.0
     scale = 1.0 + reach * float(np.linalg.norm(head.keys, axis=1).max()) + float(np.abs(head.biases).max())
-    return floor - (head.positions + head.keys.shape[1] + 16) * float(np.finfo(np.float64).eps) * scale
+    return floor - (head.positions + head.keys.shape[1] + 16) * UNIT * scale
 
 
 def _sphere_floor(head: Head, net: Net) -> float:
