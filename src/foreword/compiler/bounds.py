@@ -66,8 +66,9 @@ class LengthBound:
 class PrefixLength:
     """Bounds on the length of a prefix; a bound that does not exist for this domain or dimension is None.
 
-    Enough positions: `published`, with lambda = eps^-4, and `published_best`, with the least lambda that smooths little
-    enough; `nearest`, ours. Too few: below `at_centres` a prefix whose values are the target's at the net's points
+    Enough positions: `published`, with lambda = eps^-4 (its rate; for a coarse tolerance in a high dimension that
+    lambda is too small for the theorem), and `published_best`, with the least lambda that smooths little enough;
+    `nearest`, ours. Too few: below `at_centres` a prefix whose values are the target's at the net's points
     fails for some function of the class, below `fixed_keys` one whose keys are chosen before the function, below
     `any_keys` any prefix at all in this dtype. `smooth` is what smooth functions needed in fact: an estimate.
     """
@@ -107,8 +108,16 @@ def prefix_length(
     >>> print(bounds.nearest, bounds.at_centres, bounds.published)
     33 32 10^30.3
     """
-    _check(dimension, lipschitz, tolerance, supremum, outputs, dtype, heads)
-    numbers = heads * (head_dim or max(dimension + (2 if domain == "sphere" else 1), outputs))
+    width = max(dimension + (2 if domain == "sphere" else 1), outputs) if head_dim is None else head_dim
+    _check({"dimension": dimension, "outputs": outputs, "heads": heads, "head_dim": width}, 1, math.inf)
+    _check({"lipschitz": lipschitz, "tolerance": tolerance, "supremum": supremum}, 1e-100, 1e100)
+    if dtype not in BITS or domain not in ("sphere", "cube"):
+        raise CompileError(
+            "The dtype or the domain is unknown.",
+            expected=f"{', '.join(BITS)}; sphere or cube",
+            found=f"{dtype}; {domain}",
+        )
+    numbers = heads * width
     ratio = lipschitz / tolerance
 
     def bound(log_count: float, standing: Standing, statement: str) -> LengthBound:
@@ -178,20 +187,29 @@ def _log_bessel(order: float, log_lambda: float) -> float:
 def _least_log_lambda(dimension: int, ratio: float) -> float:
     """The least log lambda at which the kernel's mean angle is at most eps/2L: what smoothing with it moves f by, at L.
 
-    The angle's density is proportional to e^(lambda cos t) sin^(m-1) t; t sqrt(lambda) is near a chi variable.
+    The angle's density is proportional to e^(lambda cos t) sin^(m-1) t. For large lambda t sqrt(lambda) is a chi
+    variable; else the mean is integrated about the mode, where lambda sin^2 t = (m - 1) cos t.
     """
-    wanted = 1 / (2 * ratio)
-    nodes, weights = np.polynomial.legendre.leggauss(400)
+    wanted, free = 1 / (2 * ratio), dimension - 1
+    log_chi = 0.5 * math.log(2) + float(gammaln((dimension + 1) / 2) - gammaln(dimension / 2))
+    asymptotic = 2 * (log_chi - math.log(wanted))
+    if asymptotic > math.log(1e8) + 2 * math.log(dimension):
+        return asymptotic
+    nodes, weights = np.polynomial.legendre.leggauss(200)
 
     def gap(log_lambda: float) -> float:
-        top = min(math.pi, (10 + 2 * math.sqrt(dimension)) * math.exp(-log_lambda / 2))
-        angle = top * (nodes + 1) / 2
-        log_density = -2 * np.sin(angle / 2) ** 2 * math.exp(log_lambda) + (dimension - 1) * np.log(np.sin(angle))
+        sharp = math.exp(log_lambda)
+        cosine = 2 * sharp / (free + math.hypot(free, 2 * sharp))
+        mode = math.acos(cosine)
+        width = 1 / math.sqrt(sharp * cosine + free / max(1 - cosine * cosine, 1e-300) * (free > 0))
+        low, high = max(0.0, mode - 12 * width), min(math.pi, mode + 12 * width)
+        angle = low + (high - low) * (nodes + 1) / 2
+        log_density = free * np.log(np.sin(angle)) - 2 * sharp * np.sin(angle / 2) ** 2
         density = weights * np.exp(log_density - log_density.max())
         return math.log(float(density @ angle / density.sum()) / wanted)
 
-    low, high = -20.0, 2 * math.log(ratio) + 2 * math.log(dimension + 1) + 20
-    return low if gap(low) <= 0 else float(brentq(gap, low, high, xtol=1e-10))
+    flattest = -20.0
+    return flattest if gap(flattest) <= 0 else float(brentq(gap, flattest, asymptotic + 20, xtol=1e-10))
 
 
 def _log_cover(domain: str, dimension: int, ratio: float) -> float:
@@ -232,14 +250,10 @@ def _log_ball(dimension: int) -> float:
     return float(dimension / 2 * math.log(math.pi) - gammaln(dimension / 2 + 1))
 
 
-def _check(
-    dimension: int, lipschitz: float, tolerance: float, supremum: float, outputs: int, dtype: str, heads: int
-) -> None:
-    for name, count in (("dimension", dimension), ("outputs", outputs), ("heads", heads)):
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 100_000:
-            raise CompileError(f"The {name} cannot be.", expected="an integer of at least 1", found=repr(count))
-    for name, value in (("lipschitz", lipschitz), ("tolerance", tolerance), ("supremum", supremum)):
-        if not (isinstance(value, (int, float)) and 1e-100 <= value <= 1e100):
-            raise CompileError(f"The {name} cannot be.", expected="a positive number", found=repr(value))
-    if dtype not in BITS:
-        raise CompileError("The dtype is unknown.", expected=", ".join(BITS), found=repr(dtype))
+def _check(numbers: dict[str, float], least: float, most: float) -> None:
+    """Counts are whole numbers from 1, sizes positive numbers that no power here can overflow."""
+    for name, value in numbers.items():
+        is_number = isinstance(value, int if least == 1 else (int, float)) and not isinstance(value, bool)
+        if not (is_number and least <= value <= most):
+            kind = "a whole number from 1" if least == 1 else f"a number from {least:g} to {most:g}"
+            raise CompileError(f"The {name} cannot be.", expected=kind, found=repr(value))

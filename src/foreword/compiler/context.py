@@ -216,13 +216,13 @@ def log_mass_floor(head: Head, region: Region = "sphere") -> float:
     >>> log_mass_floor(Head(2.0 * np.eye(2), np.zeros(2), np.ones((2, 1)))) > -1.0
     True
     """
-    floor = _convex_floor(head, region)
-    if region == "sphere" and 2 <= head.keys.shape[1] <= 4:
+    floor, width = _convex_floor(head, region), int(head.keys.shape[1])
+    if region == "sphere" and 2 <= width <= 4:
         points = int(np.clip(NET_SCORES / head.positions, 64, NET_POINTS))
-        floor = max(floor, _sphere_floor(head, sphere_net_of(head.keys.shape[1] - 1, points)))
-    reach = math.sqrt(head.keys.shape[1]) if region == "cube" else 1.0
+        floor = max(floor, _sphere_floor(head, sphere_net_of(width - 1, points)))
+    reach = math.sqrt(width) if region == "cube" else 1.0
     scale = 1.0 + reach * float(np.linalg.norm(head.keys, axis=1).max()) + float(np.abs(head.biases).max())
-    return floor - (head.positions + head.keys.shape[1] + 16) * UNIT * scale
+    return floor - (head.positions + width + 16) * UNIT * scale
 
 
 def _sphere_floor(head: Head, net: Net) -> float:
