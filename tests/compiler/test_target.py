@@ -88,6 +88,19 @@ def test_a_function_with_state_is_refused() -> None:
         target_of(lambda x: x[:, 0] + next(count), SPHERE)
 
 
+def test_rounding_that_depends_on_the_batch_is_borne_and_noise_of_that_size_is_not() -> None:
+    assert target_of(lambda x: x[:, 0] + 1e-7 * (len(x) > 50), SPHERE).outputs == 1
+    count = itertools.count()
+    with pytest.raises(CompileError, match="not a function of each point"):
+        target_of(lambda x: x[:, 0] + 1e-7 * (next(count) % 2), SPHERE)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 2), (4, 4), (2, 3, 1)])
+def test_points_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CompileError, match="wrong shape"):
+        target_of("x", SPHERE).evaluate(np.zeros(shape))
+
+
 def test_a_value_that_is_not_finite_is_named_with_its_point() -> None:
     with pytest.raises(CompileError, match=r"inf.* at \[0\.0, 1\.0\]"):
         target_of("1 / x", Cube([(-1, 1)] * 2)).evaluate(np.array([[0.5, 0.5], [0.0, 1.0]]))

@@ -118,59 +118,91 @@ def prefix_length(
             found=f"{dtype}; {domain}",
         )
     numbers = heads * width
-    ratio = lipschitz / tolerance
+    asked = _Class(domain, dimension, lipschitz, tolerance, supremum)
+    told = {**_published(asked), **_enough(asked), **_too_few(asked, (dimension + 2 + outputs) * BITS[dtype])}
 
     def bound(log_count: float, standing: Standing, statement: str) -> LengthBound:
         log10 = max(0.0, log_count / LN10)
         cost = Cost(log10 + math.log10(2 * numbers * BITS[dtype] / 8), log10 + math.log10(4 * numbers))
         return LengthBound(log10, standing, statement, cost)
 
-    # With |f| <= tolerance the prefix of one zero is enough; else bumps of height eps and the distance to a net exist.
-    fewest = 0.0 if tolerance >= supremum else _log_cover(domain, dimension, ratio)
-    packed = 0.0 if tolerance >= supremum else _log_cover(domain, dimension, ratio / 2)
-    is_measured = domain == "sphere" and dimension > 1 and dimension in COVERING
-    known = "" if not is_measured else "; its size is measured on our nets"
-    published: dict[str, LengthBound | None] = {"published": None, "published_best": None, "smooth": None}
-    if domain == "sphere":
-        standing: Standing = "recalled" if dimension >= PUBLISHED_FROM else "extrapolated"
-        formula = "B.1: [3 pi (L + lambda |f|) c(lambda) e^lambda / eps]^(2(m+1)), "
-        for name, log_lambda, choice in (
-            ("published", -4 * math.log(tolerance), "lambda = eps^-4"),
-            ("published_best", _least_log_lambda(dimension, ratio), "the least lambda that moves f by at most eps/2"),
-        ):
-            log_count = _log_published(dimension, lipschitz, tolerance, supremum, log_lambda)
-            published[name] = bound(log_count, standing, formula + choice)
-    if domain == "sphere" and dimension in SMOOTH:
-        intercept, slope = SMOOTH[dimension]
-        side = max(1.0, intercept + slope * math.log(supremum / tolerance))
-        statement = "B.3: fitted to solved values for smooth targets of size 1"
-        published["smooth"] = bound(dimension * math.log(side), "estimate", statement)
-    return PrefixLength(
-        **published,
-        nearest=bound(
-            _log_net(domain, dimension, SHARPENED * ratio),
-            "measured" if is_measured else "proved",
-            f"A.2: values at a net of covering radius eps / ({SHARPENED} L){known}",
+    made = {name: bound(*entry) for name, entry in told.items()}
+    return PrefixLength(**{field.name: made.get(field.name) for field in fields(PrefixLength)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Class:
+    """The functions and the tolerance that are asked for."""
+
+    domain: str
+    dimension: int
+    lipschitz: float
+    tolerance: float
+    supremum: float
+
+    @property
+    def ratio(self) -> float:
+        return self.lipschitz / self.tolerance
+
+
+Told = dict[str, tuple[float, Standing, str]]
+
+
+def _published(asked: _Class) -> Told:
+    if asked.domain != "sphere":
+        return {}
+    standing: Standing = "recalled" if asked.dimension >= PUBLISHED_FROM else "extrapolated"
+    formula = "B.1: [3 pi (L + lambda |f|) c(lambda) e^lambda / eps]^(2(m+1)), "
+    rate, least = -4 * math.log(asked.tolerance), _least_log_lambda(asked.dimension, asked.ratio)
+    return {
+        "published": (_log_published(asked, rate), standing, formula + "lambda = eps^-4"),
+        "published_best": (
+            _log_published(asked, least),
+            standing,
+            formula + "the least lambda that moves f by at most eps/2",
         ),
-        at_centres=bound(fewest, "proved", "A.2: balls of radius eps/L must cover the domain: its volume by a ball's"),
-        fixed_keys=bound(packed, "proved", "A.2: the width of the class: bumps of height eps, 2 eps/L apart"),
-        any_keys=bound(
-            packed - math.log((dimension + 2 + outputs) * BITS[dtype]),
+    }
+
+
+def _enough(asked: _Class) -> Told:
+    is_measured = asked.domain == "sphere" and asked.dimension > 1 and asked.dimension in COVERING
+    statement = f"A.2: values at a net of covering radius eps / ({SHARPENED} L)"
+    statement += "; its size is measured on our nets" if is_measured else ""
+    log_net = _log_net(asked.domain, asked.dimension, SHARPENED * asked.ratio)
+    found: Told = {"nearest": (log_net, "measured" if is_measured else "proved", statement)}
+    if asked.domain == "sphere" and asked.dimension in SMOOTH:
+        intercept, slope = SMOOTH[asked.dimension]
+        side = max(1.0, intercept + slope * math.log(asked.supremum / asked.tolerance))
+        fitted = "B.3: fitted to solved values for smooth targets of size 1"
+        found["smooth"] = (asked.dimension * math.log(side), "estimate", fitted)
+    return found
+
+
+def _too_few(asked: _Class, bits: int) -> Told:
+    """With |f| <= tolerance one position of value 0 is enough; else a net's distance and bumps of height eps exist."""
+    is_trivial = asked.tolerance >= asked.supremum
+    centres = 0.0 if is_trivial else _log_cover(asked.domain, asked.dimension, asked.ratio)
+    packed = 0.0 if is_trivial else _log_cover(asked.domain, asked.dimension, asked.ratio / 2)
+    return {
+        "at_centres": (centres, "proved", "A.2: balls of radius eps/L must cover the domain: its volume by a ball's"),
+        "fixed_keys": (packed, "proved", "A.2: the width of the class: bumps of height eps, 2 eps/L apart"),
+        "any_keys": (
+            packed - math.log(bits),
             "proved",
             "A.2: b bits tell 2^b functions apart, and bumps of height eps, 2 eps/L apart, have 2^count signs",
         ),
-    )
+    }
 
 
-def _log_published(dimension: int, lipschitz: float, tolerance: float, supremum: float, log_lambda: float) -> float:
+def _log_published(asked: _Class, log_lambda: float) -> float:
     """log N of statement B.1; c is the density's constant of the von Mises-Fisher kernel c(lambda) e^(lambda <x, y>).
 
     c(lambda) = lambda^nu / ((2 pi)^(nu + 1) I_nu(lambda)), nu = (m - 1)/2, on S^m.
     """
-    order = (dimension - 1) / 2
+    order = (asked.dimension - 1) / 2
     kernel = order * log_lambda - (order + 1) * math.log(2 * math.pi) - _log_bessel(order, log_lambda)
-    size = float(np.logaddexp(math.log(lipschitz), log_lambda + math.log(supremum)))
-    return 2 * (dimension + 1) * (math.log(3 * math.pi) + size + kernel - math.log(tolerance))
+    size = float(np.logaddexp(math.log(asked.lipschitz), log_lambda + math.log(asked.supremum)))
+    return 2 * (asked.dimension + 1) * (math.log(3 * math.pi) + size + kernel - math.log(asked.tolerance))
 
 
 def _log_bessel(order: float, log_lambda: float) -> float:
