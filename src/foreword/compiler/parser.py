@@ -77,6 +77,7 @@ def parse_expression(text: str, columns: int, *, length_limit: int = LENGTH_LIMI
     CompileError, with the place, when it is no expression or exceeds a limit: 10,000 characters (`length_limit`), 200
     open parentheses, exponents beyond 1,000, numbers that no double holds.
 
+    >>> import numpy as np
     >>> found = parse_expression("[sin(3*x) * exp(-y**2), max(x, y, 0)]", 2)
     >>> found.evaluate(np.array([[0.0, 1.0]]))
     array([[0., 1.]])

@@ -114,7 +114,7 @@ class _Copy:
         """What the copy sees in place of a value of the function's module or closure."""
         if id(value) in self.replaced:
             return self.replaced[id(value)]
-        if not isinstance(value, types.FunctionType) or value.__module__.partition(".")[0] in ("numpy", "scipy"):
+        if not isinstance(value, types.FunctionType) or str(value.__module__).partition(".")[0] in ("numpy", "scipy"):
             return value
         if id(value) not in self.functions:
             cells = tuple(types.CellType() for _ in value.__closure__ or ())
