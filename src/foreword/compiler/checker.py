@@ -88,7 +88,7 @@ def check(
     try:
         compare(claim, found)
         if not found.wrong:
-            with precise(_order(claim)):
+            with precise(max(_order(claim), 2)):
                 _recompute(claim, found, started + seconds, progress)
     except (CertificateError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         found.wrong.append(f"the claim cannot be followed ({type(error).__name__}: {error})")

@@ -80,9 +80,12 @@ class Problem:
         return columns if self.rotation is None else [_combined(row, columns) for row in self.rotation]
 
     def bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
-        """Bounds over cells between `lower` and `upper` `(cell, parameter)`, near each other for the sake of cost."""
+        """Bounds over cells between `lower` and `upper` `(cell, parameter)`, near each other for the sake of cost.
+
+        `order` 1 would lose slopes; it is taken as 2.
+        """
         with np.errstate(all="ignore"):  # float64 gives hints only here
-            return self._bounds(lower, upper, order)
+            return self._bounds(lower, upper, max(order, 2))
 
     def _bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
         space = space_of(lower.shape[1], order)
