@@ -1,0 +1,361 @@
+"""What a proof knows of f and g on a block of cells: ranges, slopes, rounding errors, values at points.
+
+f comes as an expression (its tape), or as a callable with derivatives or a Lipschitz constant: then its Taylor polynomial
+at the middle of the cell stands in for it, and the declared bound on the next derivative is the rest. g is a head; keys
+that cannot matter on a block are left out of it, and what they could add is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.charts import Chart, Identity
+from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.expression import Node
+from foreword.compiler.head import Head
+from foreword.compiler.intervals import ULP, finite, point
+from foreword.compiler.rectangles import Rectangle
+from foreword.compiler.tape import KINKED, Known, StandIn, Tape, tape_of
+from foreword.compiler.target import Target
+
+Floats = NDArray[np.float64]
+NEGLIGIBLE = 1e-4  # share of the goal that left-out keys may add
+
+
+@dataclass
+class Surface:
+    """f and the query on a block of cells, in local parameters s in [-1, 1]; see the fields' comments for shapes."""
+
+    centre: Floats  # (cell, axis)
+    half: Floats  # (cell, axis)
+    query: Floats  # (cell, q): at the centre
+    query_error: Floats  # (cell, q): rounding of computed queries anywhere on the cell
+    query_size: Floats  # (cell, q): largest |q_c| on the cell
+    jacobian: Floats  # (cell, axis, q): near dq/ds at the centre
+    wobble: Floats  # (cell, axis, q): bounds |dq/ds - jacobian| on the real cell
+    curvature: Floats  # (cell, region, q): bounds |q(s) - q(0) - jacobian s| on each region
+    reach: Floats  # (cell, q): bounds |q(s) - q(0)| on the real cell
+    value: Floats  # (cell, output): near f at the centre
+    swing: Floats  # (cell, region, output): bounds |stand-in - value|
+    slope: Floats  # (cell, axis, output): bounds |d stand-in / ds| on the real cell
+    error: Floats  # (cell, output): bounds the rounding of the stand-in's values at points
+    rest: Floats  # (cell, output): bounds |f - stand-in| on the real cell
+    extent: Floats  # (cell, axis): half lengths of the cell in the domain's metric
+    blame: Floats  # (cell, axis): how much each axis does to make the rest
+    log_z: Floats  # (cell,): log sum_k e^score at the centre, set with the head's terms
+    frozen: NDArray[np.bool_]  # (cell,): the stand-in is the constant `value`
+    stand_ins: dict[int, StandIn]
+    taylor: list[Floats]  # for a callable: value, gradient, Hessian at the centre
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return int(self.value.shape[1])
+
+    def rows(self, rows: NDArray[np.intp]) -> Surface:
+        """The same for some of the cells."""
+        chosen = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("stand_ins", "taylor")}
+        stand_ins = {
+            index: StandIn(stand.one[rows], stand.other[rows], stand.shift[rows])
+            for index, stand in self.stand_ins.items()
+        }
+        return Surface(**chosen, stand_ins=stand_ins, taylor=[array[rows] for array in self.taylor])
+
+
+class Model:
+    """f, g and their domain, ready for `Residual`. `kinks` are hyperplanes of the frame's coordinates."""
+
+    def __init__(self, head: Head, chart: Chart, target: Target, domain: Sphere | Cube, frame: Floats | None) -> None:
+        self.head, self.target, self.domain = head, target, domain
+        self.parameters = domain.dimension
+        self.frame = frame
+        columns = tuple(Node("variable", value=column) for column in range(domain.columns))
+        self.has_expression = target.expression is not None
+        outputs = target.expression.outputs if target.expression is not None else columns
+        is_plain = isinstance(chart, Identity) or chart.name == "identity"
+        self.tape: Tape = tape_of(domain, outputs, () if is_plain else chart.expressions(domain.columns), frame)
+        self.keys, self.biases, self.values = head.keys, head.biases, head.values
+        self.key_error = 0.0
+        if is_plain and frame is not None:  # <u, F y> = <F'u, y>; the frame meant is within `gap` of the one given
+            gap = float(np.linalg.norm(frame.T @ frame - np.eye(len(frame)))) + 1e-14
+            self.keys = head.keys @ frame
+            self.key_error = gap * float(np.linalg.norm(head.keys, axis=1).max())
+        self.value_range = float(np.ptp(head.values, axis=0).max())
+        self.largest_value = float(np.abs(head.values).max())
+        depends = self.tape.depends()
+        used = [place for column, place in enumerate(self.tape.queries) if self.keys[:, column].any()]
+        self.depends = depends[[*used, *self.tape.outputs]].any(axis=0)
+        if not self.has_expression:
+            self.depends = np.ones(self.parameters, dtype=bool)
+
+    def surface(self, centre: Floats, half: Floats, ellipses: list[Rectangle]) -> Surface:
+        """Everything about f and the query on the cells; `ellipses` are the parameters on the complex regions."""
+        cells, axes = centre.shape
+        known, stand_ins = self.tape.on_cells(centre - half, centre + half)
+        complexes = self.tape.on_rectangles(ellipses, stand_ins)
+        middles = self.tape.at_points(centre[:, None, :], stand_ins)
+        regions = complexes[0][0].re.lo.shape[:2]
+        steps = [known[place] for place in self.tape.queries]
+        query = np.stack([_column(middles[place], cells) for place in self.tape.queries], axis=1)
+        jacobian = np.zeros((cells, axes, len(steps)))
+        wobble, reach = np.zeros_like(jacobian), np.zeros((cells, len(steps)))
+        curvature = np.zeros((cells, 1 + regions[0] * regions[1], len(steps)))
+        stretch = self._stretch(regions, ellipses, half)
+        for column, (step, place) in enumerate(zip(steps, self.tape.queries, strict=True)):
+            for axis in range(axes):
+                slope = step.slopes[axis]
+                if slope is None:
+                    continue
+                near = np.broadcast_to(slope.re.middle(), (cells,))
+                jacobian[:, axis, column] = near * half[:, axis]
+                off = (slope + Rectangle(point(-near))).size() * half[:, axis]
+                wobble[:, axis, column] = off
+                reach[:, column] += slope.size() * half[:, axis]
+                curvature[:, 0, column] += off
+                around = complexes[place][1][axis]
+                if around is not None:
+                    far = (around + Rectangle(point(-near))).size() * stretch[axis]
+                    curvature[:, 1:, column] += np.broadcast_to(far, (*regions, cells)).reshape(-1, cells).T
+        shapes: dict[str, Any] = dict.fromkeys(("value", "swing", "slope", "error", "rest", "blame"), None)
+        surface = Surface(
+            centre=centre, half=half, query=query, jacobian=jacobian, wobble=wobble, reach=reach * (1 + 1e-12),
+            curvature=curvature * (1 + 1e-12), query_error=np.stack([step.error for step in steps], axis=1),
+            query_size=np.stack([_column(step.range.size(), cells) for step in steps], axis=1),
+            extent=self._extents(half, known), log_z=np.zeros(cells), frozen=np.zeros(cells, dtype=bool),
+            stand_ins=stand_ins, taylor=[], **shapes,
+        )  # fmt: skip
+        if self.has_expression:
+            self._add_expression(surface, known, complexes, middles)
+        else:
+            self._add_callable(surface, complexes, middles)
+        return surface
+
+    def _stretch(self, regions: tuple[int, ...], ellipses: list[Rectangle], half: Floats) -> list[Floats]:
+        """How far each parameter reaches from the centre on each region: `(axis, ratio, cell)` for each axis."""
+        return [np.broadcast_to(box.re.radius(), (*regions, len(half))) * (1 + 8 * ULP) for box in ellipses]
+
+    def _extents(self, half: Floats, known: list[Known]) -> Floats:
+        """Half lengths of the cells: on the sphere angle i moves at the speed cos a_0 ... cos a_(i-1)."""
+        found = half.copy()
+        if isinstance(self.domain, Sphere):
+            speed = np.ones(len(half))
+            for axis in range(1, self.parameters):
+                cosine = np.cos(np.maximum(np.abs(_axis_range(known, axis - 1)).min(axis=0), 0.0))
+                crosses = np.prod(np.sign(_axis_range(known, axis - 1)), axis=0) < 0
+                speed = speed * np.where(crosses, 1.0, np.clip(np.abs(cosine) + 8 * ULP, 0.0, 1.0))
+                found[:, axis] *= speed
+        return found
+
+    def _add_expression(
+        self, surface: Surface, known: list[Known], complexes: list[Any], middles: list[Any]
+    ) -> None:
+        cells, axes = surface.centre.shape
+        outputs = self.tape.outputs
+        value = np.stack([_column(middles[place], cells) for place in outputs], axis=1)
+        ranges = [known[place].range.re for place in outputs]
+        rest = np.stack([np.broadcast_to(known[place].rest, (cells,)) for place in outputs], axis=1)
+        error = np.stack([np.broadcast_to(known[place].error, (cells,)) for place in outputs], axis=1)
+        regions = 1 + axes * complexes[0][0].re.lo.shape[1]
+        swing, slope = np.zeros((cells, regions, len(outputs))), np.zeros((cells, axes, len(outputs)))
+        for column, place in enumerate(outputs):
+            offset = Rectangle(point(-finite(value[:, column])))
+            swing[:, 0, column] = (Rectangle(ranges[column]) + offset).size()
+            size = (complexes[place][0] + offset).size()
+            swing[:, 1:, column] = np.broadcast_to(size, (*complexes[0][0].re.lo.shape[:2], cells)).reshape(-1, cells).T
+            for axis in range(axes):
+                inner = known[place].slopes[axis]
+                if inner is not None:
+                    slope[:, axis, column] = inner.size() * surface.half[:, axis]
+        # Where f has no bounded slope (a root at 0) or a singular point near, a constant stands in for it.
+        nearest = swing[:, 1:, :].reshape(cells, axes, -1, len(outputs))[:, :, 0, :]
+        is_lost = ~(np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(nearest).all(axis=(1, 2)))
+        is_lost |= ~np.isfinite(value + error).all(axis=1)
+        middle = np.stack([_column(span.middle(), cells) for span in ranges], axis=1)
+        radius = np.stack([_column(span.radius(), cells) for span in ranges], axis=1)
+        lost = is_lost[:, None]
+        surface.frozen = is_lost
+        surface.value = np.where(lost, middle, value)
+        surface.rest, surface.error = np.where(lost, radius, rest), np.where(lost, 0.0, error)
+        surface.swing = np.where(lost[:, None], 0.0, swing * (1 + 1e-12))
+        surface.slope = np.where(lost[:, None], 0.0, slope * (1 + 1e-12))
+        surface.blame = self._blame(surface, known)
+
+    def _blame(self, surface: Surface, known: list[Known]) -> Floats:
+        found = np.zeros(surface.centre.shape)
+        for index, step in enumerate(self.tape.steps):
+            if step.operation not in KINKED:
+                continue
+            given = [known[place] for place in step.arguments]
+            is_split = known[index].rest > np.max([inner.rest for inner in given], axis=0)
+            for axis in range(self.parameters):
+                slopes = [inner.slopes[axis] for inner in given]
+                size = sum((slope.size() for slope in slopes if slope is not None), np.zeros(len(found)))
+                if len(slopes) == 2 and slopes[0] is not None and slopes[1] is not None:
+                    size = (slopes[0] - slopes[1]).size()
+                found[:, axis] += np.where(is_split, finite(size) * surface.half[:, axis], 0.0)
+        return found
+
+    def _add_callable(self, surface: Surface, complexes: list[Any], middles: list[Any]) -> None:
+        """The Taylor polynomial at the centre, as far as derivatives are declared; the rest by the first one unknown."""
+        target, cells = self.target, len(surface.centre)
+        regions = complexes[0][0].re.lo.shape[:2]
+        points = np.stack([_column(middles[place], cells) for place in self.tape.outputs], axis=1)
+        value = target.evaluate(points)
+        outputs = value.shape[1]
+        length = np.sqrt((surface.extent**2).sum(axis=1)) * (1 + 1e-12) + 1e-15
+        order, constant = smoothness(target)
+        surface.taylor = [value]
+        if order >= 2 and target.gradient is not None:
+            surface.taylor.append(np.asarray(target.gradient(points), dtype=np.float64).reshape(cells, outputs, -1))
+        if order == 3 and target.hessian is not None:
+            columns = points.shape[1]
+            hessian = np.asarray(target.hessian(points), dtype=np.float64).reshape(cells, outputs, columns, columns)
+            surface.taylor.append((hessian + hessian.transpose(0, 1, 3, 2)) / 2)
+        steps = [complexes[place][0] for place in self.tape.outputs]
+        moves = [
+            Rectangle(box.re + point(-points[:, column]), box.im) for column, box in enumerate(steps)
+        ]
+        reach = length[:, None]
+        swing = np.zeros((cells, 1 + regions[0] * regions[1], outputs))
+        slope = np.zeros((cells, self.parameters, outputs))
+        size = np.abs(value)
+        for output in range(outputs):
+            swing[:, 1:, output] = _taylor_size([part[:, output] for part in surface.taylor[1:]], moves, regions, cells)
+        first = np.zeros((cells, outputs))
+        if order >= 2:
+            first = np.linalg.norm(surface.taylor[1], axis=2)
+        second = np.zeros((cells, outputs))
+        if order == 3:
+            second = np.linalg.norm(surface.taylor[2], axis=(2, 3))
+        swing[:, 0] = first * reach + second * reach**2 / 2
+        slope = (first + second * reach)[:, None, :] * surface.extent[:, :, None]
+        factorial = {1: 1.0, 2: 2.0, 3: 6.0}[order]
+        rounding = 64 * ULP * (size + first * (reach + 1) + second * reach * (reach + 1))
+        surface.value, surface.swing, surface.slope = value, swing * (1 + 1e-9), slope * (1 + 1e-9)
+        surface.rest = constant * reach**order / factorial * (1 + 1e-9) + np.zeros((cells, outputs)) + rounding
+        surface.error = rounding
+        surface.blame = surface.extent
+
+    def kept_keys(self, surface: Surface, goal: float) -> tuple[NDArray[np.intp], Floats]:
+        """The keys that can matter on the block, and a bound `(cell,)` on what the others could change in g."""
+        cells, count = len(surface.centre), self.head.positions
+        middle = surface.query.mean(axis=0)
+        radius = (np.abs(surface.query - middle) + surface.reach).max(axis=0)
+        scores = self.keys @ middle + self.biases
+        top = int(np.argmax(scores))
+        ahead = scores - scores[top] + np.abs(self.keys - self.keys[top]) @ radius
+        margin = 1e-9 * (1 + float(np.abs(self.keys).sum(axis=1).max()) + float(np.abs(self.biases).max()))
+        share = NEGLIGIBLE * goal / (self.value_range * count) if self.value_range > 0 else 1.0
+        limit = np.log(share) if share > 0 else -np.inf
+        is_kept = ~(ahead + margin < min(limit, -1.0))
+        is_kept[top] = True
+        left_out = ahead[~is_kept] + margin
+        far = float(np.exp(left_out).sum()) * self.value_range * (1 + 1e-6) if left_out.size else 0.0
+        return np.flatnonzero(is_kept), np.full(cells, far)
+
+    def eta(self, surface: Surface, rows: slice | NDArray[np.intp], kept: NDArray[np.intp]) -> Floats:
+        """Relative error `(cell,)` of the weights before normalisation (statement C.4)."""
+        keys = np.abs(self.keys[kept])
+        size = (surface.query_size[rows] @ keys.T + np.abs(self.biases[kept])).max(axis=1)
+        moved = (surface.query_error[rows] @ keys.T).max(axis=1)
+        moved = moved + self.key_error * np.sqrt((surface.query_size[rows] ** 2).sum(axis=1))
+        found = (self.keys.shape[1] + 6) * ULP * size + moved + 8 * ULP
+        return np.where(np.isnan(found), np.inf, found)
+
+    def head_error(self, surface: Surface, terms: Any, rows: NDArray[np.intp], count: int) -> Floats:
+        """Rounding `(cell, output)` of g at points of the cells (statement C.4)."""
+        spread = 2 * terms.sums[rows, 0, 1:] / terms.floor[rows, None]
+        spread = np.minimum(spread, self.value_range)
+        return np.expm1(2 * terms.eta[rows])[:, None] * spread + (2 * count + 8) * ULP * self.largest_value
+
+    def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp]) -> Floats:
+        """stand-in - g `(cell, point, output)` at local points `(point, axis)` of every cell."""
+        parameters = surface.centre[:, None, :] + surface.half[:, None, :] * local
+        found = self.tape.at_points(parameters, surface.stand_ins)
+        shape = parameters.shape[:2]
+        queries = np.stack([np.broadcast_to(found[place], shape) for place in self.tape.queries], axis=-1)
+        outputs = [np.broadcast_to(found[place], shape) for place in self.tape.outputs]
+        if self.has_expression:
+            values = np.where(surface.frozen[:, None, None], surface.value[:, None, :], np.stack(outputs, axis=-1))
+        else:
+            moves = np.stack(outputs, axis=-1)
+            base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
+            moves = moves - np.stack([_column(base[p], shape[0]) for p in self.tape.outputs], axis=-1)[:, None, :]
+            values = _taylor_values(surface.taylor, moves)
+        return values - self._head_values(queries, kept, surface)
+
+    def _head_values(self, queries: Floats, kept: NDArray[np.intp], surface: Surface) -> Floats:
+        cells, points, width = queries.shape
+        keys, biases = self.keys[kept], self.biases[kept]
+        shift = (surface.query @ keys.T + biases).max(axis=1)
+        table = np.concatenate([keys.T, biases[None, :], np.ones((1, len(kept)))])
+        rows = np.empty((cells, points, width + 2))
+        rows[..., :width], rows[..., width], rows[..., width + 1] = queries, 1.0, -shift[:, None]
+        weights = rows.reshape(cells * points, width + 2) @ table
+        np.exp(weights, out=weights)
+        sums = weights @ np.concatenate([self.values[kept], np.ones((len(kept), 1))], axis=1)
+        found: Floats = (sums[:, :-1] / sums[:, -1:]).reshape(cells, points, -1)
+        return found
+
+
+def kinks_of(target: Target, domain: Sphere | Cube) -> list[tuple[Floats, float]]:
+    """Hyperplanes `(normal, offset)` on which an absolute value or a maximum of linear terms of the target turns."""
+    return [] if target.expression is None else list(tape_of(domain, target.expression.outputs, ()).kinks)
+
+
+def query_norm(chart: Chart, domain: Sphere | Cube) -> float:
+    """A bound on the length of queries over the whole domain."""
+    tape = tape_of(domain, (), chart.expressions(domain.columns))
+    with np.errstate(all="ignore"):
+        known, _ = tape.on_cells(domain.box[None, :, 0], domain.box[None, :, 1])
+    sizes = np.array([float(np.max(known[place].range.size())) for place in tape.queries])
+    return float(np.sqrt((sizes**2).sum())) * (1 + 1e-9)
+
+
+def smoothness(target: Target) -> tuple[int, float]:
+    """How many Taylor terms of a callable are declared (1, 2, 3), and the bound on the next derivative; 0 for none."""
+    if target.third is not None and target.gradient is not None and target.hessian is not None:
+        return 3, target.third
+    if target.second is not None and target.gradient is not None:
+        return 2, target.second
+    return (1, target.lipschitz) if target.lipschitz is not None else (0, np.inf)
+
+
+def _column(values: Any, cells: int) -> Floats:
+    """Values of a step as `(cell,)`."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.array(np.broadcast_to(array[:, 0] if array.ndim == 2 else array, (cells,)))
+
+
+def _axis_range(known: list[Known], axis: int) -> Floats:
+    span = known[axis].range.re
+    return np.stack([span.lo, span.hi])
+
+
+def _taylor_values(taylor: list[Floats], moves: Floats) -> Floats:
+    """The polynomial's values `(cell, point, output)` at `moves` `(cell, point, column)` from the centre."""
+    found = np.repeat(taylor[0][:, None, :], moves.shape[1], axis=1)
+    if len(taylor) > 1:
+        found = found + np.einsum("cpi,coi->cpo", moves, taylor[1])
+    if len(taylor) > 2:
+        found = found + np.einsum("cpi,coij,cpj->cpo", moves, taylor[2], moves, optimize=True) / 2
+    return found
+
+
+def _taylor_size(parts: list[Floats], moves: list[Rectangle], regions: tuple[int, ...], cells: int) -> Floats:
+    """A bound on |polynomial - value| on the complex regions `(cell, region)`."""
+    total = Rectangle(point(np.zeros((*regions, cells))))
+    if parts:
+        for column, move in enumerate(moves):
+            total = total + move.scaled(parts[0][:, column])
+    if len(parts) > 1:
+        for i, one in enumerate(moves):
+            for j, other in enumerate(moves):
+                if i <= j:
+                    product = one.square() if i == j else (one * other).scaled(2.0)
+                    total = total + product.scaled(parts[1][:, i, j] / 2)
+    return np.broadcast_to(total.size(), (*regions, cells)).reshape(-1, cells).T
