@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.compiler.proofs import CIRCLE, SPHERE, Proof, certificate_for, proof_of, uniform
+from tests.compiler.proofs import CIRCLE, SPHERE, Proof, certificate_for, fitted, proof_of, uniform
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.charts import Flat, chart_of
@@ -19,6 +19,8 @@ from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.proof import prove
+from foreword.compiler.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,18 @@ def with_approximation(proof: Proof, approximation: float) -> Proof:
     terms = {**proof.certificate.terms, "approximation": approximation}
     bound = approximation + terms["rounding_float64"]
     return proof.told(terms=terms, bound=bound, tolerance=2 * bound, seen=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "positions"), [(CIRCLE, Sphere(1), 24), ("sin(2*x) * exp(-y**2)", Cube([(-1, 1)] * 2), 36)]
+)
+def test_what_the_search_proves_the_checker_confirms(text: str, domain: Sphere | Cube, positions: int) -> None:
+    """Two arithmetics that share no code, and opposite ways to bound: interpolation there, Taylor moments here."""
+    expression, chart = parse_expression(text, domain.columns), chart_of(domain)
+    head = fitted(domain, expression, positions, 4.0, 1e-9)
+    proof = prove(head, chart, Target(domain=domain, expression=expression), domain)
+    result = check(head, chart, expression, domain, proof.certificate.sealed(), proof.cover)
+    assert (result.verdict, result.reasons) == (Verdict.PROVED, ())
 
 
 # Changes by somebody who cannot seal

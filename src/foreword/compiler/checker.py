@@ -36,7 +36,8 @@ Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
 
 BLOCK = 32  # cells at once; near each other, since they share one shift of the keys
-DEEPEST = 12  # halvings of a stored cell before the check gives up
+DEEPEST = 40  # halvings of a stored cell before the check gives up
+BEST_ORDER = {1: 14, 2: 8, 3: 6}  # by dimension; a heuristic: the cost of a cell grows faster than the cells save
 MOST_CELLS = 5_000_000
 MOST_MONOMIALS = 5_000
 MOST_FEATURES = 4_000_000  # numbers of a hundred bytes each
@@ -88,7 +89,7 @@ def check(
     try:
         compare(claim, found)
         if not found.wrong:
-            with precise(max(_order(claim), 2)):
+            with precise(_order(claim)):
                 _recompute(claim, found, started + seconds, progress)
     except (CertificateError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         found.wrong.append(f"the claim cannot be followed ({type(error).__name__}: {error})")
@@ -126,11 +127,12 @@ def check_compiled(
 
 
 def _order(claim: Claim) -> int:
-    """The order that the search used, or the largest that stays affordable."""
+    """The order to expand to: the search's, or less where that would cost more than halving cells."""
+    dimension, width = claim.domain.dimension, claim.chart.width
     order = int((claim.certificate.cover or {}).get("order", 2))
-    sizes = (claim.domain.dimension, claim.chart.width)
+    order = max(min(order, BEST_ORDER.get(dimension, 4)), 2)
     largest = min(MOST_MONOMIALS, MOST_FEATURES // claim.head.values.size)
-    while order > 1 and any(math.comb(order - 1 + size, size) > largest for size in sizes):
+    while order > 2 and any(math.comb(order - 1 + size, size) > largest for size in (dimension, width)):
         order -= 1
     return order
 
