@@ -63,3 +63,11 @@ class FitError(ForewordError):
 
 class RunFolderError(ForewordError):
     """The run folder cannot be written, is in use by another run, or holds another pilot's work."""
+
+
+class CompileError(ForewordError):
+    """A function, domain, tolerance or expression that cannot be compiled, or a place that cannot hold the result."""
+
+
+class CertificateError(ForewordError):
+    """A certificate or compiled file that does not hold: changed, incomplete, or not what it says."""
