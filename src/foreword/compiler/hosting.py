@@ -84,7 +84,7 @@ class Hosted:
     terms: dict[str, float]
 
     def embed(self, points: Floats) -> Array:
-        """`inputs_embeds` `(batch, token, hidden)` for points `(batch, token, column)` or `(token, column)`, one row."""
+        """`inputs_embeds` `(batch, token, hidden)` for points `(batch, token, column)` or `(token, column)`."""
         rows = np.asarray(points, dtype=np.float64)
         rows = rows[None] if rows.ndim == 2 else rows
         queries = self.chart(rows.reshape(-1, rows.shape[-1]))
