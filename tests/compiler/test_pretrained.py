@@ -55,6 +55,12 @@ def test_the_prefix_outweighs_the_context_for_every_query_whatever(seen: Seen) -
     assert found.report.context_share <= 2.0**-23
 
 
+def test_values_stay_within_the_limit(seen: Seen) -> None:
+    found = compile_for_head(seen, product(seen), positions=8, value_limit=3.0)
+    assert np.abs(found.values).max() <= 3.0
+    assert found.report.explained > 0.5
+
+
 def test_two_outputs_are_read_in_the_directions_that_were_asked_for(seen: Seen) -> None:
     readout = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
     wanted = np.stack([product(seen), np.sin(seen.queries[:, 0] / 3)], axis=1)
@@ -104,6 +110,11 @@ def test_the_other_heads_of_the_site_are_hidden_from_the_prefix(seen: Seen) -> N
         ({"rows": np.zeros(600, dtype=int)}, {}, "at least 8 rows"),
         ({}, {"positions": 1}, "at least 2 positions"),
         ({}, {"positions": 200}, "4 tokens for each position"),
+        (
+            {"rows": np.repeat(np.arange(40), [570, *[0] * 9, *[1] * 30])},
+            {"positions": 100, "seed": 1},
+            "fewer samples to fit",
+        ),
         ({}, {"readout": np.zeros((1, 4))}, "full rank"),
         ({}, {"value_limit": 1e-9}, "within the limit"),
     ],

@@ -78,9 +78,9 @@ def _metrics(learned: Relevance) -> Iterator[Floats]:
 
 def chosen(problem: Problem, learned: Relevance, positions: int, value_limit: float, seed: int) -> tuple[Layout, float]:
     """The layout and ridge with the least error on the choosing rows, with values within the limit."""
-    offset = float(problem.log_sums.max()) + MARGIN
+    offset = float(problem.log_sums[np.concatenate([problem.fit, problem.choose])].max()) + MARGIN
     rng = np.random.default_rng(seed)
-    fit, choose = problem.fit[:COMPARED], problem.choose[:COMPARED]
+    fit, choose = problem.fit[: max(COMPARED, 2 * positions)], problem.choose[:COMPARED]
     best: tuple[float, Layout, float] | None = None
     for metric in _metrics(learned):
         spread = problem.z[_farthest(problem.z[fit], metric, positions - 1, fit)]

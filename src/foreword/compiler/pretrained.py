@@ -125,11 +125,14 @@ def compile_for_head(
     outputs = told.shape[1]
     directions = np.eye(outputs, sample.outputs.shape[1]) if readout is None else np.asarray(readout, dtype=np.float64)
     _check(sample, told, directions, positions)
-    problem = _problem(sample, told, sample.outputs @ directions.T, seed)
+    problem = _problem(sample, told, sample.outputs @ directions.T, positions, seed)
     learned = relevance(*(part[which] for which in (problem.fit, problem.choose) for part in (problem.z, told)))
     layout, ridge = chosen(problem, learned, positions, value_limit, seed)
-    found = solved(problem, layout, np.concatenate([problem.fit, problem.choose]), ridge)
-    values = found @ np.linalg.pinv(directions).T
+    both, spread = np.concatenate([problem.fit, problem.choose]), np.linalg.pinv(directions).T
+    values = solved(problem, layout, both, ridge) @ spread
+    while np.abs(values).max() > value_limit:  # ends: values go to 0 as the ridge grows
+        ridge *= 10.0
+        values = solved(problem, layout, both, ridge) @ spread
     turned = layout.b @ layout.metric @ problem.basis.T
     keys = turned / sample.scale
     biases = layout.offset - turned @ problem.mean - 0.5 * np.einsum("kd,de,ke->k", layout.b, layout.metric, layout.b)
@@ -160,7 +163,7 @@ def _check(sample: Sample, wanted: Floats, readout: Floats, positions: int) -> N
         )
 
 
-def _problem(sample: Sample, wanted: Floats, context: Floats, seed: int) -> Problem:
+def _problem(sample: Sample, wanted: Floats, context: Floats, positions: int, seed: int) -> Problem:
     rows = np.unique(sample.rows)
     order = np.random.default_rng(seed).permutation(rows)
     cuts = (int(FIT * len(rows)), int((FIT + CHOOSE) * len(rows)))
@@ -172,12 +175,19 @@ def _problem(sample: Sample, wanted: Floats, context: Floats, seed: int) -> Prob
     mean = seen.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov((seen - mean).T))
     kept = values[::-1] > 1e-6 * values[-1]
-    _check_parts(wanted, (fit, choose, judge))
+    _check_parts(wanted, (fit, choose, judge), positions)
     basis = (vectors[:, ::-1] / np.sqrt(np.maximum(values[::-1], np.finfo(np.float64).tiny)))[:, kept]
     return Problem((sample.queries - mean) @ basis, wanted, context, sample.log_sums, mean, basis, fit, choose, judge)
 
 
-def _check_parts(wanted: Floats, parts: tuple[NDArray[np.int64], ...]) -> None:
+def _check_parts(wanted: Floats, parts: tuple[NDArray[np.int64], ...], positions: int) -> None:
+    if len(parts[0]) < positions:
+        raise CompileError(
+            "There are fewer samples to fit than positions.",
+            expected=f"at least {positions} tokens among the rows that fit ({FIT:.0%} of all rows)",
+            found=str(len(parts[0])),
+            fix="Observe the head on more texts, or use fewer positions.",
+        )
     flat = [
         name for name, part in zip(("fit", "choose", "judge"), parts, strict=True) if not wanted[part].std(axis=0).all()
     ]

@@ -83,7 +83,7 @@ def observe(host: Host, site: str, head: int, rows: Sequence[TokenIds], *, batch
             found=f"head {head} of {site}" + ("" if found is None else f", {found.heads} heads, {found.kv_heads} keys"),
             fix="Choose a site and a head with keys of its own.",
         )
-    observer = _Observer(host.module(site), head)
+    observer, call = _Observer(host.module(site), head), int(site.partition("#")[2] or 1) - 1
     parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     with torch.no_grad(), intercepted(observer, watchable(host.backbone), alone=True):
         for indices in batches([len(row) for row in rows], batch_size):
@@ -92,7 +92,7 @@ def observe(host: Host, site: str, head: int, rows: Sequence[TokenIds], *, batch
             host.backbone(input_ids=given.ids, attention_mask=given.mask)
             for place, index in enumerate(indices):
                 real = given.mask[place].bool()
-                query, out, log_sum = (part[place][real].cpu() for part in observer.seen[0])
+                query, out, log_sum = (part[place][real].cpu() for part in observer.seen[call])
                 parts[index] = (query, out, log_sum)
     whole = [torch.cat([parts[index][axis] for index in range(len(rows))]).numpy() for axis in range(3)]
     counts = [len(parts[index][0]) for index in range(len(rows))]
