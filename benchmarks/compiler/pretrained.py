@@ -101,6 +101,7 @@ def main() -> None:
     texts = sentences(options.sentences)
     rows = [tokens(host, text, special=True) for text in texts]
     pieces = [piece for row in rows for piece in host.tokenizer.convert_ids_to_tokens(row)]
+    lines: list[str] = []  # written at the end: a changed file would make the later records' checkout dirty
     for layer, head in HEADS:
         seen = observe(host, host.sites[layer].name, head, rows)
         values, vectors = np.linalg.eigh(np.cov(seen.queries.T))
@@ -124,14 +125,16 @@ def main() -> None:
             gap = np.abs(emitted(host, layer, head, found, rows) - found.evaluate(seen)).max()
             report = asdict(found.report)
             record = watch.record({"sentences": options.sentences}).as_dict()
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**line, **report, "model_gap": float(gap), "record": record}) + "\n")
+            lines.append(json.dumps({**line, **report, "model_gap": float(gap), "record": record}) + "\n")
             print(
                 f"{line['head']} {name:24s} N={positions:<4d} R2 {report['explained']:.5f} "
                 f"max {report['largest_error']:.3f} reachable {report['reachable']:.4f} "
                 f"|v| {report['largest_value']:.1f} model {gap:.1e} {report['limit']} ({record['seconds']:.1f} s)",
                 flush=True,
             )
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 if __name__ == "__main__":

@@ -261,11 +261,11 @@ def _limit(explained: float, reachable: float, from_half: float) -> tuple[str, s
     missing, missing_anyway = 1.0 - explained, 1.0 - reachable
     if missing < 0.01:
         return "none", "The head emits the wanted function to within 1% of its variance."
-    if missing > 2.0 * missing_anyway:
+    if missing > 1.25 * missing_anyway:
         return "positions", "A regression without a limit on positions does better: use more positions."
     if reachable - from_half > 0.1 * missing_anyway:
         return "samples", "Half of the samples would have given less: observe the head on more texts."
-    return (
-        "queries",
-        "Neither more positions nor more samples help: these queries do not determine the wanted function.",
+    why = (
+        "A regression from twice the samples does no better: to it, these queries do not determine the wanted function."
     )
+    return "queries", why
