@@ -145,12 +145,12 @@ class Residual:
         Also log Z at the centres, how much the scores that matter turn `(cell, axis)`, and whether weights change so
         little over the cell that interpolation has a chance.
         """
-        weights, log_z, spread, reach, slope, eta = self._scores(surface, kept, rows)
+        logs, _, log_z, _, reach, slope, eta = self._scores(surface, kept, rows)
         values = self.model.values[kept]
         gaps = np.abs(values - surface.value[rows][:, None, :])
-        top = weights.argmax(axis=1)[:, None]
-        most = np.log(weights) + reach[:, :, 0] + 2 * eta[:, None] + 1e-9
-        least = np.log(np.take_along_axis(weights, top, 1)) - np.take_along_axis(reach[:, :, 0], top, 1)
+        top = logs.argmax(axis=1)[:, None]
+        most = logs + reach[:, :, 0] + 2 * eta[:, None] + 1e-9
+        least = np.take_along_axis(logs, top, 1) - np.take_along_axis(reach[:, :, 0], top, 1)
         share = np.exp(np.minimum(most - least + 2 * eta[:, None], 0.0)) * INFLATION
         share = np.where(np.isnan(share), 1.0, share)
         best = np.full((len(share), surface.outputs), np.inf)
@@ -165,14 +165,15 @@ class Residual:
         return np.where(np.isnan(upper), np.inf, upper), log_z, tilt, is_mild
 
     def _scores(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> tuple[Floats, ...]:
-        """Of the cells `rows`: weights `(cell, key)` and log Z at the centre, keys less their mean `(cell, key, q)`,
+        """Of the cells `rows`: weights `(cell, key)` as logarithms and themselves, log Z at the centre, keys less their mean `(cell, key, q)`,
         bounds on |z_k| on every region known `(cell, key, region)` and on |dz_k/ds| `(cell, key, axis)`, eta."""
         keys = self.model.keys[kept]
         scores = surface.query[rows] @ keys.T + self.model.biases[kept]
         top = scores.max(axis=1, keepdims=True)
-        weights = np.exp(scores - top)
-        total = weights.sum(axis=1, keepdims=True)
-        weights /= total
+        log_z = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+        # The logarithms are kept: a weight that underflows at the centre may be large elsewhere in the cell.
+        logs = scores - log_z
+        weights = np.exp(logs)
         spread = keys - (weights @ keys)[:, None, :]
         jacobian = surface.jacobian[rows]
         size = np.abs(spread)
@@ -182,7 +183,7 @@ class Residual:
         reach = linear @ stretch + size @ surface.curvature[rows].transpose(0, 2, 1)
         slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
         eta = self.model.eta(surface, rows, kept, size)
-        return weights, (top + np.log(total))[:, 0], spread, reach, slope, eta
+        return logs, weights, log_z[:, 0], spread, reach, slope, eta
 
     def _ellipses(self, centre: Floats, half: Floats) -> list[Rectangle]:
         """Each parameter on every region but the first: arrays `(axis, ratio, cell)`."""
@@ -204,9 +205,9 @@ class Residual:
         return Terms(*[np.concatenate([getattr(part, name) for part in parts]) for name in Terms.__annotations__])
 
     def _terms_of(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> Terms:
-        weights, _, spread, reach, slope, eta = self._scores(surface, kept, rows)
+        logs, weights, _, spread, reach, slope, eta = self._scores(surface, kept, rows)
         keys, values, size = self.model.keys[kept], self.model.values[kept], np.abs(spread)
-        growth = weights[:, :, None] * np.exp(reach)
+        growth = np.exp(logs[:, :, None] + reach)
         gaps = np.concatenate([np.ones((*weights.shape, 1)), np.abs(values - surface.value[rows][:, None, :])], axis=2)
         factor = (np.exp(2 * eta) * INFLATION)[:, None, None]
         sums = growth.transpose(0, 2, 1) @ gaps * factor
@@ -216,7 +217,7 @@ class Residual:
         noise = (len(kept) + 16) * ULP * np.einsum("ck,ckq->cq", weights, size)
         loss = np.expm1(2 * eta) * swing + ((shift + noise) * surface.reach[rows]).sum(axis=1)
         floor = np.exp(-loss * INFLATION) * (1 - 1e-9)
-        matters = (weights * np.exp(reach[:, :, 0]) > 1e-4)[:, :, None]
+        matters = (growth[:, :, 0] > 1e-4)[:, :, None]
         return Terms(
             sums=np.where(np.isnan(sums), np.inf, sums),
             first=np.where(np.isnan(first), np.inf, first),
