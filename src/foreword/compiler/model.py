@@ -7,7 +7,7 @@ that cannot matter on a block are left out of it, and what they could add is cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from foreword.compiler.tape import KINKED, Known, StandIn, Tape, tape_of
 from foreword.compiler.target import Target
 
 Floats = NDArray[np.float64]
+UP = 1 + 1e-9  # outward: covers a handful of roundings of nonnegative terms
 NEGLIGIBLE = 1e-4  # share of the goal that left-out keys may add
 
 
@@ -37,7 +38,7 @@ class Surface:
     query_size: Floats  # (cell, q): largest |q_c| on the cell
     jacobian: Floats  # (cell, axis, q): near dq/ds at the centre
     wobble: Floats  # (cell, axis, q): bounds |dq/ds - jacobian| on the real cell
-    curvature: Floats  # (cell, region, q): bounds |q(s) - q(0) - jacobian s| on each region
+    curvature: Floats  # (cell, region, q): bounds |q(s) - q(0) - jacobian s|; region 0 is the real cell
     reach: Floats  # (cell, q): bounds |q(s) - q(0)| on the real cell
     value: Floats  # (cell, output): near f at the centre
     swing: Floats  # (cell, region, output): bounds |stand-in - value|
@@ -46,7 +47,7 @@ class Surface:
     rest: Floats  # (cell, output): bounds |f - stand-in| on the real cell
     extent: Floats  # (cell, axis): half lengths of the cell in the domain's metric
     blame: Floats  # (cell, axis): how much each axis does to make the rest
-    log_z: Floats  # (cell,): log sum_k e^score at the centre, set with the head's terms
+    span: Floats  # (cell, 2, output): middle and radius of f's range
     frozen: NDArray[np.bool_]  # (cell,): the stand-in is the constant `value`
     stand_ins: dict[int, StandIn]
     taylor: list[Floats]  # for a callable: value, gradient, Hessian at the centre
@@ -92,51 +93,76 @@ class Model:
         if not self.has_expression:
             self.depends = np.ones(self.parameters, dtype=bool)
 
-    def surface(self, centre: Floats, half: Floats, ellipses: list[Rectangle]) -> Surface:
-        """Everything about f and the query on the cells; `ellipses` are the parameters on the complex regions."""
+    def surface(self, centre: Floats, half: Floats) -> Surface:
+        """Everything about f and the query on the real cells; `extended` adds the complex regions."""
         cells, axes = centre.shape
         known, stand_ins = self.tape.on_cells(centre - half, centre + half)
-        complexes = self.tape.on_rectangles(ellipses, stand_ins)
         middles = self.tape.at_points(centre[:, None, :], stand_ins)
-        regions = complexes[0][0].re.lo.shape[:2]
         steps = [known[place] for place in self.tape.queries]
-        query = np.stack([_column(middles[place], cells) for place in self.tape.queries], axis=1)
         jacobian = np.zeros((cells, axes, len(steps)))
         wobble, reach = np.zeros_like(jacobian), np.zeros((cells, len(steps)))
-        curvature = np.zeros((cells, 1 + regions[0] * regions[1], len(steps)))
-        stretch = self._stretch(regions, ellipses, half)
-        for column, (step, place) in enumerate(zip(steps, self.tape.queries, strict=True)):
-            for axis in range(axes):
-                slope = step.slopes[axis]
-                if slope is None:
-                    continue
-                near = np.broadcast_to(slope.re.middle(), (cells,))
-                jacobian[:, axis, column] = near * half[:, axis]
-                off = (slope + Rectangle(point(-near))).size() * half[:, axis]
-                wobble[:, axis, column] = off
-                reach[:, column] += slope.size() * half[:, axis]
-                curvature[:, 0, column] += off
-                around = complexes[place][1][axis]
-                if around is not None:
-                    far = (around + Rectangle(point(-near))).size() * stretch[axis]
-                    curvature[:, 1:, column] += np.broadcast_to(far, (*regions, cells)).reshape(-1, cells).T
-        shapes: dict[str, Any] = dict.fromkeys(("value", "swing", "slope", "error", "rest", "blame"), None)
+        for column, step in enumerate(steps):
+            for axis, slope in enumerate(step.slopes):
+                if slope is not None:
+                    near = np.broadcast_to(slope.re.middle(), (cells,))
+                    jacobian[:, axis, column] = near * half[:, axis]
+                    wobble[:, axis, column] = (slope + Rectangle(point(-near))).size() * half[:, axis] * UP
+                    reach[:, column] += slope.size() * half[:, axis] * UP
+        nothing = np.zeros((cells, 0, 0))
         surface = Surface(
-            centre=centre, half=half, query=query, jacobian=jacobian, wobble=wobble, reach=reach * (1 + 1e-12),
-            curvature=curvature * (1 + 1e-12), query_error=np.stack([step.error for step in steps], axis=1),
+            centre=centre, half=half, jacobian=jacobian, wobble=wobble, reach=reach,
+            query=np.stack([_column(middles[place], cells) for place in self.tape.queries], axis=1),
+            query_error=np.stack([step.error for step in steps], axis=1),
             query_size=np.stack([_column(step.range.size(), cells) for step in steps], axis=1),
-            extent=self._extents(half, known), log_z=np.zeros(cells), frozen=np.zeros(cells, dtype=bool),
-            stand_ins=stand_ins, taylor=[], **shapes,
+            curvature=wobble.sum(axis=1)[:, None, :] * UP, value=nothing, swing=nothing, slope=nothing, error=nothing,
+            rest=nothing, span=nothing, extent=self._extents(half, known), blame=nothing,
+            frozen=np.zeros(cells, dtype=bool), stand_ins=stand_ins, taylor=[],
         )  # fmt: skip
         if self.has_expression:
-            self._add_expression(surface, known, complexes, middles)
+            self._add_expression(surface, known, middles)
         else:
-            self._add_callable(surface, complexes, middles)
+            self._add_callable(surface, middles)
         return surface
 
-    def _stretch(self, regions: tuple[int, ...], ellipses: list[Rectangle], half: Floats) -> list[Floats]:
-        """How far each parameter reaches from the centre on each region: `(axis, ratio, cell)` for each axis."""
-        return [np.broadcast_to(box.re.radius(), (*regions, len(half))) * (1 + 8 * ULP) for box in ellipses]
+    def extended(self, surface: Surface, ellipses: list[Rectangle]) -> Surface:
+        """The surface with all regions; `ellipses` are the parameters on the complex ones, `(axis, ratio, cell)`."""
+        complexes = self.tape.on_rectangles(ellipses, surface.stand_ins)
+        shape = np.broadcast_shapes(*[box.re.lo.shape for box in ellipses])
+        stretch = [box.re.radius() * (1 + 8 * ULP) for box in ellipses]
+        curvature = np.zeros((*shape, len(self.tape.queries)))
+        for column, place in enumerate(self.tape.queries):
+            for axis, around in enumerate(complexes[place][1]):
+                if around is not None:
+                    near = self._per_radian(surface, axis, column)
+                    curvature[..., column] += (around + Rectangle(point(-near))).size() * stretch[axis]
+        if self.has_expression:
+            offsets = [Rectangle(point(-surface.value[:, column])) for column in range(surface.outputs)]
+            sizes = [(complexes[p][0] + offset).size() for p, offset in zip(self.tape.outputs, offsets, strict=True)]
+        else:
+            base = self._columns_at(surface)
+            moves = [complexes[p][0] + Rectangle(point(-base[:, c])) for c, p in enumerate(self.tape.outputs)]
+            sizes = [_taylor_size([part[:, o] for part in surface.taylor[1:]], moves) for o in range(surface.outputs)]
+        swing = np.stack([np.broadcast_to(size, shape) for size in sizes], axis=-1)
+        swing = np.where(surface.frozen[:, None], 0.0, swing)
+        swing, curvature = _by_region(swing * UP), _by_region(curvature * UP)
+        found = replace(
+            surface,
+            swing=np.concatenate([surface.swing, swing], axis=1),
+            curvature=np.concatenate([surface.curvature, curvature], axis=1),
+        )
+        # Where f is singular close to the cell, a constant stands in for it.
+        nearest = swing.reshape(len(swing), self.parameters, -1, surface.outputs)[:, :, 0]
+        _freeze(found, ~np.isfinite(nearest).all(axis=(1, 2)))
+        return found
+
+    def _per_radian(self, surface: Surface, axis: int, column: int) -> Floats:
+        """The middle slope by the parameter itself, as near as makes no difference to `curvature` (it is widened)."""
+        half = surface.half[:, axis]
+        return np.asarray(surface.jacobian[:, axis, column] / np.where(half > 0, half, 1.0))
+
+    def _columns_at(self, surface: Surface) -> Floats:
+        base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
+        return np.stack([_column(base[place], len(surface.centre)) for place in self.tape.outputs], axis=-1)
 
     def _extents(self, half: Floats, known: list[Known]) -> Floats:
         """Half lengths of the cells: on the sphere angle i moves at the speed cos a_0 ... cos a_(i-1)."""
@@ -150,39 +176,28 @@ class Model:
                 found[:, axis] *= speed
         return found
 
-    def _add_expression(
-        self, surface: Surface, known: list[Known], complexes: list[Any], middles: list[Any]
-    ) -> None:
-        cells, axes = surface.centre.shape
-        outputs = self.tape.outputs
-        value = np.stack([_column(middles[place], cells) for place in outputs], axis=1)
+    def _add_expression(self, surface: Surface, known: list[Known], middles: list[Any]) -> None:
+        cells, outputs = len(surface.centre), self.tape.outputs
         ranges = [known[place].range.re for place in outputs]
-        rest = np.stack([np.broadcast_to(known[place].rest, (cells,)) for place in outputs], axis=1)
-        error = np.stack([np.broadcast_to(known[place].error, (cells,)) for place in outputs], axis=1)
-        regions = 1 + axes * complexes[0][0].re.lo.shape[1]
-        swing, slope = np.zeros((cells, regions, len(outputs))), np.zeros((cells, axes, len(outputs)))
+        value = np.stack([_column(middles[place], cells) for place in outputs], axis=1)
+        is_lost = ~np.isfinite(value).all(axis=1)
+        surface.value = finite(value)
+        surface.rest = np.stack([_column(known[place].rest, cells) for place in outputs], axis=1)
+        surface.error = np.stack([_column(known[place].error, cells) for place in outputs], axis=1)
+        offsets = [Rectangle(point(-surface.value[:, column])) for column in range(len(outputs))]
+        swing = [(Rectangle(span) + offset).size() for span, offset in zip(ranges, offsets, strict=True)]
+        surface.swing = np.stack([_column(size, cells) for size in swing], axis=-1)[:, None, :] * UP
+        surface.slope = np.zeros((cells, self.parameters, len(outputs)))
         for column, place in enumerate(outputs):
-            offset = Rectangle(point(-finite(value[:, column])))
-            swing[:, 0, column] = (Rectangle(ranges[column]) + offset).size()
-            size = (complexes[place][0] + offset).size()
-            swing[:, 1:, column] = np.broadcast_to(size, (*complexes[0][0].re.lo.shape[:2], cells)).reshape(-1, cells).T
-            for axis in range(axes):
-                inner = known[place].slopes[axis]
+            for axis, inner in enumerate(known[place].slopes):
                 if inner is not None:
-                    slope[:, axis, column] = inner.size() * surface.half[:, axis]
-        # Where f has no bounded slope (a root at 0) or a singular point near, a constant stands in for it.
-        nearest = swing[:, 1:, :].reshape(cells, axes, -1, len(outputs))[:, :, 0, :]
-        is_lost = ~(np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(nearest).all(axis=(1, 2)))
-        is_lost |= ~np.isfinite(value + error).all(axis=1)
-        middle = np.stack([_column(span.middle(), cells) for span in ranges], axis=1)
-        radius = np.stack([_column(span.radius(), cells) for span in ranges], axis=1)
-        lost = is_lost[:, None]
-        surface.frozen = is_lost
-        surface.value = np.where(lost, middle, value)
-        surface.rest, surface.error = np.where(lost, radius, rest), np.where(lost, 0.0, error)
-        surface.swing = np.where(lost[:, None], 0.0, swing * (1 + 1e-12))
-        surface.slope = np.where(lost[:, None], 0.0, slope * (1 + 1e-12))
+                    surface.slope[:, axis, column] = inner.size() * surface.half[:, axis] * UP
+        spans = [[_column(span.middle(), cells), _column(span.radius(), cells)] for span in ranges]
+        surface.span = np.array(spans).transpose(2, 1, 0)
         surface.blame = self._blame(surface, known)
+        # Where f has no bounded slope (a root at 0) or no bounded rounding, a constant stands in for it.
+        is_lost |= ~(np.isfinite(surface.slope).all(axis=(1, 2)) & np.isfinite(surface.error).all(axis=1))
+        _freeze(surface, is_lost)
 
     def _blame(self, surface: Surface, known: list[Known]) -> Floats:
         found = np.zeros(surface.centre.shape)
@@ -199,10 +214,9 @@ class Model:
                 found[:, axis] += np.where(is_split, finite(size) * surface.half[:, axis], 0.0)
         return found
 
-    def _add_callable(self, surface: Surface, complexes: list[Any], middles: list[Any]) -> None:
+    def _add_callable(self, surface: Surface, middles: list[Any]) -> None:
         """The Taylor polynomial at the centre, as far as derivatives are declared; the rest by the first one unknown."""
         target, cells = self.target, len(surface.centre)
-        regions = complexes[0][0].re.lo.shape[:2]
         points = np.stack([_column(middles[place], cells) for place in self.tape.outputs], axis=1)
         value = target.evaluate(points)
         outputs = value.shape[1]
@@ -215,34 +229,26 @@ class Model:
             columns = points.shape[1]
             hessian = np.asarray(target.hessian(points), dtype=np.float64).reshape(cells, outputs, columns, columns)
             surface.taylor.append((hessian + hessian.transpose(0, 1, 3, 2)) / 2)
-        steps = [complexes[place][0] for place in self.tape.outputs]
-        moves = [
-            Rectangle(box.re + point(-points[:, column]), box.im) for column, box in enumerate(steps)
-        ]
         reach = length[:, None]
-        swing = np.zeros((cells, 1 + regions[0] * regions[1], outputs))
-        slope = np.zeros((cells, self.parameters, outputs))
-        size = np.abs(value)
-        for output in range(outputs):
-            swing[:, 1:, output] = _taylor_size([part[:, output] for part in surface.taylor[1:]], moves, regions, cells)
         first = np.zeros((cells, outputs))
         if order >= 2:
             first = np.linalg.norm(surface.taylor[1], axis=2)
         second = np.zeros((cells, outputs))
         if order == 3:
             second = np.linalg.norm(surface.taylor[2], axis=(2, 3))
-        swing[:, 0] = first * reach + second * reach**2 / 2
+        swing = first * reach + second * reach**2 / 2
         slope = (first + second * reach)[:, None, :] * surface.extent[:, :, None]
         factorial = {1: 1.0, 2: 2.0, 3: 6.0}[order]
-        rounding = 64 * ULP * (size + first * (reach + 1) + second * reach * (reach + 1))
-        surface.value, surface.swing, surface.slope = value, swing * (1 + 1e-9), slope * (1 + 1e-9)
+        rounding = 64 * ULP * (np.abs(value) + first * (reach + 1) + second * reach * (reach + 1))
+        surface.value, surface.swing, surface.slope = value, (swing * UP)[:, None, :], slope * UP
         surface.rest = constant * reach**order / factorial * (1 + 1e-9) + np.zeros((cells, outputs)) + rounding
         surface.error = rounding
+        surface.span = np.stack([value, swing + surface.rest], axis=1)
         surface.blame = surface.extent
 
-    def kept_keys(self, surface: Surface, goal: float) -> tuple[NDArray[np.intp], Floats]:
-        """The keys that can matter on the block, and a bound `(cell,)` on what the others could change in g."""
-        cells, count = len(surface.centre), self.head.positions
+    def kept_keys(self, surface: Surface, goal: float) -> tuple[NDArray[np.intp], float]:
+        """The keys that can matter on the block, and a bound on what the others could change in g."""
+        count = self.head.positions
         middle = surface.query.mean(axis=0)
         radius = (np.abs(surface.query - middle) + surface.reach).max(axis=0)
         scores = self.keys @ middle + self.biases
@@ -255,7 +261,7 @@ class Model:
         is_kept[top] = True
         left_out = ahead[~is_kept] + margin
         far = float(np.exp(left_out).sum()) * self.value_range * (1 + 1e-6) if left_out.size else 0.0
-        return np.flatnonzero(is_kept), np.full(cells, far)
+        return np.flatnonzero(is_kept), far
 
     def eta(self, surface: Surface, rows: slice, kept: NDArray[np.intp], size_of_spread: Floats) -> Floats:
         """Relative error `(cell,)` of weights, up to a factor common to all keys (statement C.4).
@@ -286,10 +292,7 @@ class Model:
         if self.has_expression:
             values = np.where(surface.frozen[:, None, None], surface.value[:, None, :], np.stack(outputs, axis=-1))
         else:
-            moves = np.stack(outputs, axis=-1)
-            base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
-            moves = moves - np.stack([_column(base[p], shape[0]) for p in self.tape.outputs], axis=-1)[:, None, :]
-            values = _taylor_values(surface.taylor, moves)
+            values = _taylor_values(surface.taylor, np.stack(outputs, axis=-1) - self._columns_at(surface)[:, None, :])
         return values - self._head_values(queries, kept, surface.query, mean)
 
     def _head_values(self, queries: Floats, kept: NDArray[np.intp], middle: Floats, mean: Floats) -> Floats:
@@ -352,16 +355,30 @@ def _taylor_values(taylor: list[Floats], moves: Floats) -> Floats:
     return found
 
 
-def _taylor_size(parts: list[Floats], moves: list[Rectangle], regions: tuple[int, ...], cells: int) -> Floats:
-    """A bound on |polynomial - value| on the complex regions `(cell, region)`."""
-    total = Rectangle(point(np.zeros((*regions, cells))))
+def _taylor_size(parts: list[Floats], moves: list[Rectangle]) -> Floats:
+    """A bound on |polynomial - value| on complex regions, in the shape of `moves`."""
+    total = moves[0].scaled(0.0)
     if parts:
         for column, move in enumerate(moves):
             total = total + move.scaled(parts[0][:, column])
     if len(parts) > 1:
         for i, one in enumerate(moves):
-            for j, other in enumerate(moves):
-                if i <= j:
-                    product = one.square() if i == j else (one * other).scaled(2.0)
-                    total = total + product.scaled(parts[1][:, i, j] / 2)
-    return np.broadcast_to(total.size(), (*regions, cells)).reshape(-1, cells).T
+            for j, other in enumerate(moves[i:], start=i):
+                product = one.square() if i == j else (one * other).scaled(2.0)
+                total = total + product.scaled(parts[1][:, i, j] / 2)
+    return total.size()
+
+
+def _by_region(values: Floats) -> Floats:
+    """`(axis, ratio, cell, column)` as `(cell, region, column)`."""
+    return np.moveaxis(values.reshape(-1, *values.shape[2:]), 0, 1)
+
+
+def _freeze(surface: Surface, rows: NDArray[np.bool_]) -> None:
+    """On these cells a constant, the middle of f's range, stands in for f."""
+    lost = rows[:, None]
+    surface.frozen = surface.frozen | rows
+    surface.value = np.where(lost, surface.span[:, 0], surface.value)
+    surface.rest, surface.error = np.where(lost, surface.span[:, 1], surface.rest), np.where(lost, 0.0, surface.error)
+    surface.swing = np.where(lost[:, None], 0.0, surface.swing)
+    surface.slope = np.where(lost[:, None], 0.0, surface.slope)

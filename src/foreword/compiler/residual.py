@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 
 RATIOS = np.array([1.3, 1.7, 2.2, 2.8, 3.5, 4.4, 5.5, 7.0, 9.0, 12.0, 16.0, 24.0])
 INFLATION = 1 + 1e-9  # covers the rounding of sums of up to 10^6 nonnegative terms
-STEEPEST = 300.0  # scores may change by this over a cell before its weights leave float64's range
+WILDEST = 25.0  # interpolation is tried where log sum_k w_k e^|z_k| stays below this
+CROWDED, FEWEST = 200_000, 16  # a block of more cells times keys than this is split, down to few cells
 ENTRIES = 3_000_000  # numbers in the largest temporary array
 
 
@@ -39,15 +40,13 @@ class Terms:
     """The head on a block of cells. `sums` is `(cell, region, 1 + output)`: sum_k w_k e^z (1, |v_k - centre|).
 
     Region 0 is the real cell; the others are axis by axis the ellipses. `first` `(cell, axis, 1 + output)` are the sums
-    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below, `steepness` |z_k|, `tilt` `(cell, axis)`
-    |dz_k/ds_axis|; `mean` `(cell, q)` are the mean keys.
+    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below, `tilt` `(cell, axis)` |dz_k/ds_axis| where it matters; `mean` `(cell, q)` are the mean keys.
     """
 
     sums: Floats
     first: Floats
     floor: Floats
     eta: Floats
-    steepness: Floats
     mean: Floats
     tilt: Floats
 
@@ -57,7 +56,7 @@ class Found:
     """Of each cell of a block: `upper` bounds |f - g| (largest output), of which `noise`
     is due to rounding and would not shrink with the cell; `seen` is attained, at `where` (local).
 
-    `shares` `(cell, axis)` say which axis to halve; `is_sampled` whether the cell was worth sampling.
+    `shares` `(cell, axis)` say which axis to halve; `log_z` is log sum_k e^score at the cells' middles.
     """
 
     upper: Floats
@@ -65,7 +64,6 @@ class Found:
     seen: Floats
     shares: Floats
     where: Floats
-    is_sampled: NDArray[np.bool_]
     log_z: Floats
 
 
@@ -87,27 +85,105 @@ class Residual:
             return self._bound(lower, upper, goal)
 
     def _bound(self, lower: Floats, upper: Floats, goal: float) -> Found:
-        model, cells = self.model, len(lower)
         centre = lower + (upper - lower) / 2
         half = np.maximum(upper - centre, centre - lower) * (1 + 2 * ULP)
-        surface = model.surface(centre, half, self._ellipses(centre, half))
-        kept, far = model.kept_keys(surface, goal)
+        surface = self.model.surface(centre, half)
+        cells, axes = centre.shape
+        found = Found(*[np.zeros(cells) for _ in range(3)], np.zeros((cells, axes)), np.zeros((cells, axes)),
+                      np.zeros(cells))  # fmt: skip
+        pending = [np.arange(cells)]
+        while pending:
+            rows = pending.pop()
+            part = surface.rows(rows)
+            kept, far = self.model.kept_keys(part, goal)
+            if len(rows) > FEWEST and len(rows) * len(kept) > CROWDED:
+                pending += np.array_split(rows, 2)  # neighbours share keys: smaller blocks leave more of them out
+            else:
+                self._bound_rows(found, rows, part, kept, far, goal)
+        found.upper = np.where(np.isnan(found.upper), np.inf, found.upper)
+        return found
+
+    def _bound_rows(
+        self, found: Found, rows: NDArray[np.intp], surface: Surface, kept: NDArray[np.intp], far: float, goal: float
+    ) -> None:
+        """First what the hull of the values gives; then, where that is too much and order pays, interpolation."""
+        surface.rest = surface.rest + far
+        step = max(1, ENTRIES // (len(kept) * (4 + surface.outputs)))
+        hulls = [self._hull(surface, kept, slice(a, a + step)) for a in range(0, len(rows), step)]
+        upper, log_z, tilt, is_mild = (np.concatenate(part) for part in zip(*hulls, strict=True))
+        nothing = np.full_like(found.shares[rows], np.inf)
+        shares = self._shares(nothing, surface, tilt)
+        found.upper[rows], found.log_z[rows], found.shares[rows] = upper, log_z, shares
+        left = np.flatnonzero(~(upper <= goal) & is_mild & (surface.rest.max(axis=1) <= 0.6 * goal))
+        if left.size:
+            part = surface.rows(left)
+            part = self.model.extended(part, self._ellipses(part.centre, part.half))
+            self._interpolate(found, rows[left], part, kept, goal)
+
+    def _interpolate(
+        self, found: Found, rows: NDArray[np.intp], surface: Surface, kept: NDArray[np.intp], goal: float
+    ) -> None:
         terms = self._terms(surface, kept)
-        rests = surface.rest + far[:, None]
-        remainders = self._remainders(surface, terms, np.zeros((cells, self.regions, surface.outputs)))
-        orders, is_ready = self._choose(remainders, terms, rests, goal)
-        shares = self._shares(remainders[-1], rests, surface, terms.tilt)
-        upper_bound, noise = np.full(cells, np.inf), np.zeros(cells)
-        seen, where = np.zeros(cells), np.zeros((cells, model.parameters))
+        remainders = self._remainders(surface, terms, np.zeros((len(rows), self.regions, surface.outputs)))
+        orders, is_ready = self._choose(remainders, terms, surface.rest, goal)
+        found.shares[rows] = self._shares(remainders[-1], surface, terms.tilt)
         for counts in np.unique(orders[is_ready], axis=0) if is_ready.any() else []:
             chosen = np.flatnonzero(is_ready & (orders == counts).all(axis=1))
-            size = int(np.prod(counts)) * (len(kept) + surface.outputs)
-            for start in range(0, len(chosen), max(1, ENTRIES // size)):
-                rows = chosen[start : start + max(1, ENTRIES // size)]
-                result = self._sample(surface, terms, kept, rows, tuple(int(c) for c in counts), rests, goal)
-                upper_bound[rows], noise[rows], seen[rows], where[rows], shares[rows] = result
-        upper_bound = np.where(np.isnan(upper_bound), np.inf, upper_bound)
-        return Found(upper_bound, noise, seen, shares, where, is_ready, surface.log_z)
+            step = max(1, ENTRIES // (int(np.prod(counts)) * (len(kept) + surface.outputs)))
+            for start in range(0, len(chosen), step):
+                few = chosen[start : start + step]
+                result = self._sample(surface, terms, kept, few, tuple(int(c) for c in counts), goal)
+                place = rows[few]
+                found.upper[place] = np.fmin(found.upper[place], result[0])
+                found.noise[place], found.seen[place], found.where[place], found.shares[place] = result[1:]
+
+    def _hull(
+        self, surface: Surface, kept: NDArray[np.intp], rows: slice
+    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+        """g lies in the hull of the values that matter: |f - g| <= max over them of |f - v_k| + the others' weights.
+
+        Also log Z at the centres, how much the scores that matter turn `(cell, axis)`, and whether weights change so
+        little over the cell that interpolation has a chance.
+        """
+        logs, _, log_z, _, reach, slope, eta = self._scores(surface, kept, rows)
+        values = self.model.values[kept]
+        gaps = np.abs(values - surface.value[rows][:, None, :])
+        top = logs.argmax(axis=1)[:, None]
+        most = logs + reach[:, :, 0] + 2 * eta[:, None] + 1e-9
+        least = np.take_along_axis(logs, top, 1) - np.take_along_axis(reach[:, :, 0], top, 1)
+        share = np.exp(np.minimum(most - least + 2 * eta[:, None], 0.0)) * INFLATION
+        share = np.where(np.isnan(share), 1.0, share)
+        best = np.full((len(share), surface.outputs), np.inf)
+        for limit in (1e-2, 1e-5):
+            is_far = (share < limit)[:, :, None]
+            near, beyond = np.where(is_far, 0.0, gaps).max(axis=1), (np.where(is_far, gaps, 0.0) * share[:, :, None])
+            best = np.fmin(best, near + beyond.sum(axis=1) * INFLATION)
+        upper = (best + surface.swing[rows, 0] + surface.rest[rows]).max(axis=1) * INFLATION
+        matters = (share > 1e-4)[:, :, None]
+        tilt = np.where(matters, slope, 0.0).max(axis=1)
+        is_mild = np.log(np.exp(most).sum(axis=1)) < WILDEST
+        return np.where(np.isnan(upper), np.inf, upper), log_z, tilt, is_mild
+
+    def _scores(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> tuple[Floats, ...]:
+        """Of the cells `rows`: weights `(cell, key)` as logarithms and themselves, log Z at the centre, keys less their mean `(cell, key, q)`,
+        bounds on |z_k| on every region known `(cell, key, region)` and on |dz_k/ds| `(cell, key, axis)`, eta."""
+        keys = self.model.keys[kept]
+        scores = surface.query[rows] @ keys.T + self.model.biases[kept]
+        top = scores.max(axis=1, keepdims=True)
+        log_z = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+        # The logarithms are kept: a weight that underflows at the centre may be large elsewhere in the cell.
+        logs = scores - log_z
+        weights = np.exp(logs)
+        spread = keys - (weights @ keys)[:, None, :]
+        jacobian = surface.jacobian[rows]
+        size = np.abs(spread)
+        linear = np.abs(spread @ jacobian.transpose(0, 2, 1)) * (1 + 64 * ULP)
+        linear += 8 * ULP * size.sum(axis=2, keepdims=True) * np.abs(jacobian).max(axis=(1, 2), keepdims=True)
+        stretch = self._stretch()[:, : surface.curvature.shape[1]]
+        reach = linear @ stretch + size @ surface.curvature[rows].transpose(0, 2, 1)
+        slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
+        eta = self.model.eta(surface, rows, kept, size)
+        return logs, weights, log_z[:, 0], spread, reach, slope, eta
 
     def _ellipses(self, centre: Floats, half: Floats) -> list[Rectangle]:
         """Each parameter on every region but the first: arrays `(axis, ratio, cell)`."""
@@ -129,37 +205,27 @@ class Residual:
         return Terms(*[np.concatenate([getattr(part, name) for part in parts]) for name in Terms.__annotations__])
 
     def _terms_of(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> Terms:
-        model = self.model
-        keys, values = model.keys[kept], model.values[kept]
-        scores = surface.query[rows] @ keys.T + model.biases[kept]
-        top = scores.max(axis=1, keepdims=True)
-        weights = np.exp(scores - top)
-        total = weights.sum(axis=1, keepdims=True)
-        surface.log_z[rows] = (top + np.log(total))[:, 0]
-        weights /= total
-        mean = weights @ keys
-        spread = keys - mean[:, None, :]
-        linear = np.abs(spread @ surface.jacobian[rows].transpose(0, 2, 1)) * (1 + 64 * ULP)
-        linear += ULP * 8 * np.abs(spread).sum(axis=2, keepdims=True) * np.abs(surface.jacobian[rows]).max(
-            axis=(1, 2), keepdims=True
-        )
-        size = np.abs(spread)
-        reach = linear @ self._stretch() + size @ surface.curvature[rows].transpose(0, 2, 1)
-        growth = weights[:, :, None] * np.exp(reach)
+        logs, weights, _, spread, reach, slope, eta = self._scores(surface, kept, rows)
+        keys, values, size = self.model.keys[kept], self.model.values[kept], np.abs(spread)
+        growth = np.exp(logs[:, :, None] + reach)
         gaps = np.concatenate([np.ones((*weights.shape, 1)), np.abs(values - surface.value[rows][:, None, :])], axis=2)
-        eta = model.eta(surface, rows, kept, size)
-        factor = np.exp(2 * eta) * INFLATION
-        sums = growth.transpose(0, 2, 1) @ gaps * factor[:, None, None]
-        slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
-        first = (slope * growth[:, :, :1]).transpose(0, 2, 1) @ gaps * factor[:, None, None]
+        factor = (np.exp(2 * eta) * INFLATION)[:, None, None]
+        sums = growth.transpose(0, 2, 1) @ gaps * factor
+        first = (slope * growth[:, :, :1]).transpose(0, 2, 1) @ gaps * factor
         shift = np.abs(np.einsum("ck,ckq->cq", weights, spread))
         swing = (weights * reach[:, :, 0]).sum(axis=1)
         noise = (len(kept) + 16) * ULP * np.einsum("ck,ckq->cq", weights, size)
         loss = np.expm1(2 * eta) * swing + ((shift + noise) * surface.reach[rows]).sum(axis=1)
-        clean = [np.where(np.isnan(found), np.inf, found) for found in (sums, first)]
         floor = np.exp(-loss * INFLATION) * (1 - 1e-9)
-        steepness = reach[:, :, 0].max(axis=1)
-        return Terms(clean[0], clean[1], np.where(np.isnan(floor), 0.0, floor), eta, steepness, mean, slope.max(axis=1))
+        matters = (growth[:, :, 0] > 1e-4)[:, :, None]
+        return Terms(
+            sums=np.where(np.isnan(sums), np.inf, sums),
+            first=np.where(np.isnan(first), np.inf, first),
+            floor=np.where(np.isnan(floor), 0.0, floor),
+            eta=eta,
+            mean=weights @ keys,
+            tilt=np.where(matters, slope, 0.0).max(axis=1),
+        )
 
     def _stretch(self) -> Floats:
         """How far s_j reaches on each region: `(axis, region)`."""
@@ -200,9 +266,9 @@ class Residual:
         is_small = remainders / terms.floor[:, None] <= budget
         first = is_small.argmax(axis=0)
         is_ready = is_small.any(axis=0).all(axis=1) & (rests.max(axis=1) <= 0.6 * goal)
-        return self.orders[first], is_ready & (terms.steepness < STEEPEST)
+        return self.orders[first], is_ready
 
-    def _shares(self, remainders: Floats, rests: Floats, surface: Surface, tilt: Floats) -> Floats:
+    def _shares(self, remainders: Floats, surface: Surface, tilt: Floats) -> Floats:
         """Which axis is worth halving: by remainder; where the rest is larger, by what the rest comes from.
 
         Where nothing finite is known: by what turns the scores most, or by length where they hardly turn.
@@ -211,7 +277,7 @@ class Residual:
         turns = np.where(np.isfinite(tilt), tilt, 1e300) * self.model.depends
         fallback = np.where(turns.max(axis=1, keepdims=True) > 1, turns, lengths)
         shares = np.where(np.isfinite(remainders).all(axis=1, keepdims=True), remainders, fallback)
-        is_rest = np.isfinite(remainders).all(axis=1) & (rests.max(axis=1) > remainders.sum(axis=1))
+        is_rest = np.isfinite(remainders).all(axis=1) & (surface.rest.max(axis=1) > remainders.sum(axis=1))
         by_rest = np.where(surface.blame.any(axis=1, keepdims=True), surface.blame, lengths)
         shares = np.where(is_rest[:, None], by_rest, shares)
         return np.where(shares.any(axis=1, keepdims=True), shares, lengths + 1e-300)
@@ -223,7 +289,6 @@ class Residual:
         kept: NDArray[np.intp],
         rows: NDArray[np.intp],
         counts: tuple[int, ...],
-        rests: Floats,
         goal: float,
     ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Upper bounds, their part from rounding, attained errors, their places and the axes' shares, for cells with the same point counts."""
@@ -235,7 +300,7 @@ class Residual:
         error = part.error + self.model.head_error(part, terms, rows, len(kept))
         at = np.abs(values).max(axis=2)
         best = at.argmax(axis=1)
-        seen = np.max(largest_value - error - rests[rows], axis=1)
+        seen = np.max(largest_value - error - part.rest, axis=1)
         coefficients = interpolation.coefficients_of(values.reshape(len(rows), *counts, -1))
         few = Terms(*[getattr(terms, name)[rows] for name in Terms.__annotations__])
         remainders = self._remainders(part, few, self._growth(coefficients))
@@ -245,7 +310,7 @@ class Residual:
         noise = error + interpolation.transform_error(counts) * largest_value
         noise = amplified[-1] * few.sums[:, 0, :1] * noise / few.floor[:, None]
         other = (picked * amplified[:-1]).sum(axis=1)[:, None] / few.floor[:, None]
-        other = (other + noise) * INFLATION + rests[rows]
+        other = (other + noise) * INFLATION + part.rest
         size, where = interpolation.largest(coefficients, 2)
         upper = ((size + other) * INFLATION).max(axis=1)
         again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))
@@ -257,7 +322,7 @@ class Residual:
             upper = ((size + other) * INFLATION).max(axis=1)
         upper = np.where(np.isnan(upper), np.inf, upper)
         where = np.where((seen >= goal)[:, None], local[best], where)
-        shares = self._shares(picked * amplified[:-1], rests[rows], part, few.tilt)
+        shares = self._shares(picked * amplified[:-1], part, few.tilt)
         return upper, noise.max(axis=1), np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
 
     def _growth(self, coefficients: Floats) -> Floats:
