@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 RATIOS = np.array([1.3, 1.7, 2.2, 2.8, 3.5, 4.4, 5.5, 7.0, 9.0, 12.0, 16.0, 24.0])
 INFLATION = 1 + 1e-9  # covers the rounding of sums of up to 10^6 nonnegative terms
 WILDEST = 25.0  # interpolation is tried where log sum_k w_k e^|z_k| stays below this
-CROWDED, FEWEST = 200_000, 16  # a block of more cells times keys than this is split, down to few cells
+CROWDED, FEWEST = 8_000, 4  # a block of more cells times keys than this is split, down to few cells
 ENTRIES = 3_000_000  # numbers in the largest temporary array
 
 
@@ -97,9 +97,11 @@ class Residual:
             part = surface.rows(rows)
             kept, far = self.model.kept_keys(part, goal)
             if len(rows) > FEWEST and len(rows) * len(kept) > CROWDED:
-                pending += np.array_split(rows, 2)  # neighbours share keys: smaller blocks leave more of them out
-            else:
-                self._bound_rows(found, rows, part, kept, far, goal)
+                # Neighbours share keys: where a small block leaves more of them out, the large one is split.
+                if len(self.model.kept_keys(surface.rows(rows[:FEWEST]), goal)[0]) < 0.6 * len(kept):
+                    pending += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+                    continue
+            self._bound_rows(found, rows, part, kept, far, goal)
         found.upper = np.where(np.isnan(found.upper), np.inf, found.upper)
         return found
 
