@@ -200,7 +200,7 @@ def _written(node: Node, parts: list[tuple[str, int, int]], variables: Sequence[
         return variables[int(node.value or 0)], ATOM, depth
     if node.operation == "constant":
         value = float(node.value or 0.0)
-        text = str(int(value)) if value.is_integer() and 0 < abs(value) < 1e15 else repr(value)
+        text = str(int(value)) if value.is_integer() and abs(value) < 1e15 and str(value) != "-0.0" else repr(value)
         return text, SIGN if text.startswith("-") else ATOM, depth
     if node.operation == "negative":
         return f"-{inner(0, SIGN)}", SIGN, depth

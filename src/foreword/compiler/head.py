@@ -2,12 +2,14 @@
 
     g(q) = sum_k w_k(q) v_k,    w(q) = softmax(<q, u_k> + c_k),
 
-q the query `(batch, q)`, u keys `(position, q)`, c biases `(position,)`, v values `(position, output)`.
+q the query `(batch, q)`, u keys `(position, q)`, c biases `(position,)`, v values `(position, output)`. A head in a
+model also attends to the tokens of its input; `context.py` says what they change.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +31,17 @@ class Head:
         """The prefix's length."""
         return int(self.keys.shape[0])
 
-    def weights(self, queries: Floats) -> Floats:
-        """Attention weights `(batch, position)`; each row sums to 1."""
+    def weights(self, queries: Floats, *, log_mass: float = -math.inf) -> Floats:
+        """Attention weights `(batch, position)`; each row sums to 1.
+
+        With `log_mass`, context tokens of that total mass (log of the sum of e^score over them, the same for every
+        query) take their share, and a row sums to less: solving for values with these weights makes a prefix exact at
+        one known number of tokens whose scores do not depend on the query.
+        """
         scores = queries @ self.keys.T + self.biases
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        weights: Floats = scores / scores.sum(axis=1, keepdims=True)
+        highest = np.maximum(scores.max(axis=1, keepdims=True), log_mass)
+        scores = np.exp(scores - highest)
+        weights: Floats = scores / (scores.sum(axis=1, keepdims=True) + np.exp(log_mass - highest))
         return weights
 
     def evaluate(self, queries: Floats, *, block: int = 4096) -> Floats:

@@ -222,7 +222,7 @@ def _log_area(dimension: int) -> float:
 
 
 def _cell_counts(domain: Cube, radius: float) -> Floats:
-    """Cells along each axis so that half a diagonal is the radius: cubic cells, or whole sides where those are short."""
+    """Cells along each axis so that half a diagonal is the radius: cubic cells, or whole sides where they are short."""
     sides = np.ptp(domain.box, axis=1)
     share = np.full(len(sides), radius**2 / len(sides))
     for _ in range(len(sides)):  # a side shorter than its share leaves the rest to the others

@@ -36,6 +36,7 @@ from foreword.compiler.expression import (
 from foreword.errors import CompileError
 
 LENGTH_LIMIT = 10_000
+READ_BACK_LIMIT = 2_000_000  # for a text that a graph was written to, such as a compiled file's
 NESTING_LIMIT = 200
 EXPONENT_LIMIT = 1_000
 EXACT_BITS = 4_096  # an exponent is exact as long as it is a fraction of at most so many bits
@@ -76,6 +77,7 @@ def parse_expression(text: str, columns: int, *, length_limit: int = LENGTH_LIMI
     CompileError, with the place, when it is no expression or exceeds a limit: 10,000 characters (`length_limit`), 200
     open parentheses, exponents beyond 1,000, numbers that no double holds.
 
+    >>> import numpy as np
     >>> found = parse_expression("[sin(3*x) * exp(-y**2), max(x, y, 0)]", 2)
     >>> found.evaluate(np.array([[0.0, 1.0]]))
     array([[0., 1.]])

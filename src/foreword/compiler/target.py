@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreword.certificate import Assumption
+from foreword.compiler.catalogue import CATALOGUE, Entry
+from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
+from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
+from foreword.compiler.tracing import trace
 from foreword.errors import CompileError
 
 Floats = NDArray[np.float64]
@@ -34,27 +38,20 @@ REPEATED = 8
 REPEATABILITY = 1e-9
 """Largest change there, in units of the largest value: a batch of another size may sum in another order."""
 
-
-class Domain(Protocol):
-    """What a target needs of a domain: `Sphere`, `Cube` and `FiniteSet` of `domain.py`."""
-
-    @property
-    def columns(self) -> int: ...
-    def sample(self, count: int, rng: np.random.Generator) -> Floats: ...
-    def check(self, points: Floats) -> Any: ...
-    def as_dict(self) -> dict[str, Any]: ...
+SINGLE_REPEATABILITY = 1e-5
+"""The same for a function that computes in single precision: the whole batch must then repeat exactly."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
     """A function on `domain`, with its regularity as far as it is known.
 
-    `function` maps points `(batch, columns)` to `(batch,)` or `(batch, output)`; without one, `expression` or `samples`
-    (values at the points of a finite domain, in their order) are the function. `lipschitz` holds for every output, in
-    `metric`. `gradient` `(batch, output, columns)` and `hessian` `(batch, output, columns, columns)` are with respect
-    to the columns (one output may leave its axis out); `second` and `third` bound the operator norm of the second and
-    third derivative of every output on the convex hull of the domain. `kinks` are hyperplanes `<normal, x> = offset`
-    off which the target is smooth; they are stored with unit normals.
+    `function` maps points `(batch, columns)` to `(batch,)` or `(batch, output)`; without one, `expression` (a text is
+    parsed) or `samples` (values at the points of a finite domain, in their order) are the function. `lipschitz` holds
+    for every output, in `metric`. `gradient` `(batch, output, columns)` and `hessian` `(batch, output, columns,
+    columns)` are with respect to the columns (one output may leave its axis out); `second` and `third` bound the
+    operator norm of the second and third derivative of every output on the convex hull of the domain. `kinks` are
+    hyperplanes `<normal, x> = offset` off which the target is smooth; they are stored with unit normals.
 
     CompileError for facts that cannot be: no function at all, a negative constant, a kink without a direction.
     """
@@ -82,6 +79,8 @@ class Target:
                 found="none of them",
                 fix='Pass a function of an array (batch, columns), or an expression such as "sin(x) * y".',
             )
+        if isinstance(self.expression, str):
+            object.__setattr__(self, "expression", parse_expression(self.expression, self.domain.columns))
         for name in ("lipschitz", "second", "third"):
             _check_constant(name, getattr(self, name))
         if self.metric not in ("geodesic", "euclidean"):
@@ -95,7 +94,8 @@ class Target:
             )
         object.__setattr__(self, "kinks", _unit_kinks(self.kinks, self.domain.columns))
         if self.samples is not None:
-            object.__setattr__(self, "samples", _values(self.samples, len(np.asarray(self.samples)), "The samples"))
+            count = len(self.domain.points) if isinstance(self.domain, FiniteSet) else 0
+            object.__setattr__(self, "samples", _table(self.samples, count))
 
     def evaluate(self, points: Floats) -> Floats:
         """Values `(batch, output)` at `points` `(batch, columns)`.
@@ -104,6 +104,13 @@ class Target:
         evaluated again by itself (a target must be a function of each point alone); and when the function raises.
         """
         points = np.asarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.domain.columns:
+            raise CompileError(
+                "The points have the wrong shape.",
+                expected=f"(batch, {self.domain.columns})",
+                found=str(points.shape),
+                fix="Pass one row of coordinates a point.",
+            )
         values = self._call(points)
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
@@ -198,31 +205,35 @@ class Target:
         return _values(found, len(points), "The target")
 
     def _look_up(self, points: Floats) -> Floats:
-        known: Floats = np.asarray(getattr(self.domain, "points", np.empty((0, self.domain.columns))))
-        rows = {row.tobytes(): index for index, row in enumerate(known + 0.0)}
+        if not isinstance(self.domain, FiniteSet) or self.samples is None:  # refused when the target was made
+            raise CompileError("There are no samples.", expected="samples on a finite domain", found="none")
+        rows = {row.tobytes(): index for index, row in enumerate(self.domain.points + 0.0)}
         found = [rows.get(row.tobytes()) for row in points + 0.0]
-        samples = np.empty((0, 1)) if self.samples is None else self.samples
-        if None in found or len(known) != len(samples):
+        if None in found:
             raise CompileError(
                 "A table of samples was asked for a point that it does not hold.",
-                expected=f"one of its {len(known)} points, each with a value ({len(samples)} values)",
-                found=f"{points[found.index(None)].tolist()}" if None in found else "points without values",
-                fix="Use FiniteSet(points) of the samples as the domain, one row of values for each point.",
+                expected=f"one of its {len(rows)} points",
+                found=f"{points[found.index(None)].tolist()}",
+                fix="Compile an expression or a function to evaluate between the samples.",
             )
-        return samples[np.array(found, dtype=np.int64)]
+        return self.samples[np.array(found, dtype=np.int64)]
 
     def _check_repeats(self, points: Floats, values: Floats) -> None:
         rows = np.unique(np.linspace(0, len(points) - 1, REPEATED).astype(np.int64))
         again = self._call(points[rows])
         gap = np.abs(again - values[rows]).max(axis=1) if again.shape == values[rows].shape else np.full(len(rows), 1.0)
-        if not gap.max() <= REPEATABILITY * np.abs(values).max():
-            worst = int(np.argmax(gap))
-            raise CompileError(
-                "The target is not a function of each point alone.",
-                expected=f"{values[rows[worst]].tolist()} again at {points[rows[worst]].tolist()}",
-                found=f"{again[worst].tolist()} when {len(rows)} of {len(points)} rows were evaluated by themselves",
-                fix="Remove randomness, state and statistics over the batch from the target.",
-            )
+        scale = float(np.abs(values).max())
+        if gap.max() <= REPEATABILITY * scale:
+            return
+        if gap.max() <= SINGLE_REPEATABILITY * scale and np.array_equal(self._call(points), values):
+            return
+        worst = int(np.argmax(gap))
+        raise CompileError(
+            "The target is not a function of each point alone.",
+            expected=f"{values[rows[worst]].tolist()} again at {points[rows[worst]].tolist()}",
+            found=f"{again[worst].tolist()} when {len(rows)} of {len(points)} rows were evaluated by themselves",
+            fix="Remove randomness, state and statistics over the batch from the target.",
+        )
 
 
 def _check_constant(name: str, value: float | None) -> None:
@@ -276,6 +287,105 @@ def _values(found: Any, batch: int, who: str) -> Floats:
     return values.astype(np.float64)
 
 
-def with_expression(target: Target, expression: Expression) -> Target:
-    """The target with the expression that its function was traced to."""
-    return replace(target, expression=expression, is_traced=True)
+def _table(samples: Any, count: int) -> Floats:
+    """Samples as `(count, output)`, read-only; CompileError unless each point of a table has one finite row."""
+    if not count:
+        raise CompileError(
+            "Samples are values at the points of a table.",
+            expected="domain=FiniteSet(points)",
+            found="another domain",
+            fix="Make the points of the samples the domain.",
+        )
+    table = _values(samples, count, "The samples")
+    if not np.isfinite(table).all():
+        row = int(np.argmin(np.isfinite(table).all(axis=1)))
+        raise CompileError(
+            "A sample is not finite.", expected="finite numbers", found=f"{table[row].tolist()}, row {row}"
+        )
+    table.setflags(write=False)
+    return table
+
+
+def target_of(
+    f: Target | Expression | str | Callable[[Floats], ArrayLike] | Floats, domain: Domain | None = None, **facts: Any
+) -> Target:
+    """The target that is meant by `f`: a Target, an expression or its text, a catalogue name, a function, or samples.
+
+    `facts` are those of `Target` (`lipschitz`, `metric`, `gradient`, `kinks`, ...), and override what is known already.
+    A function is traced; if the expression found agrees with it at 2,000 points, the target carries it. An array is the
+    values at the points of a finite domain. CompileError when nothing can be made of it, when values are not finite,
+    or when a given expression and a given function disagree.
+
+    >>> from foreword.compiler.domain import Sphere
+    >>> target_of(lambda x: np.sin(x[:, 0]) * x[:, 1], Sphere(2)).expression.text
+    'sin(x) * y'
+    """
+    if isinstance(f, Target):
+        target = replace(f if domain is None else replace(f, domain=domain), **facts)
+    elif domain is None:
+        raise CompileError(
+            "The target's domain is missing.", expected="a domain", found="none", fix="Pass domain=Sphere(2), say."
+        )
+    elif isinstance(f, str) and f.strip() in CATALOGUE:
+        target = _listed(CATALOGUE[f.strip()], domain, facts)
+    elif isinstance(f, str):
+        target = Target(expression=parse_expression(f, domain.columns), domain=domain, **{"name": f.strip(), **facts})
+    elif isinstance(f, Expression):
+        target = Target(expression=f, domain=domain, **{"name": f.text, **facts})
+    elif isinstance(f, np.ndarray):
+        target = Target(samples=f, domain=domain, **facts)
+    elif callable(f):
+        target = Target(f, domain=domain, **{"name": str(getattr(f, "__name__", "")), **facts})
+    else:
+        raise CompileError(
+            "This is no target.",
+            expected="a function of an array (batch, columns), an expression, a catalogue name or samples",
+            found=type(f).__name__,
+            fix=f"Names in the catalogue: {', '.join(CATALOGUE)}.",
+        )
+    return _compared(target)
+
+
+def _listed(entry: Entry, domain: Domain, facts: dict[str, Any]) -> Target:
+    """A catalogue's entry on this domain; its Lipschitz constant only where it is proved."""
+    columns, is_sphere = domain.columns, isinstance(domain, Sphere)
+    reached = domain.points if isinstance(domain, FiniteSet) else np.array([[-1.0, 1.0]]) if is_sphere else domain.box
+    low, high = entry.inside or (-math.inf, math.inf)
+    is_inside = bool(low <= reached.min() and reached.max() <= high)
+    if not entry.least <= columns <= (entry.most or columns) or (entry.has_poles and not is_inside):
+        several = "" if entry.most == entry.least else " or more"
+        raise CompileError(
+            f'The target "{entry.name}" does not exist on this domain.',
+            expected=f"{entry.least} coordinates{several}" + f" in [{low}, {high}]" * entry.has_poles,
+            found=f"{columns} coordinates in [{reached.min():.3g}, {reached.max():.3g}]",
+            fix="Choose another domain, or write the expression that you mean.",
+        )
+    expression = parse_expression(entry.text(columns), columns, length_limit=READ_BACK_LIMIT)
+    known: dict[str, Any] = {"name": entry.name, "kinks": tuple(entry.kinks(columns))}
+    if is_inside:
+        known |= {"lipschitz": entry.lipschitz(columns, is_sphere), "metric": "euclidean"}
+    return Target(expression=expression, domain=domain, **{**known, **facts})
+
+
+def _compared(target: Target) -> Target:
+    """The target, with the expression that its function traces to if that agrees; a given expression must agree."""
+    points = target.domain.sample(COMPARED, np.random.default_rng(0))
+    values = target.evaluate(points)
+    if target.function is None:
+        return target
+    expression = target.expression or trace(target.function, target.domain.columns)
+    if expression is None:
+        return target
+    found = expression.evaluate(points)
+    gap = np.abs(found - values) if found.shape == values.shape else np.full(values.shape, math.inf)
+    if (gap <= AGREEMENT * np.abs(values).max(axis=0)).all():
+        return target if target.expression is not None else replace(target, expression=expression, is_traced=True)
+    if target.expression is None or target.is_traced:
+        return replace(target, expression=None, is_traced=False)
+    worst = int(np.argmax(np.nan_to_num(gap, nan=math.inf).max(axis=1)))
+    raise CompileError(
+        "The function and the expression of the target are not the same.",
+        expected=f"{found[worst].tolist()} at {points[worst].tolist()}, by the expression",
+        found=f"{values[worst].tolist()}, by the function",
+        fix="Leave one of them out, or correct it.",
+    )
