@@ -28,6 +28,7 @@ SUPER_FIBONACCI = 1.533751168755204288118041  # psi of super-Fibonacci spirals (
 SLACK = 1e-14  # more than the roundings of a scalar product of unit vectors in up to 40 dimensions
 
 # (covering radius)^m * positions of the nets that `net_within` makes, m = 1, 2, 3; m >= 4 is layered.
+FEW = 10_000  # up to so many points a net is made in a second, so that a guess too low costs little
 COVERING = {1: math.pi, 2: 6.2, 3: 13.5}
 
 
@@ -186,7 +187,8 @@ def net_within(domain: Sphere | Cube, radius: float, *, limit: int) -> Net | Non
     if domain.dimension > 3:
         net = _layered(domain.dimension, radius)
         return net if net is not None and len(net.points) <= limit else None
-    count = max(3, math.floor(0.8 * positions_for(domain, radius))) if domain.dimension > 1 else 2
+    guess = positions_for(domain, radius)
+    count = max(3, math.floor((0.8 if guess < FEW else 1.06) * guess)) if domain.dimension > 1 else 2
     count = max(count, math.ceil(math.pi / (radius - SLACK)) if domain.dimension == 1 else domain.dimension + 2)
     while count <= limit:
         net = sphere_net_of(domain.dimension, count)
@@ -210,9 +212,12 @@ def positions_for(domain: Sphere | Cube, radius: float) -> float:
         return float(np.prod(np.maximum(1.0, np.ceil(_cell_counts(domain, radius) - 1e-9))))
     m = domain.dimension
     if m in COVERING:
-        return COVERING[m] / radius**m
+        return COVERING[m] / max(radius, 1e-90) ** m
     return math.exp(
-        min(700.0, math.log(COVERING[3] * 2.0 ** (m - 3)) - m * math.log(radius) + _log_area(m) - _log_area(3))
+        min(
+            700.0,
+            math.log(COVERING[3] * 2.0 ** (m - 3)) - m * math.log(max(radius, 1e-300)) + _log_area(m) - _log_area(3),
+        )
     )
 
 
