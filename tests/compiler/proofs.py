@@ -26,7 +26,7 @@ SPHERE = "0.5*sin(3*x) + 0.5*cos(2*y)*z"
 
 @dataclass(frozen=True)
 class Proof:
-    """A head with its target, and a certificate that is true by a margin; `true` is the largest error by brute force."""
+    """A head with its target, and a certificate that is true by a margin; `true` is the largest error seen."""
 
     head: Head
     chart: Chart

@@ -8,8 +8,9 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.compiler.balls import Model, as_balls, enclose, precise, space_of
+from foreword.compiler.balls import Model, as_balls, precise, space_of
 from foreword.compiler.expression import Node
+from foreword.compiler.functions import enclose
 from foreword.compiler.parser import parse_expression
 from foreword.errors import CertificateError
 
@@ -58,11 +59,11 @@ def test_every_value_lies_in_the_model_and_in_its_range(text: str, order: int, h
 @pytest.mark.parametrize("text", TEXTS[:-1])
 def test_the_rest_of_a_smooth_function_shrinks_with_the_order_of_the_cell(text: str) -> None:
     """Halving a cell divides the rest by 2^order, as Taylor's theorem says; half of that is asked for."""
+    outputs, centres = parse_expression(text, 2).outputs, np.array([[0.2], [-0.3]])
     with precise(6):
         rests = [
-            float(enclose(parse_expression(text, 2).outputs, columns(6, np.array([[0.2], [-0.3]]), np.full((2, 1), h)))[0].rest[0])
-            for h in (0.02, 0.01)
-        ]  # fmt: skip
+            float(enclose(outputs, columns(6, centres, np.full((2, 1), half)))[0].rest[0]) for half in (0.02, 0.01)
+        ]
     assert rests[1] <= rests[0] / 2**5
     assert rests[0] < 1e-6
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.compiler.proofs import CIRCLE, Proof, certificate_for, proof_of
 
 from foreword.certificate import Verdict
 from foreword.compiler.charts import Flat, Identity
@@ -16,7 +17,6 @@ from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
 from foreword.errors import BundleError, CertificateError
-from tests.compiler.proofs import CIRCLE, Proof, certificate_for, proof_of
 
 
 @pytest.fixture(scope="module")

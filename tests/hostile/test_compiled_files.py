@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.hostile.liar import BESIDES, SECONDS, TIMES_THE_FILE, file_of, parts_of
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.charts import Identity
@@ -24,7 +25,6 @@ from foreword.compiler.domain import Sphere
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
 from foreword.errors import CertificateError
-from tests.hostile.liar import BESIDES, SECONDS, TIMES_THE_FILE, file_of, parts_of
 
 DTYPE = {"F64": "float64", "I8": "int8", "U64": "uint64", "F32": "float32"}
 

@@ -1,11 +1,18 @@
-"""The a-priori bound of soft nearest neighbours on a sphere, checked in ball arithmetic (statement A.2).
+"""The a-priori bounds of soft nearest neighbours, checked in ball arithmetic (statement A.2).
 
-For keys u_k of length near lambda along a net of covering radius delta, values f at the net and f L-Lipschitz,
-|f - g| <= L (r + pi N e^-(lambda (cos delta - cos r))) for every r from delta to pi / 2. The covering radius is found
-anew: it is half the largest gap on a circle, and on higher spheres it comes from a triangulation by hull facets.
+For keys along a net of covering radius delta, values f at the net, f L-Lipschitz, and every r > delta,
+
+    |f - g| <= L (r + D N e^-(lambda (C(delta) - C(r)))),
+
+D the largest distance of a point to a key; C = cos on the sphere, where the keys' lengths lie near lambda; C = -r^2 / 2
+on a cube, where keys and biases make Gaussians. The covering radius is found anew: half the largest gap on a circle,
+from a triangulation by hull facets on higher spheres, axis by axis for a grid.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from flint import arb, arb_mat
@@ -13,13 +20,39 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
 from foreword.compiler.balls import Balls, as_balls
+from foreword.compiler.charts import Chart, Flat
+from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
 
 Floats = NDArray[np.float64]
 
 
-def nearest_bound(head: Head, lipschitz: float) -> arb | None:
-    """A bound on |f - g| on the sphere, geodesic `lipschitz`, when `values` are f along the keys; None: no bound."""
+@dataclass(frozen=True)
+class NearestBound:
+    """`error` bounds |f - g| over the domain when `values` are f at `net` `(position, column)`."""
+
+    error: arb
+    net: Balls
+
+
+def nearest_bound(head: Head, lipschitz: float, *, domain: Domain, chart: Chart) -> NearestBound | None:
+    """Statement A.2 for a head whose keys are along a net; None when none was found.
+
+    `lipschitz` is in angles on a sphere and in Euclidean distance on a cube; a Euclidean constant serves for both.
+    """
+    match domain, chart:
+        case Sphere(), _ if chart.name == "identity":
+            found = _on_the_sphere(head)
+        case Cube(), Flat():
+            found = _on_the_cube(head, domain, chart)
+        case _:
+            found = None
+    if found is None or not found.error.is_finite():
+        return None
+    return NearestBound((arb(lipschitz) * found.error).upper(), found.net)
+
+
+def _on_the_sphere(head: Head) -> NearestBound | None:
     keys = as_balls(head.keys)
     lengths = [(key * key).sum().sqrt() for key in keys]
     if not all(length > 0 for length in lengths):
@@ -30,18 +63,71 @@ def nearest_bound(head: Head, lipschitz: float) -> arb | None:
     shortest, longest = lengths[0].lower(), lengths[0].upper()
     for length in lengths:
         shortest, longest = shortest.min(length.lower()), longest.max(length.upper())
-    radius = cosine.acos().upper()
-    # A heuristic picks r; any r in the range gives a bound.
-    candidates = float(radius) + (np.pi / 2 - float(radius)) * np.geomspace(1e-6, 1.0, 600)[:-1]
-    exponents = float(shortest) * float(cosine) - float(longest) * np.cos(candidates) - np.ptp(head.biases)
-    guesses = candidates + np.pi * head.positions * np.exp(-np.maximum(exponents, -700))
-    reach = arb(float(candidates[guesses.argmin()]))
-    if not (reach > radius and reach < arb.pi() / 2):
-        return None
     span = arb(float(head.biases.max())) - arb(float(head.biases.min()))
-    exponent = shortest * cosine - longest * reach.cos() - span
-    bound = arb(lipschitz) * (reach + arb.pi() * head.positions * (-exponent).exp())
-    return bound.upper() if bound.is_finite() else None
+    # A key beyond r <= pi / 2 scores at most longest cos r, the nearest one at least shortest cos delta.
+    error = _best(
+        lambda reach: shortest * cosine - longest * reach.cos() - span,
+        arb.pi() * head.positions,
+        (cosine.acos().upper(), arb.pi() / 2),
+    )
+    return None if error is None else NearestBound(error, keys / np.array(lengths, dtype=object)[:, None])
+
+
+def _on_the_cube(head: Head, domain: Cube, chart: Flat) -> NearestBound | None:
+    """Keys u = m h^2 b and biases -m |h b|^2 / 2 up to a constant: Gaussians of sharpness m about the points h b.
+
+    What the biases lack of that, after rounding, is their span.
+    """
+    half, middle = as_balls(np.array(chart.half)), as_balls(np.array(chart.middle))
+    scaled = head.keys / np.array(chart.half)
+    row = int(np.abs(head.biases).argmax())
+    if not head.biases[row] < 0:
+        return None
+    sharpness = arb(float((scaled[row] ** 2).sum() / (-2 * head.biases[row])))
+    if not sharpness > 0:
+        return None
+    lower, upper = (as_balls(ends) - middle for ends in domain.box.T)
+    squared, diameter = arb(0), arb(0)
+    count = 1
+    for axis in range(domain.dimension):
+        places = as_balls(np.unique(head.keys[:, axis])) / (sharpness * half[axis])
+        count *= len(places)
+        widest = (places[0] - lower[axis]).max(upper[axis] - places[-1])
+        for gap in (places[1:] - places[:-1]) / 2:
+            widest = widest.max(gap)
+        squared += widest**2
+        diameter += (places[-1] - lower[axis]).max(upper[axis] - places[0]) ** 2
+    if count != head.positions or len(np.unique(head.keys, axis=0)) != count:
+        return None  # not a whole grid
+    spare = as_balls(head.biases) + ((as_balls(head.keys) / half) ** 2).sum(axis=1) / (2 * sharpness)
+    highest, lowest = spare[0], spare[0]
+    for entry in spare:
+        highest, lowest = highest.max(entry), lowest.min(entry)
+    diameter = diameter.sqrt()
+    error = _best(
+        lambda reach: sharpness * (reach**2 - squared) / 2 - (highest - lowest),
+        diameter * head.positions,
+        (squared.sqrt().upper(), diameter),
+    )
+    return None if error is None else NearestBound(error, middle + as_balls(head.keys) / (sharpness * half))
+
+
+def _best(exponent: Callable[[arb], arb], factor: arb, ends: tuple[arb, arb]) -> arb | None:
+    """The least r + factor e^-exponent(r) over r between `ends`: a heuristic picks r, and any r gives a bound."""
+    low, high = (float(end) for end in ends)
+    if not 0 < low < high:
+        return None
+    candidates = low + (high - low) * np.geomspace(1e-7, 1.0, 60)[:-1]
+    best: arb | None = None
+    for _ in range(6):
+        bounds = [(arb(reach) + factor * (-exponent(arb(reach))).exp()).upper() for reach in candidates.tolist()]
+        place = min(range(len(bounds)), key=lambda index: float(bounds[index]))
+        reach = arb(float(candidates[place]))
+        if reach > ends[0] and reach < ends[1] and (best is None or bounds[place] < best):
+            best = bounds[place]
+        neighbours = candidates[max(place - 1, 0)], candidates[min(place + 1, len(candidates) - 1)]
+        candidates = np.linspace(*neighbours, 30)
+    return best
 
 
 def covering_cosine(keys: Floats) -> arb | None:

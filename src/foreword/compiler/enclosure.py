@@ -19,8 +19,9 @@ import numpy as np
 from flint import arb, arb_mat
 from numpy.typing import NDArray
 
-from foreword.compiler.balls import Balls, Model, Space, apply, as_balls, enclose, magnitude, space_of
+from foreword.compiler.balls import Balls, Model, Space, as_balls, magnitude, space_of
 from foreword.compiler.expression import Node
+from foreword.compiler.functions import apply, enclose
 from foreword.compiler.head import Head
 
 Floats = NDArray[np.float64]
@@ -41,7 +42,7 @@ class Bounds:
 class Problem:
     """f and g over a box: a head, the nodes of its query coordinates, f's nodes, and the box's place in space.
 
-    `is_sphere` tells that parameters are angles; `frame` is the matrix of statement C.5, or None.
+    `is_sphere` tells that parameters are angles; `frame` is the cover's, or None.
     """
 
     head: Head
@@ -79,9 +80,12 @@ class Problem:
         return columns if self.rotation is None else [_combined(row, columns) for row in self.rotation]
 
     def bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
-        """Bounds over cells between `lower` and `upper` `(cell, parameter)`, near each other for the sake of cost."""
+        """Bounds over cells between `lower` and `upper` `(cell, parameter)`, near each other for the sake of cost.
+
+        `order` 1 would lose slopes; it is taken as 2.
+        """
         with np.errstate(all="ignore"):  # float64 gives hints only here
-            return self._bounds(lower, upper, order)
+            return self._bounds(lower, upper, max(order, 2))
 
     def _bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
         space = space_of(lower.shape[1], order)
@@ -110,6 +114,22 @@ def _at_the_middle(difference: Model, denominator: Model) -> list[arb]:
     ]
     below = denominator.coefficients[0] + denominator.rest
     return [a.lower() / b.upper() if a > 0 and b > 0 else arb(0) for a, b in zip(above, below, strict=True)]
+
+
+def exact_outputs(nodes: Sequence[Node], points: Floats) -> Balls:
+    """Balls around an expression graph's outputs `(batch, output)` at `points` `(batch, column)`."""
+    space = space_of(1, 1)
+    columns = [space.constant(column) for column in as_balls(points.T)]
+    models = enclose(nodes, columns)
+    return np.array([model.coefficients[0] + model.rest * arb(0, 1) for model in models], dtype=object).T
+
+
+def exact_head(head: Head, queries: Balls) -> Balls:
+    """Balls around the head's outputs `(batch, output)` at `queries` `(batch, q)`."""
+    scores = _product(queries, as_balls(head.keys.T)) + as_balls(head.biases)
+    highest = as_balls(scores.astype(np.float64).max(axis=1))
+    weights = np.asarray(_exp(scores - highest[:, None]))
+    return np.asarray(_product(weights, as_balls(head.values)) / weights.sum(axis=1)[:, None])
 
 
 def _swing(difference: Model) -> Floats:
