@@ -238,8 +238,8 @@ def _everything(like: Rectangle) -> Rectangle:
     return Rectangle(Interval(-nothing, nothing), Interval(-nothing, nothing))
 
 
-HALF_PI = Interval(np.float64(np.pi / 2), np.nextafter(np.float64(np.pi / 2), np.inf))
-PI = Rectangle(Interval(np.float64(np.pi), np.nextafter(np.float64(np.pi), np.inf)))
+HALF_PI = Interval(np.array(np.pi / 2), np.array(np.nextafter(np.pi / 2, np.inf)))
+PI = Rectangle(Interval(np.array(np.pi), np.array(np.nextafter(np.pi, np.inf))))
 
 Function = Callable[[Rectangle], Rectangle]
 # For each name: the function, and its derivative from the argument and the value.
