@@ -17,7 +17,9 @@ def test_the_amplification_bounds_the_lebesgue_constant_closely(count: int) -> N
     assert np.allclose(cardinal.T @ np.ones(count), 1.0)
     found = np.abs(cardinal).sum(axis=0).max()
     assert found <= interpolation.amplification(count) <= 1.3 * found
-    assert np.allclose(np.cos(np.outer(np.arange(count), np.arccos(x))).T @ interpolation.to_coefficients(count), np.eye(count))
+    assert np.allclose(
+        np.cos(np.outer(np.arange(count), np.arccos(x))).T @ interpolation.to_coefficients(count), np.eye(count)
+    )
 
 
 @pytest.mark.parametrize("rho", [1.3, 2.0, 5.0])

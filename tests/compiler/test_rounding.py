@@ -30,13 +30,16 @@ def _draw(seed: int) -> Draw:
 
 def _exact(head: Head, query: np.ndarray) -> list[mpmath.mpf]:
     scores = [
-        mpmath.fsum([mpmath.mpf(float(a)) * mpmath.mpf(float(b)) for a, b in zip(query, key, strict=True)]) + float(bias)
+        mpmath.fsum([mpmath.mpf(float(a)) * mpmath.mpf(float(b)) for a, b in zip(query, key, strict=True)])
+        + float(bias)
         for key, bias in zip(head.keys, head.biases, strict=True)
     ]
     top = max(scores)
     weights = [mpmath.exp(score - top) for score in scores]
     total = mpmath.fsum(weights)
-    return [mpmath.fsum([w * float(v) for w, v in zip(weights, column, strict=True)]) / total for column in head.values.T]
+    return [
+        mpmath.fsum([w * float(v) for w, v in zip(weights, column, strict=True)]) / total for column in head.values.T
+    ]
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -330,7 +330,7 @@ class Residual:
         return upper, noise.max(axis=1), np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
 
     def _largest(self, coefficients: Floats, other: Floats, goal: float) -> tuple[Floats, Floats]:
-        """Bounds on |P| + `other` `(cell,)`, and where |P| is largest: by a coarse grid, and by a fine one if it pays."""
+        """Bounds on |P| + `other` `(cell,)`, and where |P| is largest: on a coarse grid, or a fine one if it pays."""
         size, where = interpolation.largest(coefficients, 2)
         upper = ((size + other) * INFLATION).max(axis=1)
         again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))

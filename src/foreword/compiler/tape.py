@@ -272,7 +272,9 @@ def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Kno
     else:
         rounding = LIBRARY * ULP * size
     error, rest = (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)
-    value = Rectangle(value.re.widened(rounding * 2))
+    wide = value.re.widened(rounding * 2)
+    # No rounding of a number that is 0 or more is below 0: roots of sums of squares keep their domain.
+    value = Rectangle(Interval(np.where(value.re.lo >= 0, np.maximum(wide.lo, 0.0), wide.lo), wide.hi))
     return Known(value, _chain(parameters, partials, [known.slopes for known in given]), error, rest)
 
 
