@@ -265,7 +265,7 @@ class _Report:
             return "Rounding and context alone exceed the tolerance: smaller keys and values, or a larger offset."
         if effort.get("open", 0):
             return (
-                f"{effort['open']} cells are open after {effort['seconds']:.0f} s: give it more time (it resumes), or a "
-                f"tolerance of {bound:.3g}."
+                f"{effort['open']} cells are open after {effort['seconds']:.0f} s: give it more time (it resumes), or "
+                f"a tolerance of {bound:.3g}."
             )
         return f"A tolerance of {bound:.3g}, or more positions."
