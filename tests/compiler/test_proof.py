@@ -213,7 +213,7 @@ def test_equal_functions_are_equal_up_to_rounding() -> None:
     ):
         told = prove(head, Flat((0.0,), (1.0,)), _target(LINE, text), LINE, tolerance=1e-12).certificate
         assert (told.verdict, told.seen) == (Verdict.PROVED, 0.0)
-        assert told.bound < 1e-12  # 32 times the rounding of scores up to 1 and sums of two
+        assert told.bound < 1e-12  # a few times the rounding of scores up to 1 and sums of two
 
 
 def test_a_tolerance_below_rounding_is_not_reached_and_says_why() -> None:

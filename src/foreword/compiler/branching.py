@@ -28,7 +28,7 @@ Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
 
 SAMPLES = 4096  # points a search starts from: cells can be dropped only once an error has been seen
 BLOCK = 256  # cells at once
-FLOOR = 32.0  # goals are never less than this many times the rounding of f - g
+FLOOR = 4.0  # goals are never less than this many times the rounding of f - g
 MOST_OPEN = 2_000_000
 PARALLEL = 1e-9  # a kink counts as along an axis when its normal's other entries are below this
 
