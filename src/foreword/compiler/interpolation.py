@@ -42,7 +42,7 @@ def grid(counts: tuple[int, ...]) -> Floats:
 def to_coefficients(count: int) -> Floats:
     """The matrix `(degree, node)` from values at the nodes to Chebyshev coefficients."""
     angles = np.outer(np.arange(count), (2 * np.arange(count) + 1) * math.pi / (2 * count))
-    found = np.cos(angles) * (2.0 / count)
+    found: Floats = np.cos(angles) * (2.0 / count)
     found[0] /= 2
     return found
 
@@ -51,7 +51,8 @@ def to_coefficients(count: int) -> Floats:
 def to_values(degrees: int, count: int) -> Floats:
     """The matrix `(point, degree)` from coefficients of degree < `degrees` to values at `count` Chebyshev points."""
     angles = (2 * np.arange(count) + 1) * math.pi / (2 * count)
-    return np.cos(np.outer(angles, np.arange(degrees)))
+    found: Floats = np.cos(np.outer(angles, np.arange(degrees)))
+    return found
 
 
 def amplification(count: int) -> float:
@@ -79,7 +80,7 @@ def transform_error(counts: Sequence[int]) -> float:
     are added as there are nodes.
     """
     size = math.prod(2.0 * count for count in counts)
-    return 2.0 ** -52 * size * sum(count + 8.0 for count in counts) * 2
+    return 2.0**-52 * size * sum(count + 8.0 for count in counts) * 2
 
 
 def sizes_by_degree(coefficients: Floats) -> list[Floats]:

@@ -138,12 +138,12 @@ def cosh(x: Interval) -> Interval:
 
 def sin(x: Interval) -> Interval:
     """The sine: its values at the ends, and 1 and -1 where a turning point may lie between."""
-    return _wave(np.sin, x, math.pi / 2)
+    return _wave(np.sin, x, math.pi / 2, np.minimum(1.0, x.size()))
 
 
 def cos(x: Interval) -> Interval:
     """The cosine, in the same way."""
-    return _wave(np.cos, x, 0.0)
+    return _wave(np.cos, x, 0.0, np.ones_like(x.lo))
 
 
 def tan(x: Interval) -> Interval:
@@ -181,10 +181,10 @@ def _has_turn(x: Interval, first: float, period: float) -> NDArray[np.bool_]:
     )
 
 
-def _wave(function: np.ufunc, x: Interval, top: float) -> Interval:
+def _wave(function: np.ufunc, x: Interval, top: float, size: Floats) -> Interval:
+    """`size` bounds |function|: an absolute error, since near a zero the reduction of the argument decides."""
     ends = function(x.lo), function(x.hi)
-    # Near a zero the error is an error of the argument's reduction: four units of min(1, |x|).
-    margin = LIBRARY * ULP * np.minimum(1.0, x.size()) + TINY
+    margin = LIBRARY * ULP * size + TINY
     low = np.where(_has_turn(x, top - math.pi, 2 * math.pi), -1.0, np.minimum(ends[0], ends[1]) - margin)
     high = np.where(_has_turn(x, top, 2 * math.pi), 1.0, np.maximum(ends[0], ends[1]) + margin)
     return Interval(

@@ -1,8 +1,7 @@
 """What a proof knows of f and g on a block of cells: ranges, slopes, rounding errors, values at points.
 
-f comes as an expression (its tape), or as a callable with derivatives or a Lipschitz constant: then its Taylor polynomial
-at the middle of the cell stands in for it, and the declared bound on the next derivative is the rest. g is a head; keys
-that cannot matter on a block are left out of it, and what they could add is counted.
+f comes as an expression (its tape), or as a callable with derivatives or a Lipschitz constant (`taylor.py`). g is a
+head; keys that cannot matter on a block are left out of it, and what they could add is counted.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from foreword.compiler.charts import Chart, Identity
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Node
 from foreword.compiler.head import Head
-from foreword.compiler.intervals import ULP, finite, point
+from foreword.compiler.intervals import TINY, ULP, finite, point
+from foreword.compiler.recording import tape_of
 from foreword.compiler.rectangles import Rectangle
-from foreword.compiler.tape import KINKED, Known, StandIn, Tape, tape_of
+from foreword.compiler.tape import KINKED, Known, StandIn, Tape
 from foreword.compiler.target import Target
+from foreword.compiler.taylor import ON_KINK, taylor_of, taylor_size, taylor_values
 
 Floats = NDArray[np.float64]
 UP = 1 + 1e-9  # outward: covers a handful of roundings of nonnegative terms
@@ -68,15 +69,14 @@ class Surface:
 
 
 class Model:
-    """f, g and their domain, ready for `Residual`. `kinks` are hyperplanes of the frame's coordinates."""
+    """f, g and their domain, ready for `Residual`."""
 
     def __init__(self, head: Head, chart: Chart, target: Target, domain: Sphere | Cube, frame: Floats | None) -> None:
         self.head, self.target, self.domain = head, target, domain
         self.parameters = domain.dimension
         self.frame = frame
-        columns = tuple(Node("variable", value=column) for column in range(domain.columns))
         self.has_expression = target.expression is not None
-        outputs = target.expression.outputs if target.expression is not None else columns
+        outputs = target.expression.outputs if target.expression is not None else _columns_and_kinks(target, domain)
         is_plain = isinstance(chart, Identity) or chart.name == "identity"
         self.tape: Tape = tape_of(domain, outputs, () if is_plain else chart.expressions(domain.columns), frame)
         self.keys, self.biases, self.values = head.keys, head.biases, head.values
@@ -112,7 +112,7 @@ class Model:
         surface = Surface(
             centre=centre, half=half, jacobian=jacobian, wobble=wobble, reach=reach,
             query=np.stack([_column(middles[place], cells) for place in self.tape.queries], axis=1),
-            query_error=np.stack([step.error for step in steps], axis=1),
+            query_error=np.stack([step.error + step.rest for step in steps], axis=1),
             query_size=np.stack([_column(step.range.size(), cells) for step in steps], axis=1),
             curvature=wobble.sum(axis=1)[:, None, :] * UP, value=nothing, swing=nothing, slope=nothing, error=nothing,
             rest=nothing, span=nothing, extent=self._extents(half, known), blame=nothing,
@@ -121,7 +121,7 @@ class Model:
         if self.has_expression:
             self._add_expression(surface, known, middles)
         else:
-            self._add_callable(surface, middles)
+            self._add_callable(surface, known, middles)
         return surface
 
     def extended(self, surface: Surface, ellipses: list[Rectangle]) -> Surface:
@@ -139,9 +139,9 @@ class Model:
             offsets = [Rectangle(point(-surface.value[:, column])) for column in range(surface.outputs)]
             sizes = [(complexes[p][0] + offset).size() for p, offset in zip(self.tape.outputs, offsets, strict=True)]
         else:
-            base = self._columns_at(surface)
-            moves = [complexes[p][0] + Rectangle(point(-base[:, c])) for c, p in enumerate(self.tape.outputs)]
-            sizes = [_taylor_size([part[:, o] for part in surface.taylor[1:]], moves) for o in range(surface.outputs)]
+            base, places = self._columns_at(surface), self.tape.outputs[: self.domain.columns]
+            moves = [complexes[place][0] + Rectangle(point(-base[:, c])) for c, place in enumerate(places)]
+            sizes = [taylor_size([part[:, o] for part in surface.taylor[1:]], moves) for o in range(surface.outputs)]
         swing = np.stack([np.broadcast_to(size, shape) for size in sizes], axis=-1)
         swing = np.where(surface.frozen[:, None], 0.0, swing)
         swing, curvature = _by_region(swing * UP), _by_region(curvature * UP)
@@ -162,7 +162,8 @@ class Model:
 
     def _columns_at(self, surface: Surface) -> Floats:
         base = self.tape.at_points(surface.centre[:, None, :], surface.stand_ins)
-        return np.stack([_column(base[place], len(surface.centre)) for place in self.tape.outputs], axis=-1)
+        places = self.tape.outputs[: self.domain.columns]
+        return np.stack([_column(base[place], len(surface.centre)) for place in places], axis=-1)
 
     def _extents(self, half: Floats, known: list[Known]) -> Floats:
         """Half lengths of the cells: on the sphere angle i moves at the speed cos a_0 ... cos a_(i-1)."""
@@ -214,36 +215,21 @@ class Model:
                 found[:, axis] += np.where(is_split, finite(size) * surface.half[:, axis], 0.0)
         return found
 
-    def _add_callable(self, surface: Surface, middles: list[Any]) -> None:
-        """The Taylor polynomial at the centre, as far as derivatives are declared; the rest by the first one unknown."""
-        target, cells = self.target, len(surface.centre)
-        points = np.stack([_column(middles[place], cells) for place in self.tape.outputs], axis=1)
-        value = target.evaluate(points)
-        outputs = value.shape[1]
-        length = np.sqrt((surface.extent**2).sum(axis=1)) * (1 + 1e-12) + 1e-15
-        order, constant = smoothness(target)
-        surface.taylor = [value]
-        if order >= 2 and target.gradient is not None:
-            surface.taylor.append(np.asarray(target.gradient(points), dtype=np.float64).reshape(cells, outputs, -1))
-        if order == 3 and target.hessian is not None:
-            columns = points.shape[1]
-            hessian = np.asarray(target.hessian(points), dtype=np.float64).reshape(cells, outputs, columns, columns)
-            surface.taylor.append((hessian + hessian.transpose(0, 1, 3, 2)) / 2)
-        reach = length[:, None]
-        first = np.zeros((cells, outputs))
-        if order >= 2:
-            first = np.linalg.norm(surface.taylor[1], axis=2)
-        second = np.zeros((cells, outputs))
-        if order == 3:
-            second = np.linalg.norm(surface.taylor[2], axis=(2, 3))
-        swing = first * reach + second * reach**2 / 2
-        slope = (first + second * reach)[:, None, :] * surface.extent[:, :, None]
-        factorial = {1: 1.0, 2: 2.0, 3: 6.0}[order]
-        rounding = 64 * ULP * (np.abs(value) + first * (reach + 1) + second * reach * (reach + 1))
-        surface.value, surface.swing, surface.slope = value, (swing * UP)[:, None, :], slope * UP
-        surface.rest = constant * reach**order / factorial * (1 + 1e-9) + np.zeros((cells, outputs)) + rounding
-        surface.error = rounding
-        surface.span = np.stack([value, swing + surface.rest], axis=1)
+    def _add_callable(self, surface: Surface, known: list[Known], middles: list[Any]) -> None:
+        cells, columns = len(surface.centre), self.domain.columns
+        points = np.stack([_column(middles[place], cells) for place in self.tape.outputs[:columns]], axis=1)
+        # The point at which f is evaluated is this far from the middle of the cell.
+        off = sum((known[place].error + known[place].rest for place in self.tape.outputs[:columns]), np.zeros(cells))
+        length = np.sqrt((surface.extent**2).sum(axis=1)) * UP + off
+        is_split = np.zeros(cells, dtype=bool)
+        for place in self.tape.outputs[columns:]:
+            side = known[place].range.re
+            is_split |= (side.lo < -ON_KINK) & (side.hi > ON_KINK)
+        found = taylor_of(self.target, points, length, is_split)
+        surface.taylor, surface.value = found.parts, found.value
+        surface.swing, surface.slope = found.swing[:, None, :], found.slope[:, None, :] * surface.extent[:, :, None]
+        surface.rest, surface.error = found.rest, found.error
+        surface.span = np.stack([found.value, (found.swing + found.rest) * UP], axis=1)
         surface.blame = surface.extent
 
     def kept_keys(self, surface: Surface, goal: float) -> tuple[NDArray[np.intp], float]:
@@ -276,23 +262,25 @@ class Model:
         found = (self.keys.shape[1] + 4) * ULP * size * (1 + 1e-9) + moved + 8 * ULP
         return np.where(np.isnan(found), np.inf, found)
 
-    def head_error(self, surface: Surface, terms: Any, rows: NDArray[np.intp], count: int) -> Floats:
-        """Rounding `(cell, output)` of g at points of the cells (statement C.4)."""
-        spread = 2 * terms.sums[rows, 0, 1:] / terms.floor[rows, None]
+    def head_error(self, spread: Floats, eta: Floats, count: int) -> Floats:
+        """Rounding `(cell, output)` of g with `count` keys at points (statement C.4); `spread` bounds
+        sum_k w_k |v_k - g| and `eta` `(cell,)` the weights' relative error."""
         spread = np.minimum(spread, self.value_range)
-        return np.expm1(2 * terms.eta[rows])[:, None] * spread + (2 * count + 8) * ULP * self.largest_value
+        return np.asarray(
+            np.expm1(2 * eta)[:, None] * spread + (2 * count + 8) * ULP * self.largest_value + TINY, dtype=np.float64
+        )
 
     def errors_at(self, surface: Surface, local: Floats, kept: NDArray[np.intp], mean: Floats) -> Floats:
-        """stand-in - g `(cell, point, output)` at local points `(point, axis)`; `mean` `(cell, q)` are the mean keys."""
+        """stand-in - g `(cell, point, output)` at local points `(point, axis)`; `mean` `(cell, q)`: the mean keys."""
         parameters = surface.centre[:, None, :] + surface.half[:, None, :] * local
         found = self.tape.at_points(parameters, surface.stand_ins)
         shape = parameters.shape[:2]
         queries = np.stack([np.broadcast_to(found[place], shape) for place in self.tape.queries], axis=-1)
-        outputs = [np.broadcast_to(found[place], shape) for place in self.tape.outputs]
-        if self.has_expression:
-            values = np.where(surface.frozen[:, None, None], surface.value[:, None, :], np.stack(outputs, axis=-1))
-        else:
-            values = _taylor_values(surface.taylor, np.stack(outputs, axis=-1) - self._columns_at(surface)[:, None, :])
+        places = self.tape.outputs if self.has_expression else self.tape.outputs[: self.domain.columns]
+        values = np.stack([np.broadcast_to(found[place], shape) for place in places], axis=-1)
+        if not self.has_expression:
+            values = taylor_values(surface.taylor, values - self._columns_at(surface)[:, None, :])
+        values = np.where(surface.frozen[:, None, None], surface.value[:, None, :], values)
         return values - self._head_values(queries, kept, surface.query, mean)
 
     def _head_values(self, queries: Floats, kept: NDArray[np.intp], middle: Floats, mean: Floats) -> Floats:
@@ -311,11 +299,6 @@ class Model:
         return found
 
 
-def kinks_of(target: Target, domain: Sphere | Cube) -> list[tuple[Floats, float]]:
-    """Hyperplanes `(normal, offset)` on which an absolute value or a maximum of linear terms of the target turns."""
-    return [] if target.expression is None else list(tape_of(domain, target.expression.outputs, ()).kinks)
-
-
 def query_norm(chart: Chart, domain: Sphere | Cube) -> float:
     """A bound on the length of queries over the whole domain."""
     tape = tape_of(domain, (), chart.expressions(domain.columns))
@@ -325,13 +308,16 @@ def query_norm(chart: Chart, domain: Sphere | Cube) -> float:
     return float(np.sqrt((sizes**2).sum())) * (1 + 1e-9)
 
 
-def smoothness(target: Target) -> tuple[int, float]:
-    """How many Taylor terms of a callable are declared (1, 2, 3), and the bound on the next derivative; 0 for none."""
-    if target.third is not None and target.gradient is not None and target.hessian is not None:
-        return 3, target.third
-    if target.second is not None and target.gradient is not None:
-        return 2, target.second
-    return (1, target.lipschitz) if target.lipschitz is not None else (0, np.inf)
+def _columns_and_kinks(target: Target, domain: Sphere | Cube) -> tuple[Node, ...]:
+    """The columns as nodes, and <normal, x> - offset for every declared kink."""
+    columns = [Node("variable", value=column) for column in range(domain.columns)]
+    sides = []
+    for normal, offset in target.kinks:
+        total = Node("constant", value=-offset)
+        for weight, column in zip(normal, columns, strict=True):
+            total = Node("add", (total, Node("multiply", (Node("constant", value=weight), column))))
+        sides.append(total)
+    return (*columns, *sides)
 
 
 def _column(values: Any, cells: int) -> Floats:
@@ -345,36 +331,12 @@ def _axis_range(known: list[Known], axis: int) -> Floats:
     return np.stack([span.lo, span.hi])
 
 
-def _taylor_values(taylor: list[Floats], moves: Floats) -> Floats:
-    """The polynomial's values `(cell, point, output)` at `moves` `(cell, point, column)` from the centre."""
-    found = np.repeat(taylor[0][:, None, :], moves.shape[1], axis=1)
-    if len(taylor) > 1:
-        found = found + np.einsum("cpi,coi->cpo", moves, taylor[1])
-    if len(taylor) > 2:
-        found = found + np.einsum("cpi,coij,cpj->cpo", moves, taylor[2], moves, optimize=True) / 2
-    return found
-
-
-def _taylor_size(parts: list[Floats], moves: list[Rectangle]) -> Floats:
-    """A bound on |polynomial - value| on complex regions, in the shape of `moves`."""
-    total = moves[0].scaled(0.0)
-    if parts:
-        for column, move in enumerate(moves):
-            total = total + move.scaled(parts[0][:, column])
-    if len(parts) > 1:
-        for i, one in enumerate(moves):
-            for j, other in enumerate(moves[i:], start=i):
-                product = one.square() if i == j else (one * other).scaled(2.0)
-                total = total + product.scaled(parts[1][:, i, j] / 2)
-    return total.size()
-
-
 def _by_region(values: Floats) -> Floats:
     """`(axis, ratio, cell, column)` as `(cell, region, column)`."""
     return np.moveaxis(values.reshape(-1, *values.shape[2:]), 0, 1)
 
 
-def _freeze(surface: Surface, rows: NDArray[np.bool_]) -> None:
+def _freeze(surface: Surface, rows: Any) -> None:
     """On these cells a constant, the middle of f's range, stands in for f."""
     lost = rows[:, None]
     surface.frozen = surface.frozen | rows

@@ -195,13 +195,15 @@ def sqrt(z: Rectangle) -> Rectangle:
 
 
 def _around(name: str, z: Rectangle, slope: Callable[[Rectangle], Rectangle]) -> Rectangle:
-    """A function by its value at the middle of the real part and the largest slope (the mean value inequality)."""
+    """A function by its value at the middle of the real part and the largest slope on the way to z from there."""
     middle = z.re.middle()
     at = real.rising(name, point(middle)) if name != "arccos" else -real.rising("arcsin", point(middle))
     if name == "arccos":
         at = at + HALF_PI
-    reach = (z - Rectangle(point(middle))).size() * slope(z).size() * (1 + 8 * real.ULP)
-    return disc(Rectangle(at), np.where(np.isnan(reach), np.inf, reach))
+    im = z.im or point(np.zeros_like(middle))
+    way = Rectangle(z.re, Interval(np.minimum(im.lo, 0.0), np.maximum(im.hi, 0.0)))
+    reach = (z - Rectangle(point(middle))).size() * slope(way).size() * (1 + 8 * real.ULP)
+    return disc(Rectangle(at), np.where(np.isnan(reach) | np.isinf(at.lo), np.inf, reach))
 
 
 def arctan(z: Rectangle) -> Rectangle:
@@ -238,8 +240,8 @@ def _everything(like: Rectangle) -> Rectangle:
     return Rectangle(Interval(-nothing, nothing), Interval(-nothing, nothing))
 
 
-HALF_PI = Interval(np.float64(np.pi / 2), np.nextafter(np.float64(np.pi / 2), np.inf))
-PI = Rectangle(Interval(np.float64(np.pi), np.nextafter(np.float64(np.pi), np.inf)))
+HALF_PI = Interval(np.array(np.pi / 2), np.array(np.nextafter(np.pi / 2, np.inf)))
+PI = Rectangle(Interval(np.array(np.pi), np.array(np.nextafter(np.pi, np.inf))))
 
 Function = Callable[[Rectangle], Rectangle]
 # For each name: the function, and its derivative from the argument and the value.

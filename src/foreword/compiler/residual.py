@@ -13,25 +13,24 @@ costs point evaluations of f and g only. Every rounding is in a named place: of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler import interpolation
-from foreword.compiler.intervals import ULP, finite, point
+from foreword.compiler.intervals import ULP, Interval, point
 from foreword.compiler.model import Model, Surface
 from foreword.compiler.rectangles import Rectangle
-from foreword.compiler.intervals import Interval
 
 Floats = NDArray[np.float64]
 
 RATIOS = np.array([1.3, 1.7, 2.2, 2.8, 3.5, 4.4, 5.5, 7.0, 9.0, 12.0, 16.0, 24.0])
 INFLATION = 1 + 1e-9  # covers the rounding of sums of up to 10^6 nonnegative terms
 WILDEST = 25.0  # interpolation is tried where log sum_k w_k e^|z_k| stays below this
-CROWDED, FEWEST = 200_000, 16  # a block of more cells times keys than this is split, down to few cells
+CROWDED, FEWEST = 8_000, 4  # a block of more cells times keys than this is split, down to few cells
 ENTRIES = 3_000_000  # numbers in the largest temporary array
 
 
@@ -40,7 +39,8 @@ class Terms:
     """The head on a block of cells. `sums` is `(cell, region, 1 + output)`: sum_k w_k e^z (1, |v_k - centre|).
 
     Region 0 is the real cell; the others are axis by axis the ellipses. `first` `(cell, axis, 1 + output)` are the sums
-    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below, `tilt` `(cell, axis)` |dz_k/ds_axis| where it matters; `mean` `(cell, q)` are the mean keys.
+    with |dz/ds_axis| in front, on the real cell. `floor` bounds D from below, `tilt` `(cell, axis)` |dz_k/ds_axis|
+    over the keys that matter; `mean` `(cell, q)` are the mean keys.
     """
 
     sums: Floats
@@ -56,7 +56,7 @@ class Found:
     """Of each cell of a block: `upper` bounds |f - g| (largest output), of which `noise`
     is due to rounding and would not shrink with the cell; `seen` is attained, at `where` (local).
 
-    `shares` `(cell, axis)` say which axis to halve; `log_z` is log sum_k e^score at the cells' middles.
+    `shares` `(cell, axis)` say which axis to halve; `is_sampled` tells whether points of the cell were evaluated.
     """
 
     upper: Floats
@@ -64,7 +64,7 @@ class Found:
     seen: Floats
     shares: Floats
     where: Floats
-    log_z: Floats
+    is_sampled: NDArray[np.bool_]
 
 
 class Residual:
@@ -89,31 +89,44 @@ class Residual:
         half = np.maximum(upper - centre, centre - lower) * (1 + 2 * ULP)
         surface = self.model.surface(centre, half)
         cells, axes = centre.shape
-        found = Found(*[np.zeros(cells) for _ in range(3)], np.zeros((cells, axes)), np.zeros((cells, axes)),
-                      np.zeros(cells))  # fmt: skip
+        found = Found(
+            upper=np.full(cells, np.inf),
+            noise=np.zeros(cells),
+            seen=np.zeros(cells),
+            shares=np.zeros((cells, axes)),
+            where=np.zeros((cells, axes)),
+            is_sampled=np.zeros(cells, dtype=bool),
+        )
         pending = [np.arange(cells)]
         while pending:
             rows = pending.pop()
             part = surface.rows(rows)
             kept, far = self.model.kept_keys(part, goal)
-            if len(rows) > FEWEST and len(rows) * len(kept) > CROWDED:
-                pending += np.array_split(rows, 2)  # neighbours share keys: smaller blocks leave more of them out
-            else:
-                self._bound_rows(found, rows, part, kept, far, goal)
+            if self._is_worth_splitting(surface, rows, len(kept), goal):
+                pending += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+                continue
+            self._bound_rows(found, rows, part, kept, far, goal)
         found.upper = np.where(np.isnan(found.upper), np.inf, found.upper)
         return found
+
+    def _is_worth_splitting(self, surface: Surface, rows: NDArray[np.intp], kept: int, goal: float) -> bool:
+        """Whether a smaller block would leave many more keys out: neighbours share keys."""
+        if len(rows) <= FEWEST or len(rows) * kept <= CROWDED:
+            return False
+        return len(self.model.kept_keys(surface.rows(rows[:FEWEST]), goal)[0]) < 0.6 * kept
 
     def _bound_rows(
         self, found: Found, rows: NDArray[np.intp], surface: Surface, kept: NDArray[np.intp], far: float, goal: float
     ) -> None:
         """First what the hull of the values gives; then, where that is too much and order pays, interpolation."""
         surface.rest = surface.rest + far
+        surface.span[:, 1] += far
         step = max(1, ENTRIES // (len(kept) * (4 + surface.outputs)))
         hulls = [self._hull(surface, kept, slice(a, a + step)) for a in range(0, len(rows), step)]
-        upper, log_z, tilt, is_mild = (np.concatenate(part) for part in zip(*hulls, strict=True))
+        upper, tilt, is_mild = (np.concatenate(part) for part in zip(*hulls, strict=True))
         nothing = np.full_like(found.shares[rows], np.inf)
         shares = self._shares(nothing, surface, tilt)
-        found.upper[rows], found.log_z[rows], found.shares[rows] = upper, log_z, shares
+        found.upper[rows], found.shares[rows] = upper, shares
         left = np.flatnonzero(~(upper <= goal) & is_mild & (surface.rest.max(axis=1) <= 0.6 * goal))
         if left.size:
             part = surface.rows(left)
@@ -135,17 +148,16 @@ class Residual:
                 result = self._sample(surface, terms, kept, few, tuple(int(c) for c in counts), goal)
                 place = rows[few]
                 found.upper[place] = np.fmin(found.upper[place], result[0])
+                found.is_sampled[place] = True
                 found.noise[place], found.seen[place], found.where[place], found.shares[place] = result[1:]
 
-    def _hull(
-        self, surface: Surface, kept: NDArray[np.intp], rows: slice
-    ) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
+    def _hull(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """g lies in the hull of the values that matter: |f - g| <= max over them of |f - v_k| + the others' weights.
 
-        Also log Z at the centres, how much the scores that matter turn `(cell, axis)`, and whether weights change so
+        Also how much the scores that matter turn `(cell, axis)`, and whether weights change so
         little over the cell that interpolation has a chance.
         """
-        logs, _, log_z, _, reach, slope, eta = self._scores(surface, kept, rows)
+        logs, _, _, reach, slope, eta = self._scores(surface, kept, rows)
         values = self.model.values[kept]
         gaps = np.abs(values - surface.value[rows][:, None, :])
         top = logs.argmax(axis=1)[:, None]
@@ -162,11 +174,12 @@ class Residual:
         matters = (share > 1e-4)[:, :, None]
         tilt = np.where(matters, slope, 0.0).max(axis=1)
         is_mild = np.log(np.exp(most).sum(axis=1)) < WILDEST
-        return np.where(np.isnan(upper), np.inf, upper), log_z, tilt, is_mild
+        return np.where(np.isnan(upper), np.inf, upper), tilt, is_mild
 
     def _scores(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> tuple[Floats, ...]:
-        """Of the cells `rows`: weights `(cell, key)` as logarithms and themselves, log Z at the centre, keys less their mean `(cell, key, q)`,
-        bounds on |z_k| on every region known `(cell, key, region)` and on |dz_k/ds| `(cell, key, axis)`, eta."""
+        """Of the cells `rows`: weights `(cell, key)` at the centre as logarithms and themselves, keys less their mean
+        `(cell, key, q)`, bounds on |z_k| on every region known `(cell, key, region)` and on |dz_k/ds| `(cell, key,
+        axis)`, eta."""
         keys = self.model.keys[kept]
         scores = surface.query[rows] @ keys.T + self.model.biases[kept]
         top = scores.max(axis=1, keepdims=True)
@@ -178,12 +191,12 @@ class Residual:
         jacobian = surface.jacobian[rows]
         size = np.abs(spread)
         linear = np.abs(spread @ jacobian.transpose(0, 2, 1)) * (1 + 64 * ULP)
-        linear += 8 * ULP * size.sum(axis=2, keepdims=True) * np.abs(jacobian).max(axis=(1, 2), keepdims=True)
+        linear += 64 * ULP * size.sum(axis=2, keepdims=True) * np.abs(jacobian).max(axis=(1, 2), keepdims=True)
         stretch = self._stretch()[:, : surface.curvature.shape[1]]
         reach = linear @ stretch + size @ surface.curvature[rows].transpose(0, 2, 1)
         slope = linear + size @ surface.wobble[rows].transpose(0, 2, 1)
         eta = self.model.eta(surface, rows, kept, size)
-        return logs, weights, log_z[:, 0], spread, reach, slope, eta
+        return logs, weights, spread, reach, slope, eta
 
     def _ellipses(self, centre: Floats, half: Floats) -> list[Rectangle]:
         """Each parameter on every region but the first: arrays `(axis, ratio, cell)`."""
@@ -205,7 +218,7 @@ class Residual:
         return Terms(*[np.concatenate([getattr(part, name) for part in parts]) for name in Terms.__annotations__])
 
     def _terms_of(self, surface: Surface, kept: NDArray[np.intp], rows: slice) -> Terms:
-        logs, weights, _, spread, reach, slope, eta = self._scores(surface, kept, rows)
+        logs, weights, spread, reach, slope, eta = self._scores(surface, kept, rows)
         keys, values, size = self.model.keys[kept], self.model.values[kept], np.abs(spread)
         growth = np.exp(logs[:, :, None] + reach)
         gaps = np.concatenate([np.ones((*weights.shape, 1)), np.abs(values - surface.value[rows][:, None, :])], axis=2)
@@ -291,39 +304,43 @@ class Residual:
         counts: tuple[int, ...],
         goal: float,
     ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Upper bounds, their part from rounding, attained errors, their places and the axes' shares, for cells with the same point counts."""
-        part = surface.rows(rows)
+        """Of cells with the same point counts: upper bounds, their part from rounding, attained errors, their places
+        and the axes' shares."""
+        part, few = surface.rows(rows), Terms(*[getattr(terms, name)[rows] for name in Terms.__annotations__])
         local = interpolation.grid(counts)
-        values = self.model.errors_at(part, local, kept, terms.mean[rows])
+        values = self.model.errors_at(part, local, kept, few.mean)
         self.evaluations += values.shape[0] * values.shape[1]
-        largest_value = np.abs(values).max(axis=1)
-        error = part.error + self.model.head_error(part, terms, rows, len(kept))
-        at = np.abs(values).max(axis=2)
-        best = at.argmax(axis=1)
-        seen = np.max(largest_value - error - part.rest, axis=1)
+        largest = np.abs(values).max(axis=1)
+        spread = 2 * few.sums[:, 0, 1:] / few.floor[:, None]
+        error = part.error + self.model.head_error(spread, few.eta, len(kept))
+        seen = np.max(largest - error - part.rest, axis=1)
         coefficients = interpolation.coefficients_of(values.reshape(len(rows), *counts, -1))
-        few = Terms(*[getattr(terms, name)[rows] for name in Terms.__annotations__])
         remainders = self._remainders(part, few, self._growth(coefficients))
         index = np.searchsorted(self.orders, counts)
         picked = np.stack([remainders[index[axis], :, axis] for axis in range(len(counts))], axis=1)
         amplified = np.cumprod([1.0] + [interpolation.amplification(count) for count in counts])
-        noise = error + interpolation.transform_error(counts) * largest_value
+        noise = error + interpolation.transform_error(counts) * largest
         noise = amplified[-1] * few.sums[:, 0, :1] * noise / few.floor[:, None]
         other = (picked * amplified[:-1]).sum(axis=1)[:, None] / few.floor[:, None]
         other = (other + noise) * INFLATION + part.rest
-        size, where = interpolation.largest(coefficients, 2)
-        upper = ((size + other) * INFLATION).max(axis=1)
-        again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))
-        if again.size:
-            step = max(1, ENTRIES // int(np.prod([self.oversampling * count for count in counts])))
-            for start in range(0, len(again), step):
-                chosen = again[start : start + step]
-                size[chosen], where[chosen] = interpolation.largest(coefficients[chosen], self.oversampling)
-            upper = ((size + other) * INFLATION).max(axis=1)
-        upper = np.where(np.isnan(upper), np.inf, upper)
+        upper, where = self._largest(coefficients, other, goal)
+        best = np.abs(values).max(axis=2).argmax(axis=1)
         where = np.where((seen >= goal)[:, None], local[best], where)
         shares = self._shares(picked * amplified[:-1], part, few.tilt)
         return upper, noise.max(axis=1), np.where(np.isfinite(seen), np.maximum(seen, 0.0), 0.0), where, shares
+
+    def _largest(self, coefficients: Floats, other: Floats, goal: float) -> tuple[Floats, Floats]:
+        """Bounds on |P| + `other` `(cell,)`, and where |P| is largest: on a coarse grid, or a fine one if it pays."""
+        size, where = interpolation.largest(coefficients, 2)
+        upper = ((size + other) * INFLATION).max(axis=1)
+        again = np.flatnonzero((upper > goal) & (other.max(axis=1) < goal))
+        points = math.prod(self.oversampling * count for count in coefficients.shape[1:-1])
+        step = max(1, ENTRIES // points)
+        for start in range(0, len(again), step):
+            chosen = again[start : start + step]
+            size[chosen], where[chosen] = interpolation.largest(coefficients[chosen], self.oversampling)
+        upper = ((size + other) * INFLATION).max(axis=1)
+        return np.where(np.isnan(upper), np.inf, upper), where
 
     def _growth(self, coefficients: Floats) -> Floats:
         """|P| on every region, from its coefficients: |T_j| <= rho^j on the ellipse."""

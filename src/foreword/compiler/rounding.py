@@ -8,8 +8,6 @@ a bias, of size at most S; the largest score is subtracted; exp is within 4 unit
 by factors e^t, |t| <= eta, move an average by at most R tanh(eta / 2): the largest change of the weight of a set A is
 that of w e^eta / (w e^eta + 1 - w), and an average is an integral over sets {v > t}. What follows the weights changes
 each term w_k v_k by a factor near 1, the same for the sum and the division.
-
-Also here: what T context tokens add (statement A2).
 """
 
 from __future__ import annotations
@@ -76,29 +74,3 @@ def _term(
     nothing = (2 * positions + 8) * kind.smallest * (1 + largest)
     average = widest * math.tanh(eta / 2 * UP) if widest > 0 else 0.0
     return (average + largest * factor + nothing) * UP
-
-
-@dataclass(frozen=True)
-class Context:
-    """Other tokens that the head attends to: `tokens` of them, with scores of at most `score` (nats) and values of norm
-    at most `value`; the prefix's scores are raised by `offset`."""
-
-    tokens: int
-    score: float
-    value: float
-    offset: float
-
-
-def context_term(context: Context, *, log_sum: float, largest: float) -> float:
-    """What context tokens change in an output (statement A2): (|g| + value) T e^score / (e^offset Z).
-
-    `log_sum` is a lower bound on log Z, Z = sum_k e^(score of k) over the domain, and `largest` bounds |g|.
-
-    >>> context_term(Context(2000, 2.0, 0.0, 45.0), log_sum=5.0, largest=1.0) < 1e-14
-    True
-    """
-    if context.tokens == 0:
-        return 0.0
-    exponent = math.log(context.tokens) + context.score - context.offset - log_sum
-    share = math.exp(min(exponent, 0.0) + 1e-9)  # the context's share of the attention is never above 1
-    return (largest + context.value) * min(share, 1.0) * UP

@@ -2,11 +2,11 @@
 
 * at points, in float64;
 * on real cells: range, gradient, the rounding error of the evaluation at points, and the rest: how far the steps'
-  *smooth stand-ins* are from the functions themselves. |w| is w or -w where its sign is sure; elsewhere the line through
-  its ends on the cell stands in for it, and the gap is the rest. Maximum and minimum are treated in the same way;
+  *smooth stand-ins* are from the functions themselves. |w| is w or -w where its sign is sure; elsewhere the line
+  through its ends on the cell stands in for it, and the gap is the rest. Maximum and minimum are treated alike;
 * on complex rectangles: ranges of the stand-ins, which are analytic.
 
-What is linear in the coordinates is first collected into one step, so that a frame's cancelling terms do cancel.
+How graphs become tapes is `recording.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler import rectangles
-from foreword.compiler.domain import Cube, Sphere
-from foreword.compiler.expression import OPERATIONS, Node, walk
+from foreword.compiler.expression import OPERATIONS
 from foreword.compiler.intervals import LIBRARY, ULP, Interval, point
 from foreword.compiler.rectangles import Rectangle
 
@@ -50,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StandIn:
-    """On a cell: one * first + other * second + shift replaces |first|, or the larger or smaller of the two."""
+    """On a cell, one * first + other * second + shift replaces |first|, or the larger or smaller of the two."""
 
     one: Floats
     other: Floats
@@ -69,14 +68,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Tape:
-    """Steps in order; `outputs` and `queries` are indices of steps; `kinks` are hyperplanes seen in the graph."""
+    """Steps in order; `coordinates`, `outputs` and `queries` are indices of steps."""
 
     parameters: int
     steps: tuple[Step, ...]
     coordinates: tuple[int, ...]
     outputs: tuple[int, ...]
     queries: tuple[int, ...]
-    kinks: tuple[tuple[Floats, float], ...]
 
     def at_points(self, parameters: Floats, stand_ins: dict[int, StandIn]) -> list[Any]:
         """Every step's values `(cell, point)` at `parameters` `(cell, point, parameter)`, with stand-ins."""
@@ -137,7 +135,7 @@ class Tape:
             if step.linear is not None:
                 pairs = [found[place] for place in self.coordinates]
                 value = _sum([(w, pair[0]) for w, pair in zip(step.linear.coefficients, pairs, strict=True)])
-                start = Rectangle(point(step.linear.constant).widened(step.linear.slack))
+                start = rectangles.constant(step.linear.constant)
                 value = start if value is None else value + start
                 if index in wanted:
                     slopes = _linear_slopes(step.linear, [pair[1] for pair in pairs])
@@ -174,140 +172,6 @@ class Tape:
                 step = self.steps[index]
                 wanted.update(self.coordinates if step.linear is not None else step.arguments)
         return wanted
-
-
-class _Builder:
-    """Adds nodes of expressions to a tape; each step is made once."""
-
-    def __init__(self, domain: Sphere | Cube, frame: Floats | None) -> None:
-        self.steps: list[Step] = []
-        self.made: dict[Any, int] = {}
-        self.kinks: list[tuple[Floats, float]] = []
-        parameters = [self.add("parameter", value=axis) for axis in range(domain.dimension)]
-        if isinstance(domain, Cube):
-            self.coordinates = tuple(parameters)
-            self.reach = np.abs(domain.box).max(axis=1)
-        else:
-            self.coordinates = self._on_sphere(parameters)
-            self.reach = np.ones(domain.columns)
-        matrix = np.eye(len(self.coordinates)) if frame is None else frame
-        # The nearest orthogonal matrix is the frame that is meant; it is within this of the frame given.
-        gap = 0.0 if frame is None else float(np.linalg.norm(frame.T @ frame - np.eye(len(frame)))) + 1e-14
-        self.columns = [self._tidy(Linear(row.copy(), 0.0, gap * math.sqrt(len(row)))) for row in matrix]
-
-    def _on_sphere(self, angles: list[int]) -> tuple[int, ...]:
-        found, radius = [], None
-        for angle in angles:
-            sine, cosine = self.add("sin", angle), self.add("cos", angle)
-            found.append(sine if radius is None else self.add("multiply", radius, sine))
-            radius = cosine if radius is None else self.add("multiply", radius, cosine)
-        return (*found, *([] if radius is None else [radius]))
-
-    def add(self, operation: str, *arguments: int, value: float | int = 0, linear: Linear | None = None) -> int:
-        key = (operation, arguments, repr(value), None if linear is None else (*linear.coefficients, linear.constant))
-        if key not in self.made:
-            self.steps.append(Step(operation, arguments, value, linear))
-            self.made[key] = len(self.steps) - 1
-        return self.made[key]
-
-    def graph(self, nodes: Sequence[Node]) -> tuple[int, ...]:
-        """The steps of the nodes."""
-        found = walk(nodes, self._node)
-        return tuple(self.place(found[id(node)]) for node in nodes)
-
-    def place(self, thing: int | Linear) -> int:
-        """The step of a linear form: a coordinate itself where it is one."""
-        if isinstance(thing, int):
-            return thing
-        used = np.flatnonzero(thing.coefficients)
-        if len(used) == 1 and thing.coefficients[used[0]] == 1.0 and thing.constant == 0.0 and thing.slack == 0.0:
-            return self.coordinates[used[0]]
-        return self.add("linear", linear=thing)
-
-    def _node(self, node: Node, given: list[int | Linear]) -> int | Linear:
-        if node.operation == "variable":
-            return self.columns[int(node.value or 0)]
-        if node.operation == "constant":
-            return Linear(np.zeros(len(self.coordinates)), float(node.value or 0.0), 0.0)
-        if node.operation == "pi":
-            return self.add("pi")
-        joined = self._joined(node.operation, given)
-        if joined is not None:
-            return self._tidy(joined)
-        self._note_kink(node.operation, given)
-        places = tuple(self.place(thing) for thing in given)
-        return self.add(node.operation, *places, value=node.value or 0)
-
-    def _joined(self, operation: str, given: list[int | Linear]) -> Linear | None:
-        """The linear form of an operation on linear forms, where it is one."""
-        forms = [thing for thing in given if isinstance(thing, Linear)]
-        if len(forms) < len(given) or not given:
-            return None
-        one, other = forms[0], forms[-1]
-        if operation == "negative":
-            return Linear(-one.coefficients, -one.constant, one.slack)
-        if operation in ("add", "subtract"):
-            sign = 1.0 if operation == "add" else -1.0
-            return Linear(
-                one.coefficients + sign * other.coefficients, one.constant + sign * other.constant,
-                one.slack + other.slack + self._rounding(one) + self._rounding(other),
-            )  # fmt: skip
-        if operation == "multiply" and not (one.coefficients.any() and other.coefficients.any()):
-            form, number = (one, other) if not other.coefficients.any() else (other, one)
-            return self._scaled(form, number.constant, number.slack)
-        if operation == "divide" and not other.coefficients.any() and abs(other.constant) > 2 * other.slack:
-            factor = 1.0 / other.constant
-            if not math.isfinite(factor):
-                return None
-            return self._scaled(one, factor, abs(factor) * (4 * ULP + 2 * abs(factor) * other.slack))
-        return None
-
-    def _scaled(self, form: Linear, factor: float, slack: float) -> Linear:
-        size = self._size(form)
-        scaled = Linear(form.coefficients * factor, form.constant * factor, 0.0)
-        return Linear(
-            scaled.coefficients,
-            scaled.constant,
-            (form.slack * (abs(factor) + slack) + size * slack + self._rounding(scaled)) * (1 + 8 * ULP),
-        )
-
-    def _size(self, form: Linear) -> float:
-        return float(np.abs(form.coefficients) @ self.reach + abs(form.constant)) * (1 + 16 * ULP)
-
-    def _rounding(self, form: Linear) -> float:
-        return 0.0 if self._size(form) == 0 else 2 * ULP * self._size(form)
-
-    def _tidy(self, form: Linear) -> Linear:
-        """Without the coefficients that are no more than rounding: they go into the slack."""
-        tiny = np.abs(form.coefficients) * self.reach <= form.slack
-        dropped = float(np.abs(form.coefficients[tiny]) @ self.reach[tiny])
-        return Linear(np.where(tiny, 0.0, form.coefficients), form.constant, form.slack + dropped)
-
-    def _note_kink(self, operation: str, given: list[int | Linear]) -> None:
-        if operation not in KINKED or not all(isinstance(thing, Linear) for thing in given):
-            return
-        forms = [thing for thing in given if isinstance(thing, Linear)]
-        normal, constant = forms[0].coefficients, forms[0].constant
-        if len(forms) == 2:
-            normal, constant = normal - forms[1].coefficients, constant - forms[1].constant
-        length = float(np.linalg.norm(normal))
-        if length > 0:
-            self.kinks.append((normal / length, -constant / length))
-
-
-def tape_of(
-    domain: Sphere | Cube, outputs: Sequence[Node], queries: Sequence[Node], frame: Floats | None = None
-) -> Tape:
-    """The tape of target nodes and query nodes, both over the domain's columns; points are `frame @ coordinates`.
-
-    Kinks are hyperplanes of the coordinates `(normal, offset)` on which an absolute value or a maximum of linear terms
-    turns.
-    """
-    builder = _Builder(domain, frame)
-    places = builder.graph(outputs)
-    kinks = tuple(builder.kinks)
-    asked = builder.coordinates if not queries else builder.graph(queries)
-    return Tape(domain.dimension, tuple(builder.steps), builder.coordinates, places, asked, kinks)
 
 
 def _at_point(step: Step, given: list[Any]) -> Any:
@@ -375,21 +239,21 @@ def _chain(
 
 def _linear_slopes(form: Linear, slopes: Sequence[Sequence[Rectangle | None]]) -> list[Rectangle | None]:
     axes = range(len(slopes[0]))
-    return [
-        _sum([(w, slope[axis]) for w, slope in zip(form.coefficients, slopes, strict=True)]) for axis in axes
-    ]
+    return [_sum([(w, slope[axis]) for w, slope in zip(form.coefficients, slopes, strict=True)]) for axis in axes]
 
 
 def _linear_on_cell(form: Linear, given: list[Known], cells: int) -> Known:
+    """The form with exactly these coefficients is the stand-in; what they are off by is part of the rest."""
+    terms = [(abs(w), known) for w, known in zip(form.coefficients, given, strict=True) if w]
     ranges = _sum([(w, known.range) for w, known in zip(form.coefficients, given, strict=True)])
     value = Rectangle(point(np.full(cells, form.constant)))
     value = value if ranges is None else value + ranges
-    weights = np.abs(form.coefficients)
-    error = sum((w * known.error for w, known in zip(weights, given, strict=True) if w), np.zeros(cells))
-    size = sum((w * known.range.size() for w, known in zip(weights, given, strict=True) if w), np.zeros(cells))
-    error = (error + (len(given) + 2) * ULP * (size + abs(form.constant)) + form.slack) * (1 + 16 * ULP)
+    size = sum((w * known.range.size() for w, known in terms), np.full(cells, abs(form.constant)))
+    rounding = (len(given) + 2) * ULP * size if terms else np.zeros(cells)
+    error = (sum((w * known.error for w, known in terms), np.zeros(cells)) + rounding) * (1 + 16 * ULP)
+    rest = np.full(cells, form.slack)
     slopes = _linear_slopes(form, [known.slopes for known in given])
-    return Known(Rectangle(value.re.widened(error)), slopes, error, np.zeros(cells))
+    return Known(Rectangle(value.re.widened(rounding + rest)), slopes, error, rest)
 
 
 def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Known:
@@ -408,7 +272,9 @@ def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Kno
     else:
         rounding = LIBRARY * ULP * size
     error, rest = (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)
-    value = Rectangle(value.re.widened(rounding * 2))
+    wide = value.re.widened(rounding * 2)
+    # No rounding of a number that is 0 or more is below 0: roots of sums of squares keep their domain.
+    value = Rectangle(Interval(np.where(value.re.lo >= 0, np.maximum(wide.lo, 0.0), wide.lo), wide.hi))
     return Known(value, _chain(parameters, partials, [known.slopes for known in given]), error, rest)
 
 
