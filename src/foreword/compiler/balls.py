@@ -5,7 +5,7 @@ from a polynomial of total degree below `order` whose coefficients lie in the gi
 of the result: what is dropped goes into `rest`, and Arb rounds outward. A domain failure (a logarithm through 0)
 makes the rest not a number, and no bound is ever met by one.
 
-It shares nothing with the search's own arithmetic (`taylor.py`), by intention.
+It shares nothing with the search's own arithmetic (`intervals.py`), by intention.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from foreword.compiler.domain import Domain, FiniteSet
 from foreword.compiler.expression import Expression
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
+from foreword.compiler.hosting import Hosted, host_in
 from foreword.compiler.proof import Progress, prove
 from foreword.compiler.target import Target, target_of
 from foreword.errors import CompileError
@@ -102,6 +103,11 @@ class CompiledFunction:
     def verify(self, *, seconds: float = 600.0) -> CheckResult:
         """What the independent checker says of the certificate."""
         return check_compiled(self._file(), seconds=seconds)
+
+    def host_in(self, config: Any, *, dtype: str = "float64", layer: int = 0) -> Hosted:
+        """Frozen weights and a prefix for an unmodified `GPT2Model` or `LlamaModel` of this configuration."""
+        queries = self.chart(self.domain.spread(4000)) if dtype == "bfloat16" else None
+        return host_in(self.head, self.chart, config, dtype=dtype, layer=layer, queries=queries)
 
     def save(self, path: str | Path) -> None:
         """Write prefix, certificate and the proof's cells to one file; `load_compiled` reads it."""
