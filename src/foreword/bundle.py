@@ -9,7 +9,6 @@ allocated before the sizes are checked (`tensorfile.py`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -24,7 +23,17 @@ from safetensors.numpy import save
 from foreword.errors import BaseMismatchError, BundleError, ForewordError, SigningError
 from foreword.prefix import Array, LayerPrefix, Prefix
 from foreword.signing import Signature, SigningKey
-from foreword.tensorfile import HEADER_LIMIT, NAMES, broken, decoded, is_plain, parsed, read_content, with_text
+from foreword.tensorfile import (
+    HEADER_LIMIT,
+    NAMES,
+    broken,
+    content_digest,
+    decoded,
+    is_plain,
+    parsed,
+    read_content,
+    with_text,
+)
 from foreword.trust import TrustPolicy
 from foreword.version import __version__
 
@@ -226,7 +235,7 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
     try:
         # As it will be read: JSON turns keys into text, and the digest depends on their order.
         read_back = parsed(json.dumps(manifest, allow_nan=False))
-        digest = _digest(read_back, tensors)
+        digest = content_digest(read_back, tensors)
         text = json.dumps({**read_back, "digest": digest}, ensure_ascii=False, allow_nan=False)
         content = bytes(save(tensors, metadata={MANIFEST: text}))
         parsed(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -245,15 +254,6 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
             fix="Keep large evidence in a file of its own.",
         )
     return content, digest
-
-
-def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
-    told = {key: value for key, value in manifest.items() if key != "digest"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
-    for name in sorted(tensors):
-        digest.update(f"\n{name}\0{tensors[name].dtype}\0{tensors[name].shape}\0".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _with_signatures(path: Path, content: bytes, signatures: Sequence[Signature]) -> bytes:
@@ -300,7 +300,7 @@ def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
     file = decoded(path, content)
     manifest, tensors = _manifest(path, file.texts), file.tensors
     try:
-        digest = _digest(manifest, tensors)
+        digest = content_digest(manifest, tensors)
     except (ValueError, RecursionError) as error:  # an infinity, half a surrogate pair, or nested too deep
         raise broken(path, f"a manifest that foreword does not write ({type(error).__name__}: {error})") from error
     if digest != manifest.get("digest"):

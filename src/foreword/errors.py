@@ -71,3 +71,11 @@ class FitError(ForewordError):
 
 class RunFolderError(ForewordError):
     """The run folder cannot be written, is in use by another run, or holds another pilot's work."""
+
+
+class CompileError(ForewordError):
+    """A target, domain, tolerance or expression cannot be compiled as it stands."""
+
+
+class CertificateError(ForewordError):
+    """A certificate or a compiled file does not hold: changed, incomplete, or of another prefix."""

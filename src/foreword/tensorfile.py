@@ -7,8 +7,10 @@ memory that is there. It deliberately does not know what the tensors mean: `bund
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,8 +83,8 @@ def read_content(path: Path) -> bytes:
         ) from error
 
 
-def decoded(path: Path, content: bytes) -> TensorFile:
-    """The texts and arrays in bytes that `read_content` gave; `path` is for the error's words."""
+def decoded(path: Path, content: bytes, *, dtypes: Mapping[str, np.dtype[Any]] = DTYPES) -> TensorFile:
+    """The texts and arrays, of `dtypes`, in bytes that `read_content` gave; `path` is for the error's words."""
     header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
     texts = header.pop("__metadata__", None)
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
@@ -95,7 +97,7 @@ def decoded(path: Path, content: bytes) -> TensorFile:
     for name, entry in found:
         if not all(map(is_plain, name.split("/"))):
             raise broken(path, f"a tensor by the name of {name[:80]!r}")
-        dtype = DTYPES.get(entry["dtype"])
+        dtype = dtypes.get(entry["dtype"])
         if dtype is None:
             raise broken(path, f"tensor {name[:80]!r} of dtype {entry['dtype']}")
         try:
@@ -103,6 +105,16 @@ def decoded(path: Path, content: bytes) -> TensorFile:
         except ValueError as error:  # more axes than NumPy has, or none times 2^62
             raise broken(path, f"tensor {name[:80]!r} of a shape that no array has ({error})") from error
     return TensorFile(texts, tensors)
+
+
+def content_digest(manifest: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:
+    """SHA-256 over the manifest but its `digest`, and over every tensor's name, dtype, shape and bytes."""
+    told = {key: value for key, value in manifest.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False, allow_nan=False).encode())
+    for name in sorted(tensors):
+        digest.update(f"\n{name}\0{tensors[name].dtype}\0{tensors[name].shape}\0".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def with_text(path: Path, content: bytes, name: str, text: str) -> bytes:

@@ -12,7 +12,8 @@ import sys
 
 import typer
 
-from foreword.cli import doctor, init, inspect, pilot, predict, sign
+from foreword.cli import compile as compiling
+from foreword.cli import doctor, init, inspect, pilot, predict, sign, verify
 from foreword.cli.screen import on_one_screen
 from foreword.errors import ForewordError
 from foreword.version import __version__
@@ -37,7 +38,7 @@ def _show_version(wanted: bool) -> None:
 def options(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Verbs work on a task file (init, pilot) or on a bundle (predict, inspect, sign)."""
+    """Verbs work on a task file (init, pilot), on a bundle (predict, inspect, sign) or a function (compile, verify)."""
     del version
 
 
@@ -46,6 +47,8 @@ app.command("pilot")(pilot.pilot)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
 app.command("sign")(sign.sign)
+app.command("compile")(compiling.compile_expression)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 
 

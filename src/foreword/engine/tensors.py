@@ -18,7 +18,7 @@ def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> d
     """
     fitting = prefix.cast(str(dtype).removeprefix("torch."))
     return {
-        layer.site: SiteTensors(**{name: _to_torch(array).to(device) for name, array in layer.arrays().items()})
+        layer.site: SiteTensors(**{name: to_tensor(array).to(device) for name, array in layer.arrays().items()})
         for layer in fitting.layers
     }
 
@@ -28,17 +28,19 @@ def to_prefix(tensors: PrefixTensors, *, occupies: int = 0) -> Prefix:
     arrays: dict[str, tuple[Array, ...]] = {}
     for site, found in tensors.items():
         parts = (found.keys, found.values) if found.bias is None else (found.keys, found.values, found.bias)
-        arrays[site] = tuple(_to_numpy(part) for part in parts)
+        arrays[site] = tuple(to_array(part) for part in parts)
     return Prefix.from_arrays(arrays, occupies=occupies)
 
 
-def _to_torch(array: Array) -> Tensor:
+def to_tensor(array: Array) -> Tensor:
+    """A copy of `array` as a tensor on the CPU, bfloat16 (ml_dtypes) included."""
     if array.dtype == np.dtype(ml_dtypes.bfloat16):
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
 
 
-def _to_numpy(tensor: Tensor) -> Array:
+def to_array(tensor: Tensor) -> Array:
+    """The tensor's numbers as an array, bfloat16 as ml_dtypes has it."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -1,0 +1,237 @@
+"""Branch and bound: cells are halved until each has a bound near the largest error that was found at a point.
+
+A cell is halved along one axis at a time, the one that does most to keep its bound large, so that a function of one
+coordinate costs a search in one dimension. What a cell's bound rests on is `residual.py`; here is only the search.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.cover import DEEPEST, Cover
+from foreword.compiler.domain import Cube, Sphere, frame_along
+from foreword.compiler.probe import Probe
+from foreword.compiler.recording import kinks_of
+from foreword.compiler.residual import Found, Residual
+from foreword.compiler.target import Target
+
+Floats = NDArray[np.float64]
+Progress = Callable[[float, float, float], None]
+Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
+
+SAMPLES = 4096  # points a search starts from: cells can be dropped only once an error has been seen
+BLOCK = 256  # cells at once
+FLOOR = 4.0  # goals are never less than this many times the rounding of f - g
+MOST_OPEN = 2_000_000
+PARALLEL = 1e-9  # a kink counts as along an axis when its normal's other entries are below this
+
+
+@dataclass
+class Search:
+    """Where a branch and bound stands: open cells, finished ones with their bounds, the largest error found.
+
+    It can be handed to `prove` again (`resume`), which goes on where it stopped; `arrays` and `from_arrays` keep it.
+    """
+
+    knots: list[Floats]
+    frame: Floats | None
+    levels: NDArray[np.int8]
+    indices: NDArray[np.uint64]
+    bounds: Floats
+    done: list[Cells] = field(default_factory=list)
+    seen: float = 0.0
+    seen_at: Floats | None = None
+    cells: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def upper(self) -> float:
+        """The bound that stands proved now, over finished and open cells."""
+        finished = max((float(bounds.max(initial=0.0)) for _, _, bounds in self.done), default=0.0)
+        return max(finished, float(self.bounds.max(initial=0.0)))
+
+    @property
+    def cover(self) -> Cover:
+        """All cells, finished and open."""
+        levels, indices, _ = (np.concatenate(part) for part in zip(*self.done, self._open, strict=True))
+        return Cover(levels, indices, self.knots, self.frame)
+
+    @property
+    def _open(self) -> Cells:
+        return self.levels, self.indices, self.bounds
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The search as named arrays; `from_arrays` reads them back."""
+        levels, indices, bounds = (np.concatenate(part) for part in zip(*self.done, self._open, strict=True))
+        cover = Cover(levels, indices, self.knots, self.frame)
+        place = np.empty(0) if self.seen_at is None else self.seen_at
+        numbers = np.array([len(self.levels), self.seen, self.cells, self.evaluations, self.seconds])
+        return {**cover.arrays(), "bounds": bounds, "numbers": numbers, "seen_at": place}
+
+    @classmethod
+    def from_arrays(cls, named: Mapping[str, NDArray[Any]]) -> Search:
+        """The search that `arrays` told; CertificateError, KeyError or ValueError when it is none."""
+        cover = Cover.from_arrays({key: named[key] for key in named if key not in ("bounds", "numbers", "seen_at")})
+        bounds = np.asarray(named["bounds"], dtype=np.float64)
+        count, seen, cells, evaluations, seconds = (float(number) for number in named["numbers"])
+        start = len(cover) - int(count)
+        if bounds.shape != (len(cover),) or not 0 <= start <= len(cover) or not np.all(bounds >= 0):
+            raise ValueError("the bounds do not belong to the cells")
+        done = [(cover.levels[:start], cover.indices[:start], bounds[:start])]
+        place = np.asarray(named["seen_at"], dtype=np.float64)
+        return cls(
+            list(cover.knots), cover.frame, cover.levels[start:], cover.indices[start:], bounds[start:], done, seen,
+            place if place.size else None, int(cells), int(evaluations), seconds,
+        )  # fmt: skip
+
+    def note(self, points: Floats, errors: Floats) -> None:
+        """Remember the largest of `errors` `(batch,)`, attained at `points` `(batch, column)`."""
+        best = int(np.argmax(errors))
+        if errors[best] > self.seen:
+            self.seen, self.seen_at = float(errors[best]), np.array(points[best])
+
+
+def begin(target: Target, domain: Sphere | Cube, frame: Floats | None, probe: Probe) -> Search:
+    """One cell for each piece between kinks that lie along an axis; on a sphere the frame makes one normal an axis.
+
+    Kinks are the declared ones and those that the expression shows.
+    """
+    kinks = [(np.asarray(normal), offset) for normal, offset in target.kinks]
+    if target.expression is not None:
+        kinks += kinks_of(domain, target.expression.outputs)
+    if isinstance(domain, Sphere) and frame is None and kinks:
+        normal = kinks[0][0]
+        if np.abs(normal[1:]).max() > PARALLEL:
+            frame = frame_along(normal)
+    knots = [np.array(side) for side in domain.box]
+    for normal, offset in kinks:
+        for axis, place in _places(domain, normal if frame is None else frame.T @ normal, offset):
+            low, high = knots[axis][0], knots[axis][-1]
+            gap = 1e-9 * (high - low)
+            if low + gap < place < high - gap and np.abs(knots[axis] - place).min() > gap:
+                knots[axis] = np.sort(np.append(knots[axis], place))
+    cover = Cover.whole(knots, frame)
+    search = Search(list(cover.knots), cover.frame, cover.levels, cover.indices, np.full(len(cover), np.inf))
+    points = domain.spread(SAMPLES)
+    errors, slack = probe.look(points)
+    search.note(points, errors - slack)
+    return search
+
+
+def _places(domain: Sphere | Cube, normal: Floats, offset: float) -> list[tuple[int, float]]:
+    """Where a hyperplane of the coordinates is a single value of one parameter: `(axis, value)`."""
+    axis = int(np.argmax(np.abs(normal)))
+    if np.abs(np.delete(normal, axis)).max(initial=0.0) > PARALLEL:
+        return []
+    place = offset / normal[axis]
+    if isinstance(domain, Cube):
+        return [(axis, place)]
+    if axis != 0 or not -1 < place < 1:
+        return []
+    angle = math.asin(place)
+    # On the circle the angle runs all the way round, and meets the line twice.
+    return [(0, angle), (0, math.copysign(math.pi, place) - angle)] if domain.dimension == 1 else [(0, angle)]
+
+
+def run(
+    search: Search,
+    residual: Residual,
+    probe: Probe,
+    *,
+    tightness: float,
+    rounding: float,
+    deadline: float,
+    progress: Progress | None = None,
+) -> None:
+    """Search until every cell is below `tightness` times the largest error found, or until `deadline` (perf_counter).
+
+    `rounding` is about how much rounding is in f - g: below a multiple of it nothing can be asked for.
+    """
+    box = math.prod(float(knots[-1] - knots[0]) for knots in search.knots)
+    floor = FLOOR * rounding
+    started = time.perf_counter()
+    while len(search.levels) and time.perf_counter() < deadline:
+        # The oldest cells first, so that all shrink together; the youngest first when there are too many.
+        count, is_oldest = len(search.levels), len(search.levels) <= MOST_OPEN
+        taken = slice(0, BLOCK) if is_oldest else slice(count - BLOCK, None)
+        left = slice(BLOCK, None) if is_oldest else slice(0, count - BLOCK)
+        levels, indices, known = search.levels[taken], search.indices[taken], search.bounds[taken]
+        block = Cover(levels, indices, search.knots)
+        found = residual.bound(block.lower, block.upper, tightness * search.seen + floor)
+        search.cells += len(levels)
+        upper = np.fmin(found.upper, known)
+        _follow(search, residual, probe, found, block)
+        goal = tightness * search.seen + floor
+        is_noise = (found.noise > 0.25 * goal) & (upper <= goal + 2 * found.noise)
+        is_done = (upper <= goal) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
+        search.done.append((levels[is_done], indices[is_done], upper[is_done]))
+        children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
+        search.levels = np.concatenate([search.levels[left], children[0]])
+        search.indices = np.concatenate([search.indices[left], children[1]])
+        search.bounds = np.concatenate([search.bounds[left], children[2]])
+        if progress is not None:
+            progress(_share(search, box), search.upper, search.seen)
+    if len(search.levels):
+        now = time.perf_counter()
+        _settle(search, residual, tightness * search.seen + floor, now + max(1.0, 0.1 * (now - started)))
+
+
+def _halves(levels: NDArray[np.int8], indices: NDArray[np.uint64], bounds: Floats, shares: Floats) -> Cells:
+    """Both halves of every cell along its axis of the largest share."""
+    if not len(levels):
+        return levels, indices, bounds
+    rows, axis = np.arange(len(levels)), shares.argmax(axis=1)
+    levels, left = levels.copy(), indices.copy()
+    levels[rows, axis] += 1
+    left[rows, axis] *= np.uint64(2)
+    right = left.copy()
+    right[rows, axis] += np.uint64(1)
+    both = np.stack([left, right], axis=1).reshape(-1, levels.shape[1])
+    return np.repeat(levels, 2, axis=0), both, np.repeat(bounds, 2)
+
+
+def _follow(search: Search, residual: Residual, probe: Probe, found: Found, block: Cover) -> None:
+    """Look at the places where the block's error seems largest."""
+    domain = residual.model.domain
+    worth = np.flatnonzero(found.seen > search.seen)
+    if not worth.size:
+        worth = np.flatnonzero(found.is_sampled & (found.upper > search.seen))
+    if not worth.size:
+        return
+    worth = worth[np.argsort(-found.upper[worth])[:64]]
+    lower, upper = block.lower[worth], block.upper[worth]
+    points = domain.embed(lower + (upper - lower) * (found.where[worth] + 1) / 2)
+    if isinstance(domain, Sphere):
+        points = points if search.frame is None else points @ search.frame.T
+        points = points / np.linalg.norm(points, axis=1, keepdims=True)
+    errors, slack = probe.look(points)
+    search.note(points, errors - slack)
+
+
+def _settle(search: Search, residual: Residual, goal: float, deadline: float) -> None:
+    """Time is up: the open cells get what bounds they have, tried against ever larger goals."""
+    for factor in (2.0, 6.0, 30.0, 1e3, 1e6):
+        waiting = np.flatnonzero(search.bounds > factor * goal)
+        for start in range(0, len(waiting), BLOCK):
+            if time.perf_counter() > deadline:
+                return
+            rows = waiting[start : start + BLOCK]
+            block = Cover(search.levels[rows], search.indices[rows], search.knots)
+            found = residual.bound(block.lower, block.upper, factor * goal)
+            search.bounds[rows] = np.fmin(search.bounds[rows], found.upper)
+
+
+def _share(search: Search, box: float) -> float:
+    """How much of the box's volume is finished."""
+    if not len(search.levels):
+        return 1.0
+    block = Cover(search.levels, search.indices, search.knots)
+    return 1.0 - float(np.prod(block.upper - block.lower, axis=1).sum()) / box

@@ -1,0 +1,133 @@
+"""What stands in the way of compiling a target, found before any long work: all of it, not the first."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.construction.contract import Obstacle
+from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
+from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.target import Target
+from foreword.errors import CompileError
+
+Floats = NDArray[np.float64]
+
+PAIRS = 2_000
+ROUNDINGS = 64  # of the largest value: no head computes nearer than that in float64
+LIPSCHITZ_SLACK = 1e-6  # relative; samples contradict a constant only beyond rounding
+
+
+def check(
+    target: Target, domain: Domain, *, tolerance: float | None, positions: int | None, method: str, value_limit: float
+) -> list[Obstacle]:
+    """Every obstacle that can be seen without compiling; at most about ten thousand evaluations of the target."""
+    found = _of_the_request(tolerance, positions, value_limit)
+    rng = np.random.default_rng(20_240)
+    try:
+        points = domain.sample(PAIRS, rng)
+        values = target.evaluate(points)
+        again = target.evaluate(points[::-1])[::-1]
+        if not np.allclose(values, again, rtol=1e-9, atol=1e-9 * float(np.abs(values).max())):
+            row = int(np.abs(values - again).max(axis=1).argmax())
+            found.append(
+                Obstacle(
+                    "not-deterministic",
+                    "The target gives another value when it is asked again.",
+                    f"{values[row].tolist()} and {again[row].tolist()} at {points[row].tolist()}",
+                    "Remove randomness, state and statistics over the batch from the target.",
+                )
+            )
+            return found
+    except CompileError as error:
+        return [*found, Obstacle("target", error.what, error.found, error.fix)]
+    largest = float(np.abs(values).max())
+    floor = ROUNDINGS * float(np.finfo(float).eps) * largest
+    if tolerance is not None and 0 < tolerance < floor:
+        found.append(
+            Obstacle(
+                "precision",
+                "The tolerance is below what float64 bears for values of this size.",
+                f"tolerance {tolerance:g}, values up to {largest:.3g}",
+                f"Ask for at least {floor:.2g}.",
+            )
+        )
+    found += _of_the_constant(target, domain, points, values, rng)
+    if method == "nearest" and tolerance is not None and positions is None and not found:
+        found += _of_the_dimension(target, domain, tolerance)
+    return found
+
+
+def _of_the_request(tolerance: float | None, positions: int | None, value_limit: float) -> list[Obstacle]:
+    found = []
+    if tolerance is None and positions is None:
+        found.append(Obstacle("request", "Neither a tolerance nor a number of positions is given.", "", "Give one."))
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        found.append(Obstacle("tolerance", "The tolerance is not a positive number.", repr(tolerance), "Say 1e-3."))
+    if positions is not None and not 1 <= positions <= LIMIT:
+        remedy = f"Give an integer from 1 to {LIMIT:,}."
+        found.append(Obstacle("positions", "No prefix can have that many positions.", repr(positions), remedy))
+    if not (math.isfinite(value_limit) and value_limit > 0):
+        found.append(
+            Obstacle("value-limit", "The values' limit is not a positive number.", repr(value_limit), "Say 10.")
+        )
+    return found
+
+
+def _of_the_constant(
+    target: Target, domain: Domain, points: Floats, values: Floats, rng: np.random.Generator
+) -> list[Obstacle]:
+    """Two points whose values differ by more than the Lipschitz constant allows: far ones, and ones close together."""
+    if target.lipschitz is None:
+        return []
+    pairs = [(points, values, points[::-1], values[::-1])]
+    if not isinstance(domain, FiniteSet):
+        size = 1.0 if isinstance(domain, Sphere) else float(np.ptp(domain.box, axis=1).min())
+        for step in (1e-2, 1e-4):
+            close = points + step * size * rng.uniform(-1.0, 1.0, points.shape)
+            if isinstance(domain, Sphere):
+                close = close / np.linalg.norm(close, axis=1, keepdims=True)
+            else:
+                close = np.clip(close, domain.box[:, 0], domain.box[:, 1])
+            pairs.append((points, values, close, target.evaluate(close)))
+    worst: tuple[float, str] = (0.0, "")
+    rounding = 1e-13 * float(np.abs(values).max())
+    for one, of_one, other, of_other in pairs:
+        length = np.linalg.norm(one - other, axis=1)
+        if isinstance(domain, Sphere) and target.metric == "geodesic":
+            length = 2 * np.arcsin(np.minimum(length / 2, 1.0))
+        change = np.maximum(np.abs(of_one - of_other).max(axis=1) - rounding, 0.0)
+        ratio = np.where(length > 0, change / np.maximum(length, 1e-300), 0.0)
+        row = int(ratio.argmax())
+        if ratio[row] > worst[0]:
+            worst = (float(ratio[row]), f"{one[row].tolist()} and {other[row].tolist()}")
+    if worst[0] <= target.lipschitz * (1 + LIPSCHITZ_SLACK):
+        return []
+    return [
+        Obstacle(
+            "lipschitz",
+            f"Samples contradict the Lipschitz constant {target.lipschitz:g} ({target.metric}).",
+            f"ratio {worst[0]:.6g} between {worst[1]}",
+            f"Declare a constant of at least {worst[0]:.6g}, or none.",
+        )
+    ]
+
+
+def _of_the_dimension(target: Target, domain: Domain, tolerance: float) -> list[Obstacle]:
+    if target.lipschitz is None or isinstance(domain, FiniteSet):
+        return []
+    wanted = positions_for_tolerance(domain, target.lipschitz, tolerance)
+    if wanted <= 1.5 * LIMIT:
+        return []
+    feasible = feasible_tolerance(domain, target.lipschitz, tolerance)
+    return [
+        Obstacle(
+            "dimension",
+            f"A prefix of about {wanted:.2g} positions would be needed for every target of this class on {domain}.",
+            f"dimension {domain.dimension}, Lipschitz constant {target.lipschitz:g}, tolerance {tolerance:g}",
+            f"The nearest feasible tolerance is about {feasible:.2g} ({LIMIT:,} positions); a smooth target needs far "
+            "fewer with method='spectral'.",
+        )
+    ]

@@ -1,0 +1,275 @@
+"""Hyperplanes off which a target is smooth: declared, read off its expression, or found by sampling.
+
+A kink is (unit normal, offset): the points with <normal, x> = offset. What is found here only guides where keys are
+put; no proof rests on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.expression import Node, walk
+from foreword.compiler.target import Target
+from foreword.errors import CompileError
+
+Floats = NDArray[np.float64]
+Kink = tuple[Floats, float]
+Affine = tuple[Floats, float]
+
+LINES = 400  # segments on which a kink is looked for
+CELLS = 16  # intervals of a segment
+STEP = 1e-5  # arms of the second difference that tells a kink from curvature
+SAME = 1e-6  # largest distance of a found point from its hyperplane
+CLOSEST = 1e-9  # least distance from a kink at which samples are taken
+
+
+def kinks_of(target: Target, domain: Domain, rng: np.random.Generator) -> tuple[list[Kink], str]:
+    """The kinks, and how they are known: "declared", "read from the expression", "found by sampling" or "none"."""
+    if target.kinks:
+        return [(np.array(normal), float(offset)) for normal, offset in target.kinks], "declared"
+    if isinstance(domain, FiniteSet):
+        return [], "none"
+    if target.expression is not None:
+        read = [kink for kink in expression_kinks(target.expression.outputs, domain.columns) if _cuts(domain, kink)]
+        return read, "read from the expression" if read else "none"
+    found = sampled_kinks(target.evaluate, domain, rng)
+    return found, "found by sampling" if found else "none"
+
+
+def expression_kinks(outputs: tuple[Node, ...], columns: int) -> list[Kink]:
+    """Where the argument of an absolute value, or the difference of a maximum's arguments, is affine and vanishes."""
+    found: list[Kink] = []
+
+    def visit(node: Node, arguments: list[Affine | None]) -> Affine | None:
+        if node.operation in ("absolute", "maximum", "minimum"):
+            inner = arguments[0] if node.operation == "absolute" else _combined(arguments, -1.0)
+            length = 0.0 if inner is None else float(np.linalg.norm(inner[0]))
+            if inner is not None and length > 0:
+                kink = (inner[0] / length, -inner[1] / length)
+                found.extend([kink] if not any(_is_same(kink, other) for other in found) else [])
+        return _affine(node, arguments, columns)
+
+    walk(outputs, visit)
+    return found
+
+
+def _affine(node: Node, arguments: list[Affine | None], columns: int) -> Affine | None:
+    """The node as (gradient, constant) where it is affine in the variables."""
+    match node.operation:
+        case "variable":
+            return np.eye(columns)[int(node.value or 0)], 0.0
+        case "constant":
+            return np.zeros(columns), float(node.value or 0.0)
+        case "pi":
+            return np.zeros(columns), math.pi
+        case "add":
+            return _combined(arguments, 1.0)
+        case "subtract":
+            return _combined(arguments, -1.0)
+        case "negative":
+            return None if arguments[0] is None else (-arguments[0][0], -arguments[0][1])
+        case "multiply" | "divide":
+            return _scaled(node.operation, arguments)
+    return None
+
+
+def _combined(arguments: list[Affine | None], sign: float) -> Affine | None:
+    first, second = arguments
+    if first is None or second is None:
+        return None
+    return first[0] + sign * second[0], first[1] + sign * second[1]
+
+
+def _scaled(operation: str, arguments: list[Affine | None]) -> Affine | None:
+    first, second = arguments
+    if first is None or second is None:
+        return None
+    if operation == "multiply" and not first[0].any():
+        first, second = second, first
+    if second[0].any() or (operation == "divide" and second[1] == 0):
+        return None
+    factor = second[1] if operation == "multiply" else 1.0 / second[1]
+    return first[0] * factor, first[1] * factor
+
+
+def sampled_kinks(evaluate: Callable[[Floats], Floats], domain: Sphere | Cube, rng: np.random.Generator) -> list[Kink]:
+    """Hyperplanes that carry many of the kinks met along random segments; at most four.
+
+    Along a segment, the cell with the largest second difference is halved until it is short. There a kink has a second
+    difference of (jump of the slope) * step, a smooth function one of order step^2. The point itself is where the two
+    sides' straight lines meet. Hyperplanes are what many such points have in common.
+    """
+    starts, ends = domain.sample(LINES, rng), domain.sample(LINES, rng)
+    places, is_kink = _kink_places(evaluate, domain, starts, ends)
+    points = _on_segments(domain, starts, ends, places)[is_kink]
+    found: list[Kink] = []
+    while len(points) >= max(12, LINES // 40) and len(found) < 4:
+        kink, holds = _common_plane(points, rng)
+        if holds.sum() < max(12, LINES // 40):
+            break
+        found.append(kink)
+        points = points[~holds]
+    return found
+
+
+def _on_segments(domain: Sphere | Cube, starts: Floats, ends: Floats, places: Floats) -> Floats:
+    """Points `(line, column)` at places in [0, 1] of chords, put back on the sphere."""
+    points: Floats = starts + places[:, None] * (ends - starts)
+    if isinstance(domain, Sphere):
+        points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    return points
+
+
+def _kink_places(
+    evaluate: Callable[[Floats], Floats], domain: Sphere | Cube, starts: Floats, ends: Floats
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """For each segment the place of its sharpest bend, and whether that is a kink."""
+
+    def at(places: Floats) -> Floats:  # (line, place) -> (line, place, output)
+        flat = places.T.reshape(-1)
+        count = places.shape[1]
+        points = _on_segments(domain, np.tile(starts, (count, 1)), np.tile(ends, (count, 1)), flat)
+        return np.swapaxes(evaluate(points).reshape(count, len(starts), -1), 0, 1)
+
+    def bend(places: Floats) -> Floats:  # (line, place - 2)
+        values = at(places)
+        found: Floats = np.abs(values[:, 2:] - 2 * values[:, 1:-1] + values[:, :-2]).max(axis=2)
+        return found
+
+    middle, width = np.full(len(starts), 0.5), 0.48
+    rows = np.arange(len(starts))
+    while width > STEP:
+        places = middle[:, None] + width * np.linspace(-1.0, 1.0, CELLS + 1)
+        middle = places[rows, 1 + bend(places).argmax(axis=1)]
+        width *= 2.5 / CELLS
+    # Two pairs of points well off the bend on either side: their lines meet at a kink's place.
+    arms = np.array([-4.0, -2.0, 2.0, 4.0]) * STEP
+    values = at(middle[:, None] + arms)
+    left, right = values[:, 1] - values[:, 0], values[:, 3] - values[:, 2]
+    jump = (right - left) / (2 * STEP)
+    output = np.abs(jump).argmax(axis=1)
+    slope_left, turn = left[rows, output] / (2 * STEP), jump[rows, output]
+    size = np.abs(values).max(axis=(1, 2)) + np.abs(slope_left)
+    is_kink = np.abs(turn) > 1e-2 * size + 1e-6
+    with np.errstate(all="ignore"):
+        # left: y1 + a (p + 2 STEP), right: y2 + (a + turn) (p - 2 STEP); equal at p
+        gap = values[rows, 1, output] - values[rows, 2, output] + 2 * STEP * (2 * slope_left + turn)
+        shift = np.where(is_kink, gap / turn, 0.0)
+    is_kink &= np.abs(shift) < 2 * STEP
+    # Around that place, arms a quarter as long show the same jump of the slope; of curvature, a quarter.
+    places = middle + np.where(is_kink, shift, 0.0)
+    values = at(places[:, None] + np.array([-1.0, -0.5, 0.5, 1.0]) * STEP)
+    again = (values[:, 3] - values[:, 2] - values[:, 1] + values[:, 0])[rows, output] / (STEP / 2)
+    return places, is_kink & (np.abs(again) > 0.7 * np.abs(turn))
+
+
+def _common_plane(points: Floats, rng: np.random.Generator) -> tuple[Kink, NDArray[np.bool_]]:
+    """The hyperplane that most points lie on, by random minimal sets, then by all that agree; and which they are."""
+    best = np.zeros(len(points), dtype=bool)
+    for _ in range(200):
+        rows = rng.choice(len(points), size=points.shape[1], replace=False)
+        holds = np.abs(_offsets(points, _plane(points[rows]))) < SAME
+        best = holds if holds.sum() > best.sum() else best
+    kink = _plane(points[best]) if best.sum() >= points.shape[1] else (np.eye(points.shape[1])[0], 2.0)
+    kink = _rounded(kink)
+    return kink, np.abs(_offsets(points, kink)) < SAME
+
+
+def _plane(points: Floats) -> Kink:
+    middle = points.mean(axis=0)
+    normal = np.linalg.svd(points - middle)[2][-1]
+    return normal, float(normal @ middle)
+
+
+def _offsets(points: Floats, kink: Kink) -> Floats:
+    found: Floats = points @ kink[0] - kink[1]
+    return found
+
+
+def _rounded(kink: Kink) -> Kink:
+    """Numbers within 1e-7 of a multiple of 1e-4 are taken for it: people write 0, 1 and 0.25, not 1e-12."""
+    normal, offset = kink
+    normal = normal * (1.0 if normal[np.abs(normal).argmax()] > 0 else -1.0) + 0.0
+    offset = offset * (1.0 if normal @ kink[0] > 0 else -1.0)
+    near = np.round(normal, 4)
+    normal = np.where(np.abs(near - normal) < 1e-7, near, normal)
+    offset = round(offset, 4) if abs(round(offset, 4) - offset) < 1e-7 else offset
+    length = float(np.linalg.norm(normal))
+    return normal / length, offset / length
+
+
+def _is_same(one: Kink, other: Kink) -> bool:
+    sign = 1.0 if one[0] @ other[0] > 0 else -1.0
+    return bool(np.abs(one[0] - sign * other[0]).max() < 1e-9 and abs(one[1] - sign * other[1]) < 1e-9)
+
+
+def _cuts(domain: Domain, kink: Kink) -> bool:
+    """Whether the hyperplane meets the domain's inside."""
+    low, high = range_along(domain, kink[0])
+    return low < kink[1] < high
+
+
+def range_along(domain: Domain, normal: Floats) -> tuple[float, float]:
+    """The least and largest <normal, x> over the domain."""
+    match domain:
+        case Sphere():
+            return -1.0, 1.0
+        case Cube():
+            ends = domain.box * normal[:, None]
+            return float(ends.min(axis=1).sum()), float(ends.max(axis=1).sum())
+    found = domain.points @ normal
+    return float(found.min()), float(found.max())
+
+
+def near_kinks(domain: Domain, points: Floats, kinks: list[Kink], rng: np.random.Generator) -> Floats:
+    """The points, every second one moved along the normal of a random one of the kinks.
+
+    A third of those to anywhere between the domain's ends, the others to a log-uniform distance from 1e-9 on.
+    """
+    if not kinks or isinstance(domain, FiniteSet):
+        return points
+    found = np.array(points)
+    which = rng.integers(2 * len(kinks), size=len(points))
+    for index, (normal, offset) in enumerate(kinks):
+        rows = np.flatnonzero(which == 2 * index + 1)
+        low, high = range_along(domain, normal)
+        side = np.where(rng.random(len(rows)) < (high - offset) / (high - low), high - offset, low - offset)
+        share = np.exp(rng.uniform(math.log(CLOSEST), 0.0, len(rows)))
+        even = np.sin(rng.uniform(0.0, math.pi / 2, len(rows)))  # more of them towards the ends
+        wanted = offset + side * np.where(rng.random(len(rows)) < 1 / 3, even, share)
+        moved, is_inside = _moved(domain, found[rows], normal, wanted)
+        found[rows[is_inside]] = moved[is_inside]
+    return found
+
+
+def _moved(domain: Sphere | Cube, points: Floats, normal: Floats, wanted: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """The points moved along (on the sphere: around) until <normal, x> is as wanted; and which stay in the domain."""
+    along = points @ normal
+    if isinstance(domain, Cube):
+        moved: Floats = points + (wanted - along)[:, None] * normal
+        lower, upper = domain.box.T
+        return np.clip(moved, lower, upper), ((moved >= lower) & (moved <= upper)).all(axis=1)
+    across = points - along[:, None] * normal
+    length = np.linalg.norm(across, axis=1, keepdims=True)
+    shrink = np.sqrt(np.maximum(1.0 - wanted**2, 0.0))[:, None]
+    moved = wanted[:, None] * normal + across * shrink / np.maximum(length, 1e-12)
+    moved = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return moved, length[:, 0] > 1e-9
+
+
+def check_kinks(domain: Domain, kinks: list[Kink]) -> None:
+    """CompileError for a declared kink that does not meet the domain: it would only lengthen the prefix."""
+    for normal, offset in kinks:
+        if not _cuts(domain, (normal, offset)):
+            low, high = range_along(domain, normal)
+            raise CompileError(
+                f"A declared kink does not meet {domain}.",
+                expected=f"an offset between {low:g} and {high:g} along {np.round(normal, 6).tolist()}",
+                found=f"{offset:g}",
+                fix="Leave the kink out, or correct its offset.",
+            )

@@ -1,0 +1,196 @@
+"""Values by regularised least squares on a net's softmax features: for smooth targets the error falls exponentially.
+
+Keys are a net with a small sharpness, so that features are wide and the target is approximated as by a spectral method.
+The sharpness is chosen by the error at points of selection; what is reported is the error at other points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from foreword.compiler.charts import Chart, chart_of
+from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
+from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.grid import GridProblem
+from foreword.compiler.construction.nearest import net_of_at_most, soft_head
+from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
+from foreword.compiler.construction.tensor import NODES
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.head import Head
+from foreword.compiler.nets import relaxed, sphere_net
+from foreword.compiler.target import Target
+
+Floats = NDArray[np.float64]
+
+CHEAP = 260  # positions up to which the sharpness is looked for from scratch: a second in all
+DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
+LAWSON = 8  # rounds of reweighting
+LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
+SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
+# Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
+FILL = {1: math.pi, 2: 6.0, 3: 12.0}
+
+
+@dataclass(frozen=True)
+class Spectral:
+    """Solved values on a net or grid; see the module."""
+
+    name: str = "spectral"
+    most: int | None = None  # positions from which on a prefix is of no use: another is as short
+
+    def draft(
+        self,
+        target: Target,
+        domain: Domain,
+        *,
+        positions: int | None,
+        tolerance: float | None,
+        value_limit: float,
+        rng: np.random.Generator,
+    ) -> Draft | Obstacle:
+        """A draft; see `Construction.draft`."""
+        request = Request(positions, tolerance, value_limit)
+        chart = chart_of(domain)
+        problem: _OnNet | GridProblem
+        if isinstance(domain, Cube) and domain.dimension in NODES:
+            problem = GridProblem.of(target, domain, chart, request, rng, kinks=())
+        else:
+            problem = _OnNet.of(target, domain, chart, request, rng)
+        if positions is not None:
+            candidate = problem.best_of(min(positions, problem.sizes[-1]))
+        else:
+            sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
+            found, least = shortest(
+                problem.attempt,
+                request.is_met_by,
+                sizes,
+                dimension=domain.dimension,
+                goal=tolerance or 0.0,
+            )
+            if found is None:
+                return too_rough(request, sizes[-1], least)
+            candidate = problem.trimmed(found)
+        judged = unseen(target, domain, chart, candidate.head.positions)
+        return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
+
+
+@dataclass
+class _OnNet:
+    """Dense least squares on a net's features: spheres, tables of points, and cubes of many dimensions."""
+
+    domain: Domain
+    chart: Chart
+    request: Request
+    fitted: Sampled
+    chosen: Sampled
+    limit: float
+    sizes: Sequence[int]
+    sharpness: float | None = field(default=None)  # the best of the last attempt: where the next one begins
+
+    @classmethod
+    def of(cls, target: Target, domain: Domain, chart: Chart, request: Request, rng: np.random.Generator) -> _OnNet:
+        largest = min(DENSE_LIMIT, request.positions or DENSE_LIMIT)
+        if isinstance(domain, FiniteSet):
+            largest = min(largest, len(domain.points))
+            fitted = chosen = Sampled.at(domain.spread(20_000), target, chart)
+        else:
+            fitted = Sampled.at(_fit_points(domain, max(2_000, 6 * min(largest, 700)), rng), target, chart)
+            chosen = Sampled.at(domain.sample(SELECTED, rng), target, chart)
+        first = min(largest, 4 if domain.dimension == 1 else 8)
+        sizes = sizes_between(first, largest, 1.07 if domain.dimension == 1 else 1.16)
+        return cls(domain, chart, request, fitted, chosen, request.limit_for(fitted.values), sizes)
+
+    def attempt(self, count: int) -> Candidate:
+        """The best of a few sharpnesses; around the last best where each is dear."""
+        points = net_points(self.domain, count)
+        starts = [[s] for s in SHARPNESS[:-1]]
+        if count > CHEAP and self.sharpness is not None:
+            starts = [[self.sharpness * ratio] for ratio in (0.8, 1.0, 1.25)]
+        seen: dict[float, Candidate] = {}
+
+        def error(parameters: Floats) -> float:
+            sharpness = float(parameters[0])
+            seen[sharpness] = self._solve(points, sharpness)
+            return seen[sharpness].error
+
+        tuned(error, starts, steps=5 if count <= CHEAP else 0)
+        self.sharpness = min(seen, key=lambda key: seen[key].error)
+        return min(seen[self.sharpness], self._solve(points, self.sharpness, rounds=LAWSON), key=_error_of)
+
+    def best_of(self, count: int) -> Candidate:
+        """The best of a few nets of that size, each with its sharpness."""
+        best = self.attempt(count)
+        best = self.attempt(count) if count > CHEAP else best  # around the first one's best
+        if isinstance(self.domain, Sphere) and 2 <= self.domain.dimension <= 3:
+            again = relaxed(net_points(self.domain, count), rounds=30)
+            for sharpness in (self.sharpness or 0.2, 1.25 * (self.sharpness or 0.2)):
+                best = min(best, self._solve(again, sharpness, rounds=LAWSON), key=_error_of)
+        return best
+
+    def trimmed(self, candidate: Candidate) -> Candidate:
+        """The candidate: nothing to trim on a net."""
+        return candidate
+
+    def _solve(self, points: Floats, sharpness: float, *, rounds: int = 0) -> Candidate:
+        count = len(points)
+        head = soft_head(
+            self.domain, self.chart, points, sharpness / spacing(self.domain, points) ** 2, np.zeros((count, 1))
+        )
+        rows = slice(0, max(2_000, 6 * count) if count <= 256 else max(1_600, 4 * count))
+        wanted = self.fitted.values[rows]
+        factors = Factors.of(head.weights(self.fitted.queries[rows]))
+        start = bounded(factors, wanted, self.limit)
+        features = head.weights(self.chosen.queries)
+        found = [start.values]
+        if rounds and wanted.shape[1] <= LEVELLED_OUTPUTS:
+            found.append(levelled(factors, wanted, self.limit, start, rounds=rounds))
+        errors = [np.abs(features @ values - self.chosen.values).max() for values in found]
+        best = int(np.argmin(errors))
+        made = Head(head.keys, head.biases, found[best])
+        return Candidate(made, float(errors[best]), {"sharpness": sharpness, "levelled": best == 1})
+
+
+def _error_of(candidate: Candidate) -> float:
+    return candidate.error
+
+
+def net_points(domain: Domain, count: int) -> Floats:
+    """Evenly placed points of the domain `(position, column)`, at most `count`."""
+    if isinstance(domain, Sphere):
+        return sphere_net(domain.dimension, count)
+    return net_of_at_most(domain, count).points
+
+
+def spacing(domain: Domain, points: Floats) -> float:
+    """The unit of the sharpness: about the net's covering radius."""
+    if isinstance(domain, Sphere) and domain.dimension in FILL:
+        return float((FILL[domain.dimension] / len(points)) ** (1 / domain.dimension))
+    if len(points) == 1:
+        return 1.0
+    return max(float(np.median(cKDTree(points).query(points, k=2)[0][:, 1])), 1e-150)
+
+
+def _fit_points(domain: Domain, count: int, rng: np.random.Generator) -> Floats:
+    """Evenly spread points that are not those of `spread`: on a sphere, turned; in a cube, near its sides too."""
+    if isinstance(domain, Sphere):
+        turn = np.linalg.qr(rng.standard_normal((domain.columns, domain.columns)))[0]
+        points: Floats = domain.spread(count) @ turn
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        return points
+    return near_sides(domain, domain.sample(count, rng), rng)
+
+
+def too_rough(request: Request, largest: int, least: float) -> Obstacle:
+    return Obstacle(
+        "length",
+        f"Solved values do not meet {request.tolerance:g} within {largest:,} positions.",
+        f"largest error {least:.2g}",
+        "Declare kinks with Target(kinks=...) where the target has some along a hyperplane, or ask for a tolerance "
+        "above the error that was found.",
+    )

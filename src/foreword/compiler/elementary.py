@@ -1,0 +1,131 @@
+"""What NumPy's elementary operations are as graphs, for tracing: each is the same real function as the ufunc's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from foreword.compiler.expression import OPERATIONS, Node, Nodes
+
+EXPONENTS = 1_000
+"""Largest integer power that is traced, as in the parser."""
+
+
+class UntraceableError(TypeError):
+    """The function under trace did what no expression says; `trace` turns it into None."""
+
+
+def fold(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
+    """The node that an operation leaves when it does nothing (x + 0, x * 1, 0 * x) or works on constants alone.
+
+    Constants are folded in float64, as the function itself computes them.
+    """
+    values = [float(node.value or 0.0) if node.operation == "constant" else None for node in arguments]
+    if name in OPERATIONS and None not in values:
+        result = float(OPERATIONS[name](*[value for value in values if value is not None]))
+        if math.isfinite(result):
+            return nodes.constant(result)
+        raise UntraceableError(f"a constant {result}")
+    if name in ("add", "multiply") and 0.0 in values:
+        other = arguments[1 - values.index(0.0)]
+        return other if name == "add" else nodes.constant(0.0)
+    if name == "multiply" and 1.0 in values:
+        return arguments[1 - values.index(1.0)]
+    if (name, values[-1]) in (("subtract", 0.0), ("divide", 1.0)):
+        return arguments[0]
+    return None
+
+
+def choose(nodes: Nodes, left: Node, right: Node, first: Node, second: Node) -> Node:
+    """`first` where `left > right`, else `second`: only the forms that are continuous whatever the values are."""
+    if first is second:
+        return first
+    if (first, second) == (left, right):
+        return nodes("maximum", left, right)
+    if (first, second) == (right, left):
+        return nodes("minimum", left, right)
+    zero = nodes.constant(0.0)
+    for side, is_larger in ((left, right is zero), (right, left is zero)):
+        opposite = nodes.negative(side)
+        if is_larger and {id(first), id(second)} == {id(side), id(opposite)}:
+            is_positive = (first is side) == (side is left)
+            absolute = nodes("absolute", side)
+            return absolute if is_positive else nodes.negative(absolute)
+    raise UntraceableError("a choice that is no maximum, minimum or absolute value")
+
+
+def _plain(name: str) -> Callable[..., Node]:
+    return lambda nodes, *arguments: nodes(name, *arguments)
+
+
+def _same(_: Nodes, a: Node) -> Node:
+    return a
+
+
+def _multiply(nodes: Nodes, a: Node, b: Node) -> Node:
+    return nodes.power(a, 2) if a is b else nodes("multiply", a, b)
+
+
+def _power(nodes: Nodes, base: Node, exponent: Node) -> Node:
+    if exponent.operation == "constant":
+        value = float(exponent.value or 0.0)
+        if abs(value) > EXPONENTS:
+            raise UntraceableError("an exponent beyond 1,000")
+        if value.is_integer():
+            return nodes.power(base, int(value))
+        if (2 * value).is_integer():
+            return nodes.power(nodes("sqrt", base), int(2 * value))
+    return nodes("exp", nodes("multiply", exponent, nodes("log", base)))
+
+
+def _log_of(base: float) -> Callable[[Nodes, Node], Node]:
+    return lambda nodes, a: nodes("divide", nodes("log", a), nodes("log", nodes.constant(base)))
+
+
+def _degrees(nodes: Nodes, a: Node) -> Node:
+    return nodes("divide", nodes("multiply", a, nodes.constant(180.0)), nodes("pi"))
+
+
+def _radians(nodes: Nodes, a: Node) -> Node:
+    return nodes("divide", nodes("multiply", a, nodes("pi")), nodes.constant(180.0))
+
+
+def _hypot(nodes: Nodes, a: Node, b: Node) -> Node:
+    return nodes("sqrt", nodes("add", nodes.power(a, 2), nodes.power(b, 2)))
+
+
+def _logaddexp(nodes: Nodes, a: Node, b: Node) -> Node:
+    return nodes("log", nodes("add", nodes("exp", a), nodes("exp", b)))
+
+
+def _expit(nodes: Nodes, a: Node) -> Node:
+    one = nodes.constant(1.0)
+    return nodes("divide", one, nodes("add", one, nodes("exp", nodes.negative(a))))
+
+
+ELEMENTARY: dict[str, Callable[..., Node]] = {
+    **{name: _plain(name) for name in OPERATIONS},
+    "negative": lambda nodes, a: nodes.negative(a),
+    "multiply": _multiply,
+    "power": _power,
+    "float_power": _power,
+    "square": lambda nodes, a: nodes.power(a, 2),
+    "reciprocal": lambda nodes, a: nodes.power(a, -1),
+    "positive": _same,
+    "conjugate": _same,
+    "fabs": _plain("absolute"),
+    "fmax": _plain("maximum"),
+    "fmin": _plain("minimum"),
+    "exp2": lambda nodes, a: nodes("exp", nodes("multiply", a, nodes("log", nodes.constant(2.0)))),
+    "expm1": lambda nodes, a: nodes("subtract", nodes("exp", a), nodes.constant(1.0)),
+    "log1p": lambda nodes, a: nodes("log", nodes("add", nodes.constant(1.0), a)),
+    "log2": _log_of(2.0),
+    "log10": _log_of(10.0),
+    "hypot": _hypot,
+    "radians": _radians,
+    "deg2rad": _radians,
+    "degrees": _degrees,
+    "rad2deg": _degrees,
+    "logaddexp": _logaddexp,
+    "expit": _expit,
+}

@@ -1,0 +1,193 @@
+"""Elementary functions and expression graphs of ball models: the checker's own reading of a target.
+
+A function of one variable is its Taylor series about each cell's middle with Lagrange's remainder. Closed forms of the
+last coefficient, recurrences and Cauchy's bound on a disc give the remainder, whichever is least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from flint import acb, arb, arb_series
+
+from foreword.compiler.balls import Balls, Model, magnitude, zeros
+from foreword.compiler.expression import Node, walk
+from foreword.errors import CertificateError
+
+LARGEST_POWER = 4096
+
+
+def apply(name: str, inner: Model) -> Model:
+    """A function of one variable, by its Taylor series about each cell's middle with Lagrange's remainder.
+
+    Where the series does not exist over the whole cell but the function does, a constant with its range as rest.
+    """
+    order, cells = inner.space.order, len(inner.rest)
+    centre = inner.coefficients[0]
+    step = Model(inner.space, np.concatenate([zeros(1, cells), inner.coefficients[1:]]), inner.rest, 1)
+    radius = magnitude(step.size + step.rest)
+    whole = centre + radius * arb(0, 1)
+    series = np.array([_series(name, ball, order) for ball in centre], dtype=object).T
+    last = np.array([_last(name, ball, order) for ball in whole], dtype=object)
+    result = inner.space.constant(series[order - 1])
+    for degree in range(order - 2, -1, -1):
+        result = (result * step).shifted(series[degree])
+    result = Model(result.space, result.coefficients, result.rest + magnitude(last) * radius**order)
+    return _or_constant(result, np.array([_series(name, ball, 1)[0] for ball in whole], dtype=object))
+
+
+def power(inner: Model, exponent: int) -> Model:
+    """An integer power by repeated squaring."""
+    if exponent < 0:
+        return power(apply("inverse", inner), -exponent)
+    result, square = inner.space.constant(np.full(len(inner.rest), arb(1), dtype=object)), inner
+    is_first = True
+    while exponent:
+        if exponent & 1:
+            result, is_first = square if is_first else result * square, False
+        exponent >>= 1
+        square = square * square if exponent else square
+    return result
+
+
+def _or_constant(result: Model, ranges: Balls) -> Model:
+    """The model, but the range where that says more than the model."""
+    finite = [size.is_finite() for size in result.size + result.rest]
+    lost = [k for k, ball in enumerate(ranges) if ball.is_finite() and not (finite[k] and result.rest[k] <= ball.rad())]
+    if not lost:
+        return result
+    coefficients, rest = result.coefficients.copy(), result.rest.copy()
+    for cell in lost:
+        coefficients[:, cell] = arb(0)
+        coefficients[0, cell] = ranges[cell].mid()
+        rest[cell] = arb(ranges[cell].rad())
+    return Model(result.space, coefficients, rest)
+
+
+def _series(name: str, ball: arb, length: int) -> list[arb]:
+    """The first `length` Taylor coefficients at every point of the ball; NaN where there are none."""
+    try:
+        found = _OF_SERIES[name](arb_series([ball, 1], length)).coeffs()
+    except ValueError:  # a quotient through 0
+        found = [arb.nan()] * length
+    return list(found[:length]) + [arb(0)] * (length - len(found))
+
+
+def _last(name: str, ball: arb, degree: int) -> arb:
+    """The Taylor coefficient of that degree at every point of the ball: a closed form, a recurrence, or Cauchy's bound.
+
+    Where the derivative is analytic on a disc of radius R, |coefficient| <= max |derivative| / (degree R^(degree-1)).
+    A square takes the disc's place, and the best of a few R is kept.
+    """
+    if name in _LAST:
+        return _LAST[name](ball, degree)
+    found = _series(name, ball, degree + 1)[degree].abs_upper()
+    for radius in (arb(k) / 16 for k in (1, 2, 4, 8, 12, 16, 20)):
+        square = acb(ball + radius * arb(0, 1), radius * arb(0, 1))
+        bound = _steepness(name, square) / (degree * radius ** (degree - 1))
+        found = bound if bound.is_finite() and not bound >= found else found
+    return found
+
+
+def _steepness(name: str, square: acb) -> arb:
+    """A bound on the derivative's magnitude where it is analytic on the whole square; otherwise not finite."""
+    match name:
+        case "tan":
+            return (1 / (square.cos() * square.cos())).abs_upper()
+        case "tanh":
+            return (1 / (square.cosh() * square.cosh())).abs_upper()
+        case "arctan":
+            return (1 / (1 + square * square)).abs_upper()
+    inside = 1 - square * square  # arcsin, arccos: analytic while this stays off the negative axis
+    return 1 / inside.abs_lower().sqrt() if inside.real > 0 else arb.nan()
+
+
+def _exp_pair(series: arb_series) -> tuple[arb_series, arb_series]:
+    return series.exp(), (-series).exp()
+
+
+_OF_SERIES: dict[str, Callable[[arb_series], arb_series]] = {
+    "exp": lambda s: s.exp(),
+    "log": lambda s: s.log(),
+    "sqrt": lambda s: s.sqrt(),
+    "sin": lambda s: s.sin(),
+    "cos": lambda s: s.cos(),
+    "tan": lambda s: s.tan(),
+    "sinh": lambda s: (_exp_pair(s)[0] - _exp_pair(s)[1]) / 2,
+    "cosh": lambda s: (_exp_pair(s)[0] + _exp_pair(s)[1]) / 2,
+    "tanh": lambda s: 1 - 2 / ((2 * s).exp() + 1),
+    "arctan": lambda s: s.atan(),
+    "arcsin": lambda s: s.asin(),
+    "arccos": lambda s: s.acos(),
+    "inverse": lambda s: 1 / s,
+}
+_LAST: dict[str, Callable[[arb, int], arb]] = {
+    "exp": lambda x, n: x.exp() / arb(n).fac(),
+    "sin": lambda x, n: (x + n * arb.pi() / 2).sin() / arb(n).fac(),
+    "cos": lambda x, n: (x + n * arb.pi() / 2).cos() / arb(n).fac(),
+    "sinh": lambda x, n: (x.cosh() if n % 2 else x.sinh()) / arb(n).fac(),
+    "cosh": lambda x, n: (x.sinh() if n % 2 else x.cosh()) / arb(n).fac(),
+    "log": lambda x, n: 1 / (n * x**n) if x > 0 else arb.nan(),
+    "sqrt": lambda x, n: _half_choose(n) * x.sqrt() / x**n if x > 0 else arb.nan(),
+    "inverse": lambda x, n: 1 / x ** (n + 1),
+}
+
+
+def _half_choose(n: int) -> arb:
+    """The binomial coefficient (1/2 choose n)."""
+    product = arb(1)
+    for k in range(n):
+        product = product * (1 - 2 * k) / (2 * (k + 1))
+    return product
+
+
+def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
+    """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node."""
+
+    def visit(node: Node, found: list[Model]) -> Model:
+        space, cells = columns[0].space, len(columns[0].rest)
+        match node.operation, found:
+            case "variable", []:
+                return columns[int(node.value or 0)]
+            case "constant", []:
+                return space.constant(np.full(cells, arb(float(node.value or 0.0)), dtype=object))
+            case "pi", []:
+                return space.constant(np.full(cells, arb.pi(), dtype=object))
+            case "power", [inner] if abs(int(node.value or 0)) <= LARGEST_POWER:
+                return power(inner, int(node.value or 0))
+            case "absolute", [inner]:
+                return inner.absolute()
+            case "negative", [inner]:
+                return -inner
+            case name, [inner] if name in _OF_SERIES:
+                return apply(name, inner)
+            case name, [left, right] if name in _OF_PAIRS:
+                return _OF_PAIRS[name](left, right)
+        raise CertificateError(
+            f"The checker does not know the operation {node.operation!r} with {len(found)} arguments.",
+            expected=", ".join(sorted(_OF_SERIES | _OF_PAIRS)),
+            found=f"{node.operation} {node.value!r}",
+            fix="Write the target with these operations.",
+        )
+
+    try:
+        models = walk(outputs, visit)
+    except IndexError as error:
+        raise CertificateError(
+            "The expression uses a variable that the domain does not have.",
+            expected=f"{len(columns)} variables",
+            found="more",
+            fix="Use the domain's coordinates.",
+        ) from error
+    return [models[id(node)] for node in outputs]
+
+
+_OF_PAIRS: dict[str, Callable[[Model, Model], Model]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "divide": lambda a, b: a * apply("inverse", b),
+    "maximum": lambda a, b: (a + b + (a - b).absolute()).scaled(arb(0.5)),
+    "minimum": lambda a, b: (a + b - (a - b).absolute()).scaled(arb(0.5)),
+}

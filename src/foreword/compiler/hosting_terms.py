@@ -1,0 +1,147 @@
+"""What hosting adds to a compiled head's error, each as a named bound; and the offset that keeps the context out.
+
+The prefix must outweigh the context by itself: the keys' constant coordinate carries an offset. With all queries in a
+ball of radius R, scores s_k(q) = <q, u_k> + c_k and L(q) = log sum_k e^{s_k(q)}, which is convex, for every q0
+
+    L(q) >= L(q0) + <grad L(q0), q - q0> >= L(q0) - <grad L(q0), q0> - R |grad L(q0)|,
+
+so a floor of L is found and proved by one descent. With every context score at most s and context values 0, an offset
+of s + margin - floor leaves the context a share of at most T e^-margin (statement A2, docs/theory).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from foreword.compiler.frozen import ROUNDOFF, SLACK, Frozen
+from foreword.compiler.head import Head
+
+Floats = NDArray[np.float64]
+
+
+def context_score(frozen: Frozen) -> float:
+    """The largest score between two tokens: scaling * sum over lanes of (sum |a_i|) |x| |x'|.
+
+    The x of the lanes that hold limbs of one coordinate are added up as if each were the whole of it.
+    """
+    spent = [
+        (lane.number == frozen.width, sum(map(abs, turns)))
+        for lane, turns in zip(frozen.lanes, frozen.turns, strict=True)
+    ]
+    lanes_each = (len(spent) - sum(is_bias for is_bias, _ in spent)) / frozen.width
+    own = max(turns for is_bias, turns in spent if not is_bias) * lanes_each * SLACK * frozen.radius**2
+    return frozen.sizes.scaling * (own + sum(turns for is_bias, turns in spent if is_bias))
+
+
+def score_floor(head: Head, radius: float) -> float:
+    """A lower bound of log sum_k exp(<q, u_k> + c_k) over |q| <= radius, by convexity (the module's header).
+
+    >>> head = Head(np.zeros((4, 2)), np.zeros(4), np.zeros((4, 1)))
+    >>> bool(abs(score_floor(head, 1.0) - np.log(4)) < 1e-12)
+    True
+    """
+    best = -math.inf
+
+    def floor(query: Floats) -> tuple[float, Floats]:
+        nonlocal best
+        scores = head.keys @ query + head.biases
+        peak = float(scores.max())
+        total = np.exp(scores - peak)
+        value = peak + math.log(float(total.sum()))
+        slope = total @ head.keys / total.sum()
+        best = max(best, value - float(slope @ query) - radius * float(np.linalg.norm(slope)))
+        return value, slope
+
+    start = np.zeros(head.keys.shape[1])
+    ball = {"type": "ineq", "fun": lambda q: radius**2 - q @ q, "jac": lambda q: -2.0 * q}
+    minimize(floor, start, jac=True, method="SLSQP", constraints=[ball], options={"maxiter": 50})
+    return best
+
+
+def numbers(head: Head, offset: float) -> Floats:
+    """A key's numbers `(position, width + 1)`: u and c + offset."""
+    return np.concatenate([head.keys, (head.biases + offset)[:, None]], axis=1)
+
+
+def _spread(head: Head) -> float:
+    """The largest distance between two values of one output: no weighted mean of |v - g| exceeds it."""
+    return float(np.ptp(head.values, axis=0).max())
+
+
+def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
+    """Statement C.4 (docs/theory), for the head as it is hosted: |fl(g) - g| for every output.
+
+    A score loses, with one product for each dim: its own arithmetic, what storage lost (`stored`), what a token's limbs
+    lost, and what LayerNorm adds (taken as log2(hidden) + 4 roundings of numbers of its gain's size; the other norm is
+    exact). bfloat16: scores are sums of exact products in float32; weights, outputs and their sum are rounded. That is
+    how torch's fused attention computes; eager attention rounds scores too, and is not covered.
+    """
+    is_narrow = frozen.dtype == "bfloat16"
+    unit, narrow = ROUNDOFF["float32" if is_narrow else frozen.dtype], ROUNDOFF[frozen.dtype]
+    turned = max(sum(map(abs, turns)) for turns in frozen.turns)
+    products = sum(map(len, frozen.dims))
+    keys, biases = np.abs(head.keys).sum(axis=1), np.abs(head.biases + offset)
+    largest = turned * float((frozen.radius * np.linalg.norm(head.keys, axis=1) + biases).max())
+    score = (products + 4) * unit * largest + 4 * unit + stored
+    score += ROUNDOFF[frozen.carrier] ** frozen.token_limbs * frozen.radius * float(keys.max())
+    if frozen.sizes.is_mirrored and not is_narrow:
+        score += (math.log2(frozen.sizes.hidden) + 4) * unit * max(1.0, frozen.gain) * float((keys + biases).max())
+    worst = float(np.abs(head.values).max())
+    summed = (head.positions + 4) * unit * worst + (3.0 * narrow * worst if is_narrow else 0.0)
+    return _spread(head) * math.expm1(min(2.0 * score, 700.0)) + summed
+
+
+def rotation(frozen: Frozen, head: Head, offset: float, error: Floats) -> float:
+    """What rotation adds at natural positions: scores move by at most eta, the output by spread * (e^(2 eta) - 1).
+
+    A part that is common to all keys cancels in the softmax, so numbers count from the middle of their range.
+    """
+    if not error.any():
+        return 0.0
+    told = numbers(head, offset)
+    told = told - (told.max(axis=0) + told.min(axis=0)) / 2
+    per_number = np.zeros(frozen.width + 1)
+    for lane, lane_error in zip(frozen.lanes, error, strict=True):
+        per_number[lane.number] = max(per_number[lane.number], lane_error)
+    reach = np.array([*[frozen.radius] * frozen.width, 1.0])
+    with np.errstate(invalid="ignore"):
+        eta = float(np.max((np.abs(told) * reach) @ per_number))
+    return _spread(head) * math.expm1(min(2.0 * eta, 700.0)) if math.isfinite(eta) else math.inf
+
+
+def linear_reading(frozen: Frozen, head: Head) -> float:
+    """How much the final norm shrinks an output of the largest size, relative to an output of 0."""
+    worst = float(np.square(head.values).sum(axis=1).max())
+    whole = frozen.sizes.hidden * frozen.gain**2 / (2.0 if frozen.sizes.is_mirrored else 1.0)
+    return 1.0 - 1.0 / math.sqrt(1.0 + worst / whole)
+
+
+def smaller_values(head: Head, queries: Floats) -> tuple[Head, float]:
+    """The same keys with values that lose least in bfloat16, and the largest change that they make at `queries`.
+
+    Weights are rounded to bfloat16 before they meet the values, independently: that moves the output by about
+    2^-9 sqrt(sum w^2 v^2), and values that were solved for a tiny error are large where weights overlap. Of the values
+    that minimise |W v - W v_0|^2 + ridge |v|^2, those with the smallest sum of change and rounding are taken. A
+    heuristic for what is typical; the bound is the `rounding` term.
+    """
+    weights = head.weights(queries)
+    left, singular, right = np.linalg.svd(weights, full_matrices=False)
+    exact = weights @ head.values
+    best, least, moved = head, _typical_rounding(weights, head.values), 0.0
+    for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
+        damped = right.T @ ((left.T @ exact) * (singular / (singular**2 + ridge**2))[:, None])
+        change = float(np.abs(weights @ damped - exact).max())
+        if change + _typical_rounding(weights, damped) < least:
+            least, moved = change + _typical_rounding(weights, damped), change
+            best = Head(head.keys, head.biases, damped)
+    return best, moved
+
+
+def _typical_rounding(weights: Floats, values: Floats) -> float:
+    """Three standard deviations of sum_k w_k delta_k v_k, delta uniform within bfloat16's unit roundoff."""
+    deviation = np.sqrt((weights**2) @ (values**2)).max() * ROUNDOFF["bfloat16"] / math.sqrt(3.0)
+    return float(3.0 * deviation)

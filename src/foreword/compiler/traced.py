@@ -1,0 +1,223 @@
+"""The array of a function under trace: NumPy itself indexes, stacks and sums it, and each operation leaves a node.
+
+Its elements are symbols and numbers in an array of objects, so shapes and broadcasting are NumPy's own. What this
+module adds is what NumPy cannot do with objects: its elementary functions, maxima, choices and norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+from foreword.compiler.elementary import UntraceableError
+from foreword.compiler.symbols import Comparison, Symbol, Tape
+
+Symbols = NDArray[np.object_]
+
+SHAPING = frozenset(
+    """append array_split atleast_1d atleast_2d atleast_3d block broadcast_arrays broadcast_to column_stack concatenate
+    copy delete diag diagonal dstack expand_dims flip fliplr flipud hsplit hstack insert matrix_transpose moveaxis
+    permute_dims ravel real repeat reshape roll rollaxis rot90 split squeeze stack swapaxes take take_along_axis tile
+    transpose unstack vsplit vstack""".split()  # noqa: SIM905 - forty words
+)
+SUMMING = frozenset(
+    """average cross cumprod cumsum diff dot einsum inner kron mean outer polyval prod sum tensordot trace
+    vdot""".split()  # noqa: SIM905
+)
+METHODS = frozenset(
+    """clip copy cumprod cumsum diagonal dot max mean min prod ravel repeat squeeze std sum swapaxes take trace
+    var""".split()  # noqa: SIM905
+)
+
+
+class Traced(NDArrayOperatorsMixin):
+    """Stands for an array `(batch, ...)` of float64 in a function; `symbols` has its shape, with one row."""
+
+    def __init__(self, symbols: Any, tape: Tape) -> None:
+        if isinstance(symbols, (Symbol, Comparison)):
+            held = np.empty((), dtype=object)
+            held[()] = symbols
+            symbols = held
+        self.symbols: Symbols = np.asarray(symbols)
+        self.tape = tape
+
+    shape = property(lambda self: self.symbols.shape)
+    ndim = property(lambda self: self.symbols.ndim)
+    size = property(lambda self: self.symbols.size)
+    dtype = np.dtype(np.float64)
+    T = property(lambda self: Traced(self.symbols.T, self.tape))
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __iter__(self) -> Iterator[Traced]:
+        return (self[index] for index in range(len(self)))
+
+    def __bool__(self) -> bool:
+        raise UntraceableError("a decision that depends on the values")
+
+    def __float__(self) -> float:
+        raise UntraceableError("a number in place of a symbol")
+
+    def __getitem__(self, index: Any) -> Traced:
+        return Traced(self.symbols[self._plain(index)], self.tape)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.symbols[self._plain(index)] = unwrap(value, self.tape)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in METHODS:
+            raise AttributeError(name)
+        return partial(getattr(np, name), self)
+
+    def astype(self, dtype: Any, **_: Any) -> Traced:
+        if np.dtype(dtype) != np.float64:
+            raise UntraceableError(f"a conversion to {dtype}")
+        return Traced(self.symbols.copy(), self.tape)
+
+    def reshape(self, *shape: Any, **options: Any) -> Traced:
+        return Traced(self.symbols.reshape(*shape, **options), self.tape)
+
+    def transpose(self, *axes: Any) -> Traced:
+        return Traced(self.symbols.transpose(*axes), self.tape)
+
+    def flatten(self) -> Traced:
+        return Traced(self.symbols.flatten(), self.tape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        found: NDArray[Any] = self.symbols if dtype is None else self.symbols.astype(dtype)
+        return found
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        name = {"true_divide": "divide"}.get(ufunc.__name__, ufunc.__name__)
+        operands = [unwrap(operand, self.tape) for operand in inputs]
+        if ufunc.signature is not None and method == "__call__":  # matmul and the like: NumPy multiplies the symbols
+            found = ufunc(*operands, **options)
+        elif method == "__call__":
+            if options.pop("where", True) is not True or set(options) - {"dtype", "casting"}:
+                raise UntraceableError(f"options of {name}")
+            found = np.frompyfunc(partial(self.tape.apply, name), len(operands), 1)(*operands)
+        elif method in ("reduce", "accumulate") and name in ("add", "multiply"):
+            found = getattr(ufunc, method)(*operands, **options)
+        elif method == "reduce" and name in ("maximum", "minimum"):
+            found = _along_axis(self.tape, name, operands[0], *operands[1:], **options)
+        else:
+            raise UntraceableError(f"{name}.{method}")
+        return self._stored(found, out)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        own = OWN.get(function)
+        if own is not None:
+            return own(self.tape, *args, **kwargs)
+        if function.__name__ not in SHAPING and function.__name__ not in SUMMING:
+            raise UntraceableError(f"the function {function.__name__}")
+        options = {name: _unwrap_nested(value, self.tape) for name, value in kwargs.items() if name != "out"}
+        found = function(*[_unwrap_nested(value, self.tape) for value in args], **options)
+        if isinstance(found, (list, tuple)):
+            return type(found)(Traced(part, self.tape) for part in found)
+        return self._stored(found, kwargs.get("out"))
+
+    def _stored(self, found: Any, out: Any) -> Any:
+        """The result, written into `out` too if that is a stand-in; `plain += x` binds its name to the result."""
+        result = Traced(found, self.tape)
+        out = out[0] if isinstance(out, tuple) else out
+        if isinstance(out, Traced):
+            out.symbols[...] = result.symbols
+            return out
+        return result
+
+    def _plain(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, (Traced, Symbol)) for part in parts):
+            raise UntraceableError("an index that depends on the values")
+        return index
+
+
+def unwrap(operand: Any, tape: Tape) -> Symbols:
+    """An operand as an array of symbols and numbers."""
+    found = operand if isinstance(operand, Traced) else Traced(operand, tape)
+    return found.symbols.astype(object, copy=False)
+
+
+def _unwrap_nested(value: Any, tape: Tape) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_unwrap_nested(part, tape) for part in value)
+    is_operand = isinstance(value, Traced) or (isinstance(value, np.ndarray) and value.dtype == np.float64)
+    return unwrap(value, tape) if is_operand else value
+
+
+def _along_axis(tape: Tape, name: str, symbols: Symbols, axis: Any = 0, dtype: Any = None, **options: Any) -> Any:
+    if axis is None or isinstance(axis, tuple) or dtype is not None or set(options) - {"keepdims"}:
+        raise UntraceableError(f"{name} over several axes")
+    found = np.frompyfunc(partial(tape.apply, name), 2, 1).reduce(symbols, axis=axis)
+    return np.expand_dims(found, axis) if options.get("keepdims") else found
+
+
+def _extreme(name: str, tape: Tape, a: Any, axis: Any = None, out: Any = None, keepdims: bool = False) -> Traced:
+    if out is not None:
+        raise UntraceableError("an output")
+    return Traced(_along_axis(tape, name, unwrap(a, tape), axis, keepdims=keepdims is True), tape)
+
+
+def _where(tape: Tape, condition: Any, *branches: Any) -> Traced:
+    parts = [unwrap(part, tape) for part in (condition, *branches)]
+    if len(parts) != 3:
+        raise UntraceableError("where without its branches")
+    return Traced(np.frompyfunc(tape.where, 3, 1)(*parts), tape)
+
+
+def _clip(tape: Tape, a: Any, a_min: Any = None, a_max: Any = None, **bounds: Any) -> Any:
+    low, high = bounds.pop("min", a_min), bounds.pop("max", a_max)
+    if bounds:
+        raise UntraceableError("options of clip")
+    found = Traced(unwrap(a, tape), tape)
+    found = found if low is None else np.maximum(found, low)
+    return found if high is None else np.minimum(found, high)
+
+
+def _norm(tape: Tape, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002 - NumPy's
+    found = Traced(unwrap(x, tape), tape)
+    if isinstance(axis, tuple) or (axis is None and found.ndim != 1) or ord not in (None, 1, 2, np.inf):
+        raise UntraceableError("a norm of matrices")
+    if ord == np.inf:
+        return Traced(_along_axis(tape, "maximum", unwrap(np.abs(found), tape), axis or 0, keepdims=keepdims), tape)
+    summed = np.sum(np.abs(found) if ord == 1 else found * found, axis=axis, keepdims=keepdims)
+    return summed if ord == 1 else np.sqrt(summed)
+
+
+def _variance(tape: Tape, a: Any, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
+    found = Traced(unwrap(a, tape), tape)
+    gap = found - np.mean(found, axis=axis, keepdims=True)
+    count = found.size if axis is None else found.shape[axis]
+    return np.sum(gap * gap, axis=axis, keepdims=keepdims) / (count - ddof)
+
+
+def _filled(value: float, tape: Tape, a: Any, dtype: Any = None, *, shape: Any = None, **_: Any) -> Traced:
+    if dtype is not None and np.dtype(dtype) != np.float64:
+        raise UntraceableError(f"an array of {dtype}")
+    return Traced(np.full(np.shape(a) if shape is None else shape, value, dtype=object), tape)
+
+
+OWN: dict[Any, Callable[..., Any]] = {
+    np.where: _where,
+    np.clip: _clip,
+    np.linalg.norm: _norm,
+    np.max: partial(_extreme, "maximum"),
+    np.amax: partial(_extreme, "maximum"),
+    np.min: partial(_extreme, "minimum"),
+    np.amin: partial(_extreme, "minimum"),
+    np.var: _variance,
+    np.std: lambda tape, a, axis=None, **options: np.sqrt(_variance(tape, a, axis, **options)),
+    np.zeros_like: partial(_filled, 0.0),
+    np.ones_like: partial(_filled, 1.0),
+    np.empty_like: partial(_filled, 0.0),
+    np.full_like: lambda tape, a, fill_value, **options: _filled(fill_value, tape, a, **options),
+    np.shape: lambda tape, a: np.shape(unwrap(a, tape)),
+    np.ndim: lambda tape, a: np.ndim(unwrap(a, tape)),
+    np.size: lambda tape, a, axis=None: np.size(unwrap(a, tape), axis),
+}

@@ -1,0 +1,113 @@
+"""Ball models: every value of the function lies within the model's rest of its polynomial, and nothing else passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flint import arb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreword.compiler.balls import Model, as_balls, precise, space_of
+from foreword.compiler.expression import Node
+from foreword.compiler.functions import enclose
+from foreword.compiler.parser import parse_expression
+from foreword.errors import CertificateError
+
+FLOAT64 = 1e-12
+"""More than the roundings of the float64 evaluations below, on values of at most a few hundred."""
+
+TEXTS = [
+    "exp(x*y) + x**3",
+    "sin(2*x - y) * cos(x*y)",
+    "tan(0.5*x) + tanh(x - y)",
+    "arctan(2*x*y) - arcsin(0.3*x) + arccos(0.4*y)",
+    "log(3 + x*y) / (2.5 + x) + sqrt(2.2 + y)",
+    "sinh(x) - cosh(y) + (2 + x)**-2 + (x - y)**4",
+    "abs(x - 0.1*y) + max(x, y**2) - min(x, 0.2) * pi",
+]
+
+
+def columns(order: int, centres: np.ndarray, halves: np.ndarray) -> list[Model]:
+    space = space_of(len(centres), order)
+    nothing = as_balls(np.zeros(centres.shape[1]))
+    pairs = zip(as_balls(centres), as_balls(halves), strict=True)
+    return [space.along(axis, [centre, half], nothing) for axis, (centre, half) in enumerate(pairs)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(TEXTS), st.integers(1, 9), st.floats(1e-4, 0.4), st.integers(0, 10**6))
+def test_every_value_lies_in_the_model_and_in_its_range(text: str, order: int, half: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centres, halves = rng.uniform(-1, 1, (2, 3)), rng.uniform(0.1 * half, half, (2, 3))
+    expression = parse_expression(text, 2)
+    local = np.concatenate([rng.uniform(-1, 1, (60, 2)), [[-1, -1], [-1, 1], [1, -1], [1, 1], [0, 0]]])
+    with precise(order):
+        model = enclose(expression.outputs, columns(order, centres, halves))[0]
+        low, high = (end.astype(np.float64) for end in model.range())
+        coefficients, rest = model.coefficients.astype(np.float64), model.rest.astype(np.float64)
+    for cell in range(3):
+        values = expression.evaluate(centres[:, cell] + halves[:, cell] * local)[:, 0]
+        if np.isnan(rest[cell]):
+            continue  # no claim is made; the next test shows that this does not happen where the cells are small
+        monomials = (local[:, None, :] ** model.space.exponents).prod(axis=2)
+        assert np.abs(values - monomials @ coefficients[:, cell]).max() <= rest[cell] + FLOAT64
+        assert low[cell] - FLOAT64 <= values.min()
+        assert values.max() <= high[cell] + FLOAT64
+
+
+@pytest.mark.parametrize("text", TEXTS[:-1])
+def test_the_rest_of_a_smooth_function_shrinks_with_the_order_of_the_cell(text: str) -> None:
+    """Halving a cell divides the rest by 2^order, as Taylor's theorem says; half of that is asked for."""
+    outputs, centres = parse_expression(text, 2).outputs, np.array([[0.2], [-0.3]])
+    with precise(6):
+        rests = [
+            float(enclose(outputs, columns(6, centres, np.full((2, 1), half)))[0].rest[0]) for half in (0.02, 0.01)
+        ]
+    assert rests[1] <= rests[0] / 2**5
+    assert rests[0] < 1e-6
+
+
+@pytest.mark.parametrize("text", ["log(x)", "sqrt(x)", "1/x", "tan(x + pi/2)", "arcsin(1 + x)", "x**-3"])
+def test_a_function_that_does_not_exist_everywhere_has_no_bound(text: str) -> None:
+    """NaN is below nothing: a comparison with it can only fail a cell."""
+    with precise(5):
+        model = enclose(parse_expression(text, 1).outputs, columns(5, np.array([[0.0]]), np.array([[0.1]])))[0]
+        low, high = model.range()
+    assert not high[0] <= 1e300
+    assert not low[0] >= -1e300
+
+
+def test_a_sign_that_is_certain_costs_nothing_and_an_uncertain_one_only_its_own_side() -> None:
+    with precise(4):
+        model = enclose(
+            parse_expression("abs(x)", 1).outputs, columns(4, np.array([[0.5, 0.1]]), np.array([[0.4, 0.1]]))
+        )[0]
+        assert model.rest[0] == 0
+        assert float(model.rest[1]) < 1e-9  # the cell ends at the kink, up to Arb's radius
+        crossing = enclose(parse_expression("abs(x)", 1).outputs, columns(4, np.array([[0.0]]), np.array([[0.1]])))[0]
+    assert float(crossing.rest[0]) == pytest.approx(0.05, rel=1e-6)  # half the best line's gap: h/2
+
+
+def test_what_the_checker_does_not_know_is_refused() -> None:
+    variable = Node("variable", value=0)
+    with precise(3):
+        known = columns(3, np.array([[0.0]]), np.array([[1.0]]))
+        for node in (
+            Node("gamma", (variable,)),
+            Node("variable", value=1),
+            Node("power", (variable,), 10**6),
+            Node("add", (variable,)),
+        ):
+            with pytest.raises(CertificateError):
+                enclose([node], known)
+
+
+def test_precision_is_put_back() -> None:
+    from flint import ctx
+
+    before = ctx.prec, ctx.cap
+    with precise(30):
+        assert ctx.prec > before[0]
+    assert (ctx.prec, ctx.cap) == before
+    assert arb(1).is_exact()

@@ -1,0 +1,86 @@
+"""Kinks: found where they are, and not where there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foreword.compiler.construction.kinks import expression_kinks, kinks_of, near_kinks, sampled_kinks
+from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.parser import parse_expression
+from foreword.compiler.target import Target
+
+NORMAL = np.array([0.48, -0.6, 0.64])
+CASES = {
+    "axis": (Sphere(2), lambda x: np.abs(x[:, 0]), [([1, 0, 0], 0.0)]),
+    "oblique": (Sphere(2), lambda x: np.maximum(x @ NORMAL - 0.2, 0) * np.cos(x[:, 2]), [(NORMAL, 0.2)]),
+    "five dimensions": (Sphere(5), lambda x: np.abs(x[:, 3] - 0.1) + x[:, 0], [(np.eye(6)[3], 0.1)]),
+    "circle": (Sphere(1), lambda x: np.abs(x[:, 1] + 0.3), [([0, 1], -0.3)]),
+    "line": (Cube([(0, 3)]), lambda x: np.abs(x[:, 0] - 1.23456789), [([1], 1.23456789)]),
+    "square": (Cube([(-1, 1)] * 2), lambda x: np.abs(x[:, 0] + x[:, 1]), [([0.5**0.5, 0.5**0.5], 0.0)]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kink_along_a_hyperplane_is_found_from_values_alone(name: str) -> None:
+    domain, function, wanted = CASES[name]
+    found = sampled_kinks(lambda x: function(x)[:, None], domain, np.random.default_rng(0))
+    assert len(found) == len(wanted)
+    for (normal, offset), (true_normal, true_offset) in zip(found, wanted, strict=True):
+        sign = np.sign(normal @ np.asarray(true_normal))
+        # Each place is known to about 1e-10; the graded keys go down to 1e-6.
+        assert np.abs(sign * normal - true_normal).max() < 1e-7
+        assert abs(sign * offset - true_offset) < 1e-7
+
+
+def test_three_kinks_of_a_maximum_are_found() -> None:
+    found = sampled_kinks(lambda x: x.max(axis=1, keepdims=True), Sphere(2), np.random.default_rng(0))
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.sin(5 * x[:, 0]) * x[:, 1],
+        lambda x: np.exp(-100 * (x[:, 0] - 0.3) ** 2),
+        lambda x: 0 * x[:, 0],
+        lambda x: np.abs(np.linalg.norm(x[:, :2], axis=1) - 0.5),  # a kink, but not along a hyperplane
+    ],
+)
+@pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 2)], ids=str)
+def test_no_hyperplane_is_found_where_there_is_none(domain: Sphere | Cube, function: object) -> None:
+    found = sampled_kinks(lambda x: function(x)[:, None], domain, np.random.default_rng(0))  # type: ignore[operator]
+    is_ring = isinstance(domain, Sphere)  # on the sphere |(x, y)| = 1/2 is two circles of latitude: z = +-0.866
+    for normal, offset in found:
+        assert is_ring
+        assert abs(abs(normal[2]) - 1) < 1e-5
+        assert abs(abs(offset) - 0.75**0.5) < 1e-5
+
+
+def test_kinks_are_read_off_an_expression() -> None:
+    expression = parse_expression("abs(2*x - 1) + max(y, z/2) * min(x, 3) + abs(x*y)", 3)
+    found = expression_kinks(expression.outputs, 3)
+    assert len(found) == 3  # x*y is not affine
+    assert [round(offset / normal[np.abs(normal).argmax()], 12) for normal, offset in found] == [0.5, 0.0, 3.0]
+    target = Target(expression=expression, domain=Cube([(-1, 1)] * 3))
+    kinks, known = kinks_of(target, target.domain, np.random.default_rng(0))
+    assert known == "read from the expression"
+    assert len(kinks) == 2  # x = 3 is outside
+
+
+def test_declared_kinks_are_taken_at_their_word() -> None:
+    target = Target(lambda x: x[:, 0], domain=Sphere(2), kinks=(((2.0, 0.0, 0.0), 1.0),))
+    kinks, known = kinks_of(target, Sphere(2), np.random.default_rng(0))
+    assert known == "declared"
+    assert kinks[0][1] == 0.5
+
+
+@pytest.mark.parametrize("domain", [Sphere(1), Sphere(4), Cube([(-1, 2)] * 2)], ids=str)
+def test_points_near_a_kink_lie_in_the_domain_and_come_close(domain: Sphere | Cube) -> None:
+    rng = np.random.default_rng(1)
+    kink = (np.eye(domain.columns)[0], 0.25)
+    points = near_kinks(domain, domain.sample(2_000, rng), [kink], rng)
+    domain.check(points)
+    distance = np.abs(points[:, 0] - 0.25)
+    for exponent in range(-8, -1):  # every decade is visited on purpose: 2,000 uniform points would not come to 1e-6
+        assert ((distance > 10.0**exponent) & (distance < 10.0 ** (exponent + 1))).sum() > 20

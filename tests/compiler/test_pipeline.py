@@ -1,0 +1,146 @@
+"""From a function to a proved prefix, and what is refused on the way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foreword.certificate import Verdict
+from foreword.compiler.checks import check
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.pipeline import compile_function, load_compiled
+from foreword.compiler.target import Target
+from foreword.errors import CompileError
+
+
+def wave(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.sin(3 * x[:, 0]) + 0.5 * np.cos(2 * x[:, 1]) * x[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("function", "domain", "tolerance", "longest"),
+    [
+        (wave, Sphere(1), 1e-7, 26),
+        (wave, Sphere(2), 1e-3, 80),
+        (wave, Cube([(-1, 1)] * 2), 1e-3, 64),
+        (lambda x: np.abs(x[:, 0]), Sphere(2), 1e-4, 24),
+        ("[sin(x) * y, x - y]", Cube([(0, 1), (2, 3)]), 1e-4, 49),
+    ],
+)
+def test_a_target_is_compiled_and_proved(
+    function: str | Callable[[np.ndarray], np.ndarray], domain: Domain, tolerance: float, longest: int
+) -> None:
+    compiled = compile_function(function, domain, tolerance=tolerance)
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert compiled.certificate.bound <= tolerance
+    assert compiled.positions <= longest
+    assert np.abs(compiled.values).max() <= 10 * (1 + 1e-9)
+    points = domain.sample(2_000, np.random.default_rng(9))
+    assert compiled.target is not None
+    error = np.abs(compiled.evaluate(points) - compiled.target.evaluate(points)).max()
+    assert error <= compiled.certificate.bound
+    scores = compiled.chart(points) @ compiled.keys.T + compiled.biases
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    assert np.allclose(weights @ compiled.values / weights.sum(axis=1, keepdims=True), compiled.evaluate(points))
+    assert {row.method for row in compiled.tried} == {"adaptive", "spectral", "nearest"}
+
+
+def test_a_lipschitz_constant_alone_is_proved_without_search() -> None:
+    ticks = itertools.count()
+
+    def untraceable(x: np.ndarray) -> np.ndarray:
+        next(ticks)
+        return np.abs(np.asarray(x, dtype=np.float64)[:, 0])
+
+    compiled = compile_function(untraceable, Sphere(2), tolerance=0.2, lipschitz=1.0, method="nearest")
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert [premise.code for premise in compiled.certificate.assumptions] == ["lipschitz", "net-values"]
+    assert compiled.positions <= 1.1 * 7.4 / 0.2**2
+    assert not compiled.verify().is_refused
+
+
+def test_positions_give_the_best_of_so_many() -> None:
+    errors = [
+        compile_function(wave, Sphere(2), positions=count, method="spectral", certify=False).tried[0].sampled
+        for count in (16, 40, 100)
+    ]
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]  # type: ignore[operator]
+
+
+def test_a_table_of_samples_is_compiled_and_its_error_is_exact() -> None:
+    points = np.random.default_rng(0).uniform(-1, 1, (80, 2))
+    compiled = compile_function(wave(points), FiniteSet(points), tolerance=1e-3)
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert np.abs(compiled.evaluate(points)[:, 0] - wave(points)).max() <= compiled.certificate.bound <= 1e-3
+
+
+def test_a_saved_prefix_is_the_same_and_can_be_verified(tmp_path: Path) -> None:
+    compiled = compile_function(wave, Sphere(1), tolerance=1e-4)
+    compiled.save(tmp_path / "wave.prefix")
+    loaded = load_compiled(tmp_path / "wave.prefix")
+    assert loaded.head.digest == compiled.head.digest
+    assert loaded.certificate == compiled.certificate
+    assert loaded.tried == compiled.tried
+    assert not loaded.verify().is_refused
+
+
+def test_without_a_certificate_nothing_is_claimed() -> None:
+    assert compile_function("x", Sphere(1), positions=8, certify=False).certificate is None
+
+
+def counting() -> Callable[[np.ndarray], np.ndarray]:
+    ticks = itertools.count()
+    return lambda x: np.asarray(x, dtype=np.float64)[:, 0] + 1e-3 * next(ticks)
+
+
+@pytest.mark.parametrize(
+    ("function", "domain", "wish", "told"),
+    [
+        (wave, Sphere(2), {}, "Neither a tolerance nor"),
+        (wave, Sphere(2), {"tolerance": -1.0}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 1e-18}, "below what float64 bears"),
+        (wave, Sphere(2), {"positions": 0}, "that many positions"),
+        (wave, Sphere(2), {"positions": 10**9}, "that many positions"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "value_limit": 0.0}, "limit"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "method": "magic"}, "method is unknown"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "lipschitz": 0.5}, "contradict the Lipschitz constant 0.5"),
+        (wave, Sphere(9), {"tolerance": 1e-2, "lipschitz": 3.0, "method": "nearest"}, "nearest feasible tolerance"),
+        (lambda x: x[:, :1] / 0, Sphere(2), {"tolerance": 1e-3}, "not finite"),
+        (lambda x: x[:5, 0], Sphere(2), {"tolerance": 1e-3}, "wrong shape"),
+        (counting(), Sphere(2), {"tolerance": 1e-3}, "each point alone"),
+        (wave, None, {"tolerance": 1e-3}, "domain is missing"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_with_a_remedy(
+    function: object, domain: Domain | None, wish: dict[str, object], told: str
+) -> None:
+    with pytest.raises(CompileError, match=told) as refused:
+        compile_function(function, domain, **wish)  # type: ignore[arg-type]
+    assert refused.value.fix
+
+
+def test_all_obstacles_are_told_not_the_first() -> None:
+    target = Target(wave, domain=Sphere(2), lipschitz=0.1)
+    found = check(target, Sphere(2), tolerance=1e-18, positions=-3, method="auto", value_limit=10.0)
+    assert [obstacle.code for obstacle in found] == ["positions", "precision", "lipschitz"]
+    assert "ratio" in found[-1].found
+
+
+def test_a_contradicting_pair_of_points_is_named_and_true_constants_pass() -> None:
+    def steep(x: np.ndarray) -> np.ndarray:
+        return np.tanh(50 * (x[:, 0] - 0.3))
+
+    def obstacles(constant: float) -> list[str]:
+        target = Target(steep, domain=Cube([(0, 1)]), lipschitz=constant)
+        found = check(target, Cube([(0, 1)]), tolerance=0.1, positions=None, method="auto", value_limit=10.0)
+        return [obstacle.code for obstacle in found]
+
+    assert obstacles(45.0) == ["lipschitz"]  # the largest slope is 50
+    assert obstacles(50.0) == []

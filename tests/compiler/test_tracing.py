@@ -1,0 +1,317 @@
+"""However people write a vectorised NumPy function, its expression is found; and what is found is what it computes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy import asarray, empty
+from scipy.special import erf, expit
+
+from foreword.compiler.domain import Sphere
+from foreword.compiler.target import target_of
+from foreword.compiler.tracing import trace
+
+CENTRE = np.array([0.1, 0.2, 0.3])
+WEIGHTS = np.arange(6.0).reshape(3, 2) / 7
+SPHERE = Sphere(2)
+
+
+def unpacked(x: Any) -> Any:
+    a, b, c = x.T
+    return a * b + np.cos(c)
+
+
+def summed_in_a_loop(x: Any) -> Any:
+    y = np.zeros(len(x))
+    for j in range(x.shape[1]):
+        y += (j + 1) * x[:, j] ** 2
+    return y
+
+
+def filled(x: Any) -> Any:
+    out = np.empty((x.shape[0], 2))
+    out[:, 0] = np.sin(x[:, 0])
+    out[:, 1] = x[:, 1] * x[:, 2]
+    return out
+
+
+def filled_and_scaled(x: Any) -> Any:
+    out = np.zeros((len(x), 2))
+    out[:, 0] += np.sin(x[:, 0])
+    out[..., 1] = x[:, 1]
+    out *= 2
+    return out
+
+
+def filled_like(x: Any) -> Any:
+    y = np.zeros_like(x[:, 0])
+    y[:] = x[:, 0]
+    y -= x[:, 1]
+    return y
+
+
+def changed_in_place(x: Any) -> Any:
+    y = x.copy()
+    y *= 2
+    y[:, 0] = 0
+    y -= 1
+    return y.sum(axis=1)
+
+
+def with_output_argument(x: Any) -> Any:
+    y = np.zeros(len(x))
+    np.sin(x[:, 0], out=y)
+    return y + 1
+
+
+def converted(x: Any) -> Any:
+    x = np.asarray(x, dtype=float)
+    return np.sin(x[:, 0]) * x[:, 1]
+
+
+def converted_by_a_bare_name(x: Any) -> Any:
+    x = asarray(x, dtype=np.float64)
+    out = empty(len(x))
+    out[:] = x @ CENTRE
+    return out
+
+
+def helper(x: Any) -> Any:
+    out = np.zeros(len(x))
+    out += np.exp(x[:, 0])
+    return out
+
+
+def by_a_helper(x: Any) -> Any:
+    return helper(x) + helper(2 * x)
+
+
+def network(x: Any) -> Any:
+    return np.tanh(x @ WEIGHTS + 0.1) @ np.array([[1.0, -1.0], [2.0, 3.0]])
+
+
+def checked_first(x: Any) -> Any:
+    assert x.ndim == 2
+    assert x.shape[1] == 3
+    assert x.dtype == np.float64
+    assert np.shape(x)[1] == len(x.T) == 3
+    return x[:, 0]
+
+
+class Model:
+    scale = 2.0
+
+    def __call__(self, x: Any) -> Any:
+        out = np.zeros(len(x))
+        out[:] = self.scale * x[:, 0]
+        return out
+
+    def method(self, x: Any) -> Any:
+        return np.array(x)[:, 1] * self.scale
+
+
+def scaled(x: Any, factor: float = 1.0, *, power: int = 1) -> Any:
+    return factor * x[:, 0] ** power
+
+
+FOLLOWED: dict[str, Callable[[Any], Any]] = {
+    "column": lambda x: x[:, 0],
+    "column by an ellipsis": lambda x: x[..., 0],
+    "last column": lambda x: x[:, -1],
+    "columns by a list": lambda x: x[:, [0, 2]],
+    "unpacked transpose": unpacked,
+    "row of the transpose": lambda x: x.T[0],
+    "sum of sines": lambda x: np.sin(x).sum(axis=1),
+    "sum of squares": lambda x: (x**2).sum(-1),
+    "np.sum": lambda x: np.sum(x * x, axis=-1, keepdims=True),
+    "np.add.reduce": lambda x: np.add.reduce(x, axis=1),
+    "sum of a list": lambda x: np.sum([x[:, j] ** 2 for j in range(3)], axis=0),
+    "python's sum": lambda x: sum(x[:, j] for j in range(3)),
+    "mean": lambda x: x.mean(1),
+    "product": lambda x: np.prod(x, axis=1),
+    "variance": lambda x: np.var(x, axis=1, ddof=1),
+    "deviation": lambda x: x.std(axis=1),
+    "average": lambda x: np.average(x, axis=1, weights=[1, 2, 3.0]),
+    "matmul": lambda x: x @ WEIGHTS,
+    "matmul with a vector": lambda x: x @ CENTRE,
+    "np.dot": lambda x: np.dot(x, CENTRE),
+    "method dot": lambda x: x.reshape(-1, 3).dot(CENTRE),
+    "inner": lambda x: np.inner(x, CENTRE),
+    "tensordot": lambda x: np.tensordot(x, WEIGHTS, axes=1),
+    "einsum": lambda x: np.einsum("ij,j->i", x, CENTRE),
+    "einsum of squares": lambda x: np.einsum("bi,bi->b", x, x),
+    "quadratic form": lambda x: np.einsum("bi,ij,bj->b", x, np.eye(3) + 0.1, x, optimize=True),
+    "vecdot": lambda x: np.vecdot(x, CENTRE),
+    "cross": lambda x: np.cross(x, CENTRE),
+    "norm": lambda x: np.linalg.norm(x, axis=1),
+    "norm of a difference": lambda x: np.linalg.norm(x - CENTRE, axis=-1, keepdims=True),
+    "norm of order 1": lambda x: np.linalg.norm(x, ord=1, axis=1),
+    "norm of order infinity": lambda x: np.linalg.norm(x, np.inf, 1),
+    "stack": lambda x: np.stack([x[:, 0] * 2, np.exp(x[:, 1])], axis=-1),
+    "column_stack": lambda x: np.column_stack([x[:, 0], x[:, 1] ** 3]),
+    "hstack": lambda x: np.hstack((x, x)),
+    "concatenate": lambda x: np.concatenate([x[:, :1], x[:, 1:] ** 2], axis=1),
+    "np.c_": lambda x: np.c_[x[:, 0], x[:, 1]],
+    "np.array of columns": lambda x: np.array([x[:, 0], x[:, 1]]).T,
+    "squeeze": lambda x: np.squeeze(x[:, :1], axis=1),
+    "roll": lambda x: np.roll(x, 1, axis=1) * x,
+    "cumsum": lambda x: np.cumsum(x, axis=1),
+    "diff": lambda x: np.diff(x, axis=1),
+    "absolute by where": lambda x: np.where(x[:, 0] > 0, x[:, 0], -x[:, 0]),
+    "absolute by where, turned": lambda x: np.where(x[:, 0] <= 0, -x[:, 0], x[:, 0]),
+    "minus absolute by where": lambda x: np.where(x[:, 0] < 0, x[:, 0], -x[:, 0]),
+    "minimum by where": lambda x: np.where(x[:, 0] < x[:, 1], x[:, 0], x[:, 1]),
+    "rectifier by where": lambda x: np.where(x > 0, x, 0).sum(1),
+    "rectifier by a product": lambda x: x[:, 0] * (x[:, 0] > 0),
+    "rectifier": lambda x: np.maximum(x[:, 0], 0),
+    "largest": lambda x: x.max(axis=1),
+    "largest of absolutes": lambda x: np.abs(x).max(axis=-1, keepdims=True),
+    "smallest": lambda x: np.minimum.reduce(x, axis=1),
+    "clip": lambda x: np.clip(x[:, 0], -0.5, 0.5) + x.clip(max=0.2)[:, 1],
+    "fmax and fmin": lambda x: np.fmax(x[:, 0], x[:, 1]) - np.fmin(x[:, 1], x[:, 2]) + np.fabs(x[:, 0]),
+    "Gaussian": lambda x: np.exp(-np.sum((x - CENTRE) ** 2, axis=1) / (2 * 0.4 * 0.4)),
+    "mixture": lambda x: np.exp(-((x[:, None] - WEIGHTS.T[None]) ** 2).sum(-1)) @ np.array([1.0, 2.0]),
+    "distance to a set": lambda x: np.linalg.norm(x[:, None, :] - np.eye(3)[None], axis=-1).min(axis=1),
+    "math.pi": lambda x: math.pi * x[:, 0] + np.pi,
+    "loop": summed_in_a_loop,
+    "filled": filled,
+    "filled and scaled": filled_and_scaled,
+    "filled like": filled_like,
+    "changed in place": changed_in_place,
+    "output argument": with_output_argument,
+    "asarray with a dtype": converted,
+    "asarray by a bare name": converted_by_a_bare_name,
+    "helper that fills": by_a_helper,
+    "network": network,
+    "checked first": checked_first,
+    "callable object": Model(),
+    "method": Model().method,
+    "partial": functools.partial(scaled, factor=3.0, power=2),
+    "Chebyshev series": lambda x: np.polynomial.chebyshev.chebval(x[:, 0], [1, 2, 3]),
+    "polyval": lambda x: np.polyval([1, 2, 3], x[:, 0]),
+    "expit": lambda x: expit(x[:, 0]),
+    "softplus": lambda x: np.logaddexp(0, x[:, 0]),
+    "logarithms": lambda x: np.log1p(x[:, 0] ** 2) + np.log10(2 + x[:, 1]) + np.log2(3 + x[:, 2]),
+    "exponentials": lambda x: np.exp2(x[:, 2]) + np.expm1(x[:, 0]),
+    "angles": lambda x: np.deg2rad(x[:, 0]) + np.degrees(x[:, 1]),
+    "hypot": lambda x: np.hypot(x[:, 0], x[:, 1]),
+    "reciprocal": lambda x: np.reciprocal(x[:, 0] + 3) + (x[:, 1] + 3) ** -2,
+    "root": lambda x: np.abs(x[:, 0]) ** 0.5 + np.sqrt(1 + x[:, 1]) ** 3,
+    "power of a variable": lambda x: (2 + x[:, 0]) ** x[:, 1],
+    "exponential of base 2": lambda x: 2 ** x[:, 0],
+    "Runge": lambda x: 1 / (1 + 25 * x[:, 0] ** 2),
+    "constant": lambda x: np.full(len(x), 3.0),
+    "constant like": lambda x: np.ones_like(x[:, 0]),
+    "identity": lambda x: x,
+    "row by row": lambda x: np.array([row[0] ** 2 + math.sin(row[1]) for row in x]),
+    "list": lambda x: [math.exp(number) for number in x[:, 0]],
+    "vectorize": lambda x: np.vectorize(lambda number: number**2 + 1)(x[:, 0]),
+    "np.float64 scalars": lambda x: np.float64(2) * x[:, 0] + np.float64(1) / (2 + x[:, 1]),
+    "float32 scalar": lambda x: np.float32(2) * x[:, 0],
+    "broadcast": lambda x: np.ones((len(x), 1)) * x[:, :1] + np.arange(3),
+}
+
+NOT_FOLLOWED: dict[str, Callable[[Any], Any]] = {
+    "a step": lambda x: np.where(x[:, 0] > 0, 1.0, 0.0),
+    "a mask": lambda x: (x[:, 0] > 0) * 1.0,
+    "a jump between smooth parts": lambda x: np.where(x[:, 0] > 0, x[:, 0], x[:, 1] + 5),
+    "sorting": lambda x: np.sort(x, axis=1)[:, 0],
+    "floor": lambda x: np.floor(x[:, 0]),
+    "remainder": lambda x: x[:, 0] % 1,
+    "sign": lambda x: np.sign(x[:, 0]),
+    "arctan2": lambda x: np.arctan2(x[:, 0], x[:, 1]),
+    "special function": lambda x: erf(x[:, 0]),
+    "interpolation": lambda x: np.interp(x[:, 0], [-1, 1], [0, 1]),
+    "single precision": lambda x: x.astype(np.float32)[:, 0],
+    "piecewise": lambda x: np.piecewise(x[:, 0], [x[:, 0] > 0], [1, 0]),
+    "assignment by a mask": lambda x: np.copyto(y := x[:, 0].copy(), 0, where=y < 0) or y,
+}
+
+
+def values(function: Callable[[Any], Any], points: Any) -> Any:
+    found = np.asarray(function(points.copy()), dtype=np.float64)
+    return found[:, None] if found.ndim == 1 else found
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_the_expression_of_a_function_is_found_and_computes_it(name: str) -> None:
+    points = SPHERE.sample(200, np.random.default_rng(0))
+    expression = trace(FOLLOWED[name], 3)
+    assert expression is not None
+    expected = values(FOLLOWED[name], points)
+    # A few dozen roundings of the largest value: sums of three terms in another order, log and exp for powers.
+    assert np.allclose(expression.evaluate(points), expected, rtol=0, atol=1e-14 * max(1, np.abs(expected).max()))
+    target = target_of(FOLLOWED[name], SPHERE)
+    assert target.expression is not None
+    assert target.is_traced
+
+
+@pytest.mark.parametrize("name", NOT_FOLLOWED)
+def test_what_no_expression_says_stays_a_black_box_with_its_values(name: str) -> None:
+    points = SPHERE.sample(200, np.random.default_rng(0))
+    target = target_of(NOT_FOLLOWED[name], SPHERE)
+    assert target.expression is None
+    assert not target.is_traced
+    assert np.array_equal(target.evaluate(points), values(NOT_FOLLOWED[name], points))
+
+
+def branching_on_the_batch(x: Any) -> Any:
+    return x[:, 0] if len(x) == 1 else x[:, 0] ** 2
+
+
+def test_a_trace_that_disagrees_with_the_function_is_dropped() -> None:
+    single = trace(branching_on_the_batch, 3)
+    assert single is not None
+    assert single.text == "x"
+    # Rows evaluated by themselves come in eights, so the function passes for one of each point.
+    target = target_of(branching_on_the_batch, SPHERE)
+    assert target.expression is None
+    assert not target.is_traced
+
+
+def test_tracing_leaves_the_functions_module_state_and_numpy_as_they_were() -> None:
+    before = dict(globals())
+    makers = (np.zeros, np.asarray, np.empty, math.sin)
+    for function in FOLLOWED.values():
+        trace(function, 3)
+    assert dict(globals()) == before
+    assert (np.zeros, np.asarray, np.empty, math.sin) == makers
+    assert helper.__globals__ is globals()
+
+
+def test_a_recursive_function_and_a_closure_are_followed() -> None:
+    factor = np.array([2.0])
+
+    def inner(x: Any, depth: int) -> Any:
+        out = np.zeros(len(x))
+        out[:] = factor * x[:, 0]
+        return out if depth == 0 else inner(x, depth - 1) * out
+
+    found = trace(lambda x: inner(x, 3), 3)
+    assert found is not None
+    assert found.evaluate(np.array([[0.5, 0, 0]]))[0, 0] == 1.0
+    assert found.evaluate(np.array([[1.0, 0, 0]]))[0, 0] == 16.0
+
+
+def test_a_long_computation_stays_a_black_box_instead_of_an_endless_proof() -> None:
+    weights = np.random.default_rng(0).normal(size=(3, 10_000))
+    assert trace(lambda x: np.tanh(x @ weights).sum(axis=1), 3) is None
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError, ZeroDivisionError, MemoryError])
+def test_whatever_a_function_raises_under_trace_stays_inside(error: type[Exception]) -> None:
+    def raising(x: Any) -> Any:
+        raise error("no")
+
+    assert trace(raising, 3) is None
+
+
+def test_the_text_of_a_trace_is_what_a_person_would_write() -> None:
+    found = trace(FOLLOWED["Gaussian"], 3)
+    assert found is not None
+    assert found.text == "exp(-((x - 0.1)**2 + (y - 0.2)**2 + (z - 0.3)**2) / 0.32000000000000006)"
