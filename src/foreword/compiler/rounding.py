@@ -6,8 +6,8 @@ R the range of an output's values, V their largest size, N positions, u the unit
 storage (0 where float64 numbers are what is meant). eta bounds the change of a score: scores are sums of q products and
 a bias, of size at most S; the largest score is subtracted; exp is within 4 units in the last place. Weights that change
 by factors e^t, |t| <= eta, move an average by at most R tanh(eta / 2): the largest change of the weight of a set A is
-that of w e^eta / (w e^eta + 1 - w), and an average is an integral over sets {v > t}. What follows the weights changes
-each term w_k v_k by a factor near 1, the same for the sum and the division.
+that of w e^eta / (w e^eta + (1 - w) e^-eta), and an average is an integral over sets {v > t}. What follows the weights
+changes each term w_k v_k by a factor near 1, the same for the sum and the division.
 """
 
 from __future__ import annotations
