@@ -19,6 +19,7 @@ from foreword.compiler.head import Head
 
 Floats = NDArray[np.float64]
 
+REFINEMENTS = 2  # tries between the last size that failed and the first that succeeded
 HOPELESS = 100.0  # an extrapolated error that many times the goal ends a search
 
 
@@ -41,7 +42,7 @@ def shortest(
 ) -> tuple[Candidate | None, float]:
     """The candidate of the smallest of the rising `sizes` that succeeds, and the least error that was met.
 
-    Every fourth size is tried until one succeeds, then the sizes between by bisection. With a `goal`, the search is
+    Every fourth size is tried until one succeeds, then the sizes between by bisection, then a few not listed. With a `goal`, the search is
     given up when the last errors, falling on exponentially in size^(1/dimension), would miss it by far.
     """
     tried: dict[int, Candidate] = {}
@@ -66,7 +67,16 @@ def shortest(
             middle = (low + high) // 2
             low, high = (low, middle) if works(middle) else (middle, high)
     least = min(candidate.error for candidate in tried.values())
-    return (None if high is None else tried[high]), least
+    if high is None:
+        return None, least
+    best, size, fails = tried[high], sizes[high], sizes[low] if low >= 0 else sizes[high]
+    for _ in range(REFINEMENTS):
+        middle = (fails + size) // 2
+        if middle in (fails, size):
+            break
+        found = attempt(middle)
+        best, size, fails = (found, middle, fails) if succeeds(found.error) else (best, size, middle)
+    return best, least
 
 
 def _is_hopeless(tried: Sequence[tuple[float, float]], last: float, goal: float) -> bool:
