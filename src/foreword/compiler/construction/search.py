@@ -42,8 +42,9 @@ def shortest(
 ) -> tuple[Candidate | None, float]:
     """The candidate of the smallest of the rising `sizes` that succeeds, and the least error that was met.
 
-    Every fourth size is tried until one succeeds, then the sizes between by bisection, then a few not listed. With a `goal`, the search is
-    given up when the last errors, falling on exponentially in size^(1/dimension), would miss it by far.
+    Every fourth size is tried until one succeeds, then the sizes between by bisection, then a few that are not listed.
+    With a `goal`, the search is given up when the last errors, falling on exponentially in size^(1/dimension), would
+    miss it by far.
     """
     tried: dict[int, Candidate] = {}
 
