@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from foreword.compiler.construction.adaptive import Adaptive
-from foreword.compiler.construction.contract import Construction, Draft
+from foreword.compiler.construction.contract import Construction, Draft, Request
 from foreword.compiler.construction.nearest import Nearest
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Domain, Sphere
@@ -33,8 +33,8 @@ def oblique(x: np.ndarray) -> np.ndarray:
 
 def drafted(construction: Construction, function: object, domain: Domain, **wish: object) -> Draft:
     target = Target(function, domain=domain, lipschitz=1.0 if wish.pop("is_lipschitz", False) else None)  # type: ignore[arg-type]
-    asked = {"positions": None, "tolerance": None, "value_limit": 10.0, **wish}
-    draft = construction.draft(target, domain, rng=np.random.default_rng(0), **asked)  # type: ignore[arg-type]
+    asked = Request(**{"positions": None, "tolerance": None, **wish})  # type: ignore[arg-type]
+    draft = construction.draft(target, domain, asked, rng=np.random.default_rng(0))
     assert isinstance(draft, Draft), str(draft)
     assert np.abs(draft.head.values).max() <= 10 * (1 + 1e-9)
     return draft

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from foreword.compiler.construction.adaptive import Adaptive
-from foreword.compiler.construction.contract import Construction, Draft, Obstacle
+from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request
 from foreword.compiler.construction.nearest import Nearest, reach, sharpness_for
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
@@ -37,16 +37,16 @@ def smooth(seed: int, columns: int, outputs: int = 1) -> Callable[[Floats], Floa
 
 
 def drafted(construction: Construction, target: Target, **wish: object) -> Draft:
-    asked = {"positions": None, "tolerance": None, "value_limit": 10.0, **wish}
-    found = construction.draft(target, target.domain, rng=np.random.default_rng(1), **asked)  # type: ignore[arg-type]
+    asked = Request(**{"positions": None, "tolerance": None, **wish})  # type: ignore[arg-type]
+    found = construction.draft(target, target.domain, asked, rng=np.random.default_rng(1))
     assert isinstance(found, Draft), str(found)
     return found
 
 
 def test_a_table_has_no_kinks_to_adapt_to() -> None:
     target = Target(smooth(3, 2), domain=TABLE)
-    wish = {"positions": 24, "tolerance": None, "value_limit": 10.0, "rng": np.random.default_rng(1)}
-    assert isinstance(Adaptive().draft(target, TABLE, **wish), Obstacle)  # type: ignore[arg-type]
+    asked = Request(positions=24, tolerance=None)
+    assert isinstance(Adaptive().draft(target, TABLE, asked, rng=np.random.default_rng(1)), Obstacle)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from foreword.compiler.charts import Chart
 from foreword.compiler.checker import CheckResult, check_compiled
 from foreword.compiler.checks import check
 from foreword.compiler.construction.adaptive import Adaptive
-from foreword.compiler.construction.contract import BLOCK, Construction, Draft, Obstacle
+from foreword.compiler.construction.contract import BLOCK, Construction, Draft, Obstacle, Request
 from foreword.compiler.construction.nearest import LIMIT, Nearest, positions_for_tolerance
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.cover import Cover
@@ -192,7 +192,7 @@ def compile_function(
     )
     if obstacles:
         raise refusal(obstacles)
-    wish = _Wish(target, domain, tolerance, positions, float(value_limit), seed, seconds, certify, progress)
+    wish = _Wish(target, domain, Request(positions, tolerance, float(value_limit)), seed, seconds, certify, progress)
     attempts = _drafts(wish, methods)
     best = _chosen(wish, attempts)
     return CompiledFunction(
@@ -239,9 +239,7 @@ class _Wish:
 
     target: Target
     domain: Domain
-    tolerance: float | None
-    positions: int | None
-    value_limit: float
+    request: Request
     seed: int
     seconds: float
     is_certified: bool
@@ -250,14 +248,9 @@ class _Wish:
     def draft(self, construction: Construction, share: float = 1.0) -> _Attempt:
         """One draft, for a share of the tolerance, with its time."""
         started = time.perf_counter()
-        outcome = construction.draft(
-            self.target,
-            self.domain,
-            positions=self.positions,
-            tolerance=None if self.tolerance is None else share * self.tolerance,
-            value_limit=self.value_limit,
-            rng=np.random.default_rng(self.seed),
-        )
+        tolerance = self.request.tolerance
+        request = replace(self.request, tolerance=None if tolerance is None else share * tolerance)
+        outcome = construction.draft(self.target, self.domain, request, rng=np.random.default_rng(self.seed))
         return _Attempt(construction.name, outcome, time.perf_counter() - started)
 
     def proved(self, attempt: _Attempt) -> _Attempt:
@@ -266,15 +259,15 @@ class _Wish:
         if isinstance(draft, Obstacle):
             return attempt
         bound = draft.a_priori
-        if bound is not None and (self.tolerance is None or bound <= self.tolerance):
-            certificate, cover = a_priori_certificate(draft, self.target, self.domain, self.tolerance), None
+        if bound is not None and (self.request.tolerance is None or bound <= self.request.tolerance):
+            certificate, cover = a_priori_certificate(draft, self.target, self.domain, self.request.tolerance), None
         else:
             proof = prove(
                 draft.head,
                 draft.chart,
                 self.target,
                 self.domain,
-                tolerance=self.tolerance,
+                tolerance=self.request.tolerance,
                 seconds=self.seconds,
                 progress=self.progress,
                 method=draft.method,
@@ -294,12 +287,12 @@ def _drafts(wish: _Wish, methods: Sequence[Construction]) -> list[_Attempt]:
     attempts: list[_Attempt] = []
     for construction in methods:
         lengths = [a.outcome.head.positions for a in attempts if isinstance(a.outcome, Draft)]
-        if len(methods) > 1 and wish.positions is None and isinstance(construction, Nearest):
+        if len(methods) > 1 and wish.request.positions is None and isinstance(construction, Nearest):
             skipped = _too_long_for_auto(wish, lengths)
             if skipped is not None:
                 attempts.append(_Attempt(construction.name, skipped, 0.0))
                 continue
-        if lengths and wish.positions is None and isinstance(construction, Spectral):
+        if lengths and wish.request.positions is None and isinstance(construction, Spectral):
             construction = replace(construction, most=min(lengths))
         attempts.append(wish.draft(construction))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
@@ -310,11 +303,11 @@ def _drafts(wish: _Wish, methods: Sequence[Construction]) -> list[_Attempt]:
 def _too_long_for_auto(wish: _Wish, lengths: Sequence[int]) -> Obstacle | None:
     """Why `auto` does not try soft nearest neighbours: they would be longer than what is at hand, or far too long."""
     domain, constant = wish.domain, wish.target.lipschitz
-    if isinstance(domain, FiniteSet) or wish.tolerance is None:
+    if isinstance(domain, FiniteSet) or wish.request.tolerance is None:
         return None
     if constant is None:
         return Obstacle("length", "Not tried: without a Lipschitz constant it has no bound.") if lengths else None
-    wanted = positions_for_tolerance(domain, constant, wish.tolerance)
+    wanted = positions_for_tolerance(domain, constant, wish.request.tolerance)
     if (lengths and wanted > min([*lengths, AUTO_NEAREST])) or wanted > 1.5 * LIMIT:
         return Obstacle("length", f"Not tried: it would take about {wanted:.2g} positions.")
     return None
@@ -327,7 +320,7 @@ def _chosen(wish: _Wish, attempts: list[_Attempt]) -> _Best:
         draft = attempts[index].outcome
         if isinstance(draft, Obstacle):
             return math.inf, math.inf
-        if wish.positions is None:
+        if wish.request.positions is None:
             return float(draft.head.positions), draft.sampled
         return draft.sampled, float(draft.head.positions)
 
@@ -338,7 +331,7 @@ def _chosen(wish: _Wish, attempts: list[_Attempt]) -> _Best:
     for index in drafted:
         attempts[index] = _proved_or_longer(wish, attempts[index])
         certificate = attempts[index].certificate
-        if certificate is not None and (certificate.verdict is Verdict.PROVED or wish.positions is not None):
+        if certificate is not None and (certificate.verdict is Verdict.PROVED or wish.request.positions is not None):
             return _best(attempts[index])
     bounds = {index: attempts[index].certificate for index in drafted}
     return _best(attempts[min(drafted, key=lambda i: math.inf if (c := bounds[i]) is None else c.bound)])
@@ -350,7 +343,7 @@ def _proved_or_longer(wish: _Wish, attempt: _Attempt) -> _Attempt:
     construction = CONSTRUCTIONS[attempt.method]
     for retry in range(1, RETRIES + 1):
         certificate = best.certificate
-        if wish.positions is not None or certificate is None or certificate.verdict is not Verdict.NOT_REACHED:
+        if wish.request.positions is not None or certificate is None or certificate.verdict is not Verdict.NOT_REACHED:
             break
         again = wish.draft(construction, TIGHTER**retry)
         if isinstance(again.outcome, Obstacle):

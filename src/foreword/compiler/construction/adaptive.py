@@ -46,10 +46,9 @@ from foreword.compiler.target import Target
 Floats = NDArray[np.float64]
 
 NETS = (1, 4, 8, 12, 24, 48, 90, 160)  # net points beside the ridge axis
-BESIDE = (
-    12  # up to so many, on a sphere, they lie at right angles to the normals; more are spread over all of it (seen:
-)
-# few do better beside the ridge, many do better everywhere)
+# Up to so many, on a sphere, they lie at right angles to the normals; more are spread over all of it (seen: few do
+# better beside the ridge, many do better everywhere).
+BESIDE = 12
 LEAST_RIDGE, MOST_RIDGE = 6, 96  # keys across a kink
 STEPS = 60  # tries when a ridge is tuned for the first time; 20 afterwards
 
@@ -60,18 +59,8 @@ class Adaptive:
 
     name: str = "adaptive"
 
-    def draft(
-        self,
-        target: Target,
-        domain: Domain,
-        *,
-        positions: int | None,
-        tolerance: float | None,
-        value_limit: float,
-        rng: np.random.Generator,
-    ) -> Draft | Obstacle:
+    def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`. An obstacle when there is no kink to crowd towards."""
-        request = Request(positions, tolerance, value_limit)
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
         if not kinks or isinstance(domain, FiniteSet):

@@ -84,17 +84,8 @@ class Construction(Protocol):
     @property
     def name(self) -> str: ...
 
-    def draft(
-        self,
-        target: Target,
-        domain: Domain,
-        *,
-        positions: int | None,
-        tolerance: float | None,
-        value_limit: float,
-        rng: np.random.Generator,
-    ) -> Draft | Obstacle:
-        """A draft of at most `positions`, or the shortest that seems to meet `tolerance`; or what stands in the way."""
+    def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
+        """A draft as requested: the best of at most so many positions, or the shortest that seems good enough."""
         ...
 
 

@@ -47,18 +47,12 @@ class Nearest:
 
     name: str = "nearest"
 
-    def draft(
-        self,
-        target: Target,
-        domain: Domain,
-        *,
-        positions: int | None,
-        tolerance: float | None,
-        value_limit: float,  # values are the target's own
-        rng: np.random.Generator,
-    ) -> Draft | Obstacle:
-        """A draft; see `Construction.draft`. With a Lipschitz constant it has an a-priori bound."""
-        request = Request(positions, tolerance, value_limit)
+    def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
+        """A draft; see `Construction.draft`. With a Lipschitz constant it has an a-priori bound.
+
+        Values are the target's own, so `request.value_limit` plays no part.
+        """
+        positions, tolerance = request.positions, request.tolerance
         chart = chart_of(domain)
         if target.lipschitz is None:
             return self._by_samples(target, domain, chart, request, rng)

@@ -44,26 +44,16 @@ class Spectral:
     name: str = "spectral"
     most: int | None = None  # positions from which on a prefix is of no use: another is as short
 
-    def draft(
-        self,
-        target: Target,
-        domain: Domain,
-        *,
-        positions: int | None,
-        tolerance: float | None,
-        value_limit: float,
-        rng: np.random.Generator,
-    ) -> Draft | Obstacle:
+    def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`."""
-        request = Request(positions, tolerance, value_limit)
         chart = chart_of(domain)
         problem: _OnNet | GridProblem
         if isinstance(domain, Cube) and domain.dimension in NODES:
             problem = GridProblem.of(target, domain, chart, request, rng, kinks=())
         else:
             problem = _OnNet.of(target, domain, chart, request, rng)
-        if positions is not None:
-            candidate = problem.best_of(min(positions, problem.sizes[-1]))
+        if request.positions is not None:
+            candidate = problem.best_of(min(request.positions, problem.sizes[-1]))
         else:
             sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
             found, least = shortest(
@@ -71,7 +61,7 @@ class Spectral:
                 request.is_met_by,
                 sizes,
                 dimension=domain.dimension,
-                goal=tolerance or 0.0,
+                goal=request.tolerance or 0.0,
             )
             if found is None:
                 return too_rough(request, sizes[-1], least)
