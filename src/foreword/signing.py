@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,9 +75,7 @@ class PublicKey:
         if re.fullmatch(r"[A-Za-z0-9+/]{43}=", told):
             return cls(base64.b64decode(told))
         if not told.startswith("-----BEGIN"):
-            path = Path(told)
-            with suppress(RuntimeError):  # "~name" of nobody here is a file's name
-                path = path.expanduser()
+            path = Path(os.path.expanduser(told))  # noqa: PTH111  Path's own raises for "~name" of nobody here
             told = _key_file((folder or Path()) / path).decode("ascii", errors="replace").strip()
         found = re.fullmatch(r"-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----", told)
         try:

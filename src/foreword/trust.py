@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,9 +63,7 @@ class TrustPolicy:
         A file that is named must be there: a policy is never silently left out.
         """
         if named := os.environ.get(VARIABLE):
-            path = Path(named)
-            with suppress(RuntimeError):  # "~name" of nobody here is a file's name
-                path = path.expanduser()
+            path = Path(os.path.expanduser(named))  # noqa: PTH111  Path's own raises for "~name" of nobody here
             return cls.load(path)
         try:
             place = user_policy()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -86,9 +85,7 @@ def _locate(reference: str) -> str:
     """A folder for `package:NAME` or a local path; a hub id as it is."""
     if reference.startswith("package:"):
         return str(_package_folder(reference.removeprefix("package:")))
-    path = Path(reference)
-    with suppress(RuntimeError):  # "~name" of nobody here is a file's name
-        path = path.expanduser()
+    path = Path(os.path.expanduser(reference))  # noqa: PTH111  Path's own raises for "~name" of nobody here
     if path.exists() or reference.startswith((".", "/", "~")):
         if not (path / "config.json").is_file():
             raise HostError(
