@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from foreword.assessment.evidence import LabelFailures
-from foreword.assessment.metrics import (
+from foreword.assessment.metrics import compare, failures_by_label, measure
+from foreword.confidence import mean_interval, paired_rate_difference_interval, rate_interval
+from foreword.errors import DataError
+from foreword.tuning.scoring import (
     METRICS,
-    compare,
     exact_match,
-    failures_by_label,
     json_valid,
     longest_common_subsequence,
-    measure,
     rouge_l,
     token_f1,
     tokens,
+    value,
 )
-from foreword.confidence import mean_interval, paired_rate_difference_interval, rate_interval
-from foreword.errors import DataError
 
 laws = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 words = st.lists(st.sampled_from("abcd"), max_size=12)
@@ -264,3 +263,12 @@ def test_a_rival_of_another_length_is_refused() -> None:
 def test_a_level_outside_zero_to_one_is_refused(metric: str) -> None:
     with pytest.raises(ValueError, match="level"):
         measure(metric, ["a"], ["a"], level=1.0)
+
+
+@laws
+@given(answered)
+def test_the_plain_value_is_that_of_the_estimate(pairs: list[tuple[str, str | None]]) -> None:
+    """Both are means of at most 30 numbers: they agree to a few units in the last place."""
+    targets, outputs = [target for target, _ in pairs], [output for _, output in pairs]
+    for metric in METRICS:
+        assert value(metric, targets, outputs) == pytest.approx(measure(metric, targets, outputs).value, abs=1e-14)

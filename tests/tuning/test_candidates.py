@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
 from foreword.tuning.examples import load_splits
 from foreword.tuning.predictor import Predictor, predictor_from
+from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
 
 POSITIONS, RANK, STEPS = 3, 2, 5
@@ -37,15 +38,6 @@ BY_DESCENT = ("soft-prompt", "prefix", "lora")
 PROBE_ROWS = ([7, 21, 33, 8, 40], [50, 6, 9])
 
 
-def accuracy(targets: Sequence[str], outputs: Sequence[str]) -> float:
-    return sum(a == b for a, b in zip(targets, outputs, strict=True)) / len(targets)
-
-
-def words_found(targets: Sequence[str], outputs: Sequence[str]) -> float:
-    found = [len(set(a.split()) & set(b.split())) / len(a.split()) for a, b in zip(targets, outputs, strict=True)]
-    return sum(found) / len(found)
-
-
 Bench = Callable[..., Workbench]
 
 
@@ -61,8 +53,7 @@ def bench(
     def make(family: str, kind: str, table: dict[str, Any], *, task: str = "classify") -> Workbench:
         folder = tmp_path_factory.mktemp("task")
         loaded = Task.load(write_task(folder, model_folder(family), [{"kind": kind, **table}], kind=task))
-        score = accuracy if task == "classify" else words_found
-        return Workbench(load_host(family), loaded, load_splits(loaded), score)
+        return Workbench(load_host(family), loaded, load_splits(loaded))
 
     return make
 
@@ -158,7 +149,7 @@ def test_the_selection_score_is_that_of_its_answers(case: Case) -> None:
         assert case.fitted.selection == max(moment.selection for moment in case.fitted.history)
         return
     outputs = [a.output for a in case.fitted.predictor.answer([x.input for x in case.bench.splits.selection])]
-    found = accuracy([x.target for x in case.bench.splits.selection], outputs)
+    found = value("accuracy", [x.target for x in case.bench.splits.selection], outputs)
     assert case.fitted.selection == pytest.approx(found)
 
 
@@ -314,7 +305,7 @@ def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench
     fingerprint = minilm.measure_fingerprint()
     fitted = fit_on(made)
     answers = fitted.predictor.answer([x.input for x in made.splits.test])
-    assert accuracy([x.target for x in made.splits.test], [answer.output for answer in answers]) > 0.9
+    assert value("accuracy", [x.target for x in made.splits.test], [answer.output for answer in answers]) > 0.9
     assert minilm.measure_fingerprint() == fingerprint
 
 

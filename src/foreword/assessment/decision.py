@@ -25,8 +25,8 @@ from foreword.assessment.evidence import (
     StressEvidence,
     Verdict,
 )
-from foreword.assessment.metrics import metric_named
 from foreword.confidence import trials_needed
+from foreword.tuning.scoring import metric_named
 from foreword.tuning.sections import Requirement
 
 # From the least intrusive to the most.

@@ -20,7 +20,6 @@ from foreword.assessment.evidence import (
 from foreword.assessment.findings import candidate_evidence, whole_evidence
 from foreword.assessment.folder import Judged, RunFolder
 from foreword.assessment.judging import Run, Watch, make_candidates, revived
-from foreword.assessment.metrics import measure
 from foreword.assessment.report import write_report
 from foreword.assessment.stress import run_stress
 from foreword.bundle import save_bundle
@@ -74,7 +73,7 @@ def run_pilot(
     host = Host.load(task.reference, dtype=task.model.dtype, device=task.model.device)
     before = host.fingerprint
     watched("base model", 1, 1, before[:12])
-    bench = Workbench(host, task, splits, lambda targets, outputs: measure(task.metric, targets, outputs).value)
+    bench = Workbench(host, task, splits)
     bare = ZeroShot(ZeroShotSettings()).predictor(bench)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / _file_name(task.name))
     settings = {"task": task.settings(), "limit": limit, "seeds": list(chosen_seeds)}

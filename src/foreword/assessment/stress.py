@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreword.assessment.evidence import ProbeEvidence, StressEvidence
-from foreword.assessment.metrics import measure, metric_named
+from foreword.assessment.metrics import measure
 from foreword.confidence import rate_upper_bound
 from foreword.errors import ForewordError
 from foreword.tuning.examples import Example
 from foreword.tuning.predictor import LONGEST_INPUT, Answer, Predictor
+from foreword.tuning.scoring import metric_named
 from foreword.tuning.sections import Limits
 
 Perturb = Callable[[str], str]

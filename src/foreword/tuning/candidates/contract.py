@@ -7,7 +7,7 @@ ever sees the test split. What they give back answers inputs through the same pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +20,7 @@ from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.examples import Example, Splits
 from foreword.tuning.fit import FitSettings, Moment, fit
-from foreword.tuning.objective import Score, objective_for, targets_of
+from foreword.tuning.objective import objective_for, targets_of
 from foreword.tuning.predictor import Manner, Predictor
 from foreword.tuning.readout import (
     Readout,
@@ -28,6 +28,7 @@ from foreword.tuning.readout import (
     from_label_texts,
     from_prototypes,
 )
+from foreword.tuning.scoring import value
 from foreword.tuning.sections import CandidateSettings, FittedSettings
 from foreword.tuning.task import Task
 
@@ -38,12 +39,15 @@ Settings = TypeVar("Settings", bound=CandidateSettings)
 
 @dataclass(frozen=True)
 class Workbench:
-    """What every candidate is made from. `score` is the task's metric of (targets, outputs): higher is better."""
+    """What every candidate is made from."""
 
     host: Host
     task: Task
     splits: Splits
-    score: Score
+
+    def score(self, targets: Sequence[str], outputs: Sequence[str]) -> float:
+        """The task's metric: higher is better."""
+        return value(self.task.metric, targets, outputs)
 
     def manner(self, template: Template | None = None) -> Manner:
         """The task's way from input to answer, with another template when one is given."""
