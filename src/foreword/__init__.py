@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foreword.record import RunRecord
     from foreword.signing import PublicKey, SigningKey
     from foreword.trust import TrustPolicy
+    from foreword.tuning.fit import Fit, fit
     from foreword.tuning.predictor import Answer, Predictor, predictor_from
     from foreword.tuning.task import Task
 
@@ -33,6 +34,7 @@ _WHERE = {
     "Cube": "foreword.compiler.domain",
     "Evidence": "foreword.assessment.evidence",
     "FiniteSet": "foreword.compiler.domain",
+    "Fit": "foreword.tuning.fit",
     "ForewordError": "foreword.errors",
     "Host": "foreword.engine.host",
     "LayerPrefix": "foreword.prefix",
@@ -49,6 +51,7 @@ _WHERE = {
     "attached": "foreword.engine.attach",
     "bake": "foreword.engine.bake",
     "compile_function": "foreword.compiler.pipeline",
+    "fit": "foreword.tuning.fit",
     "load_bundle": "foreword.bundle",
     "load_compiled": "foreword.compiler.pipeline",
     "predictor_from": "foreword.tuning.predictor",
@@ -67,6 +70,7 @@ __all__ = [
     "Cube",
     "Evidence",
     "FiniteSet",
+    "Fit",
     "ForewordError",
     "Host",
     "LayerPrefix",
@@ -84,6 +88,7 @@ __all__ = [
     "attached",
     "bake",
     "compile_function",
+    "fit",
     "load_bundle",
     "load_compiled",
     "predictor_from",

@@ -18,6 +18,7 @@ from foreword.errors import BaseMismatchError, BundleError, FitError, HostError,
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
 from foreword.tuning.examples import load_splits
+from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.predictor import Predictor, predictor_from
 from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
@@ -244,12 +245,13 @@ def test_an_interrupted_fit_goes_on_to_the_same_answers(
     made = bench(family, kind, TABLES[kind])
     before = probe(made.host)
 
-    def stop(done: int, *_: Any) -> None:
-        if done == stops:
-            raise KeyboardInterrupt
+    class Stops(FitWatch):
+        def stepped(self, taken: StepTaken) -> None:
+            if taken.step == stops:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_on(made, checkpoint=tmp_path / "checkpoint", progress=stop)
+        fit_on(made, checkpoint=tmp_path / "checkpoint", watch=Stops())
     assert torch.equal(probe(made.host), before)  # the interrupted one took itself out of the model
     resumed = fit_on(made, checkpoint=tmp_path / "checkpoint")
     found = outcome(made, resumed)

@@ -18,6 +18,7 @@ from foreword.errors import BundleError, ForewordError, RunFolderError
 from foreword.record import Stopwatch
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.examples import Splits
+from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import AnyCandidate
 from foreword.tuning.task import Task
@@ -87,8 +88,21 @@ def _fit(run: Run, settings: AnyCandidate, seed: int) -> Fitted:
         run.bench,
         seed=seed,
         checkpoint=checkpoint,
-        progress=lambda done, of, note: run.watch(settings.name, done, of, note),
+        watch=_Shown(run, settings.name),
     )
+
+
+class _Shown(FitWatch):
+    """A fit's steps as a stage of the pilot."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self.run, self.stage = run, stage
+
+    def stepped(self, taken: StepTaken) -> None:
+        self.run.watch(self.stage, taken.step, taken.of, f"loss {taken.loss:.3f}, best {taken.best:.3f}")
+
+    def tried(self, number: int, of: int, best: float) -> None:
+        self.run.watch(self.stage, number, of, f"best {best:.3f}")
 
 
 def _judge(run: Run, settings: AnyCandidate, seed: int) -> Judged:

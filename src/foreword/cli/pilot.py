@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+from foreword.cli.bars import Bars
 from foreword.cli.screen import on_one_screen
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 
 def pilot(
@@ -42,7 +39,7 @@ def pilot(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        with _Bars(quiet=quiet) as bars:
+        with Bars(quiet=quiet) as bars:
             result = run_pilot(
                 loaded,
                 out=out,
@@ -67,41 +64,3 @@ def pilot(
         typer.echo(f"bundle    {result.bundle}")
     if not result.evidence.candidates:
         raise typer.Exit(1)
-
-
-class _Bars:
-    """Progress bars on stderr, one line a stage; plain lines when stderr is no terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._console = Console(stderr=True, quiet=quiet)
-        self._plain = not self._console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description:<24}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self._console,
-            disable=quiet or self._plain,
-        )
-        self._bars: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def watch(self, stage: str, done: int, of: int, note: str) -> None:
-        if self._plain:
-            if done >= of or stage not in self._bars:
-                self._console.print(f"{stage}: {done}/{of} {note}".rstrip(), highlight=False, markup=False)
-                self._bars[stage] = self._bars.get(stage) or self._progress.add_task(stage, note="")
-            return
-        if stage not in self._bars:
-            self._bars[stage] = self._progress.add_task(stage, total=of, note=note)
-        self._progress.update(self._bars[stage], completed=done, total=of, note=note)

@@ -5,6 +5,9 @@ context that attached the prefix was left. So while a prefix is attached, each l
 it notes the handler that was active when the layer ran and puts it back for the replay. transformers sets that function
 on the layer when checkpointing is switched on, which may happen after the prefix was attached: a hook looks again
 before each layer runs.
+
+`checkpointed` switches it on for a fit. transformers recomputes only layers in training mode, where dropout would act
+too: there each layer is in training mode as it is entered, and out of it as it computes.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.engine.attention import current_handler, intercepted
 from foreword.engine.layout import Layout
+from foreword.errors import HostError
 
 _NAME = "_gradient_checkpointing_func"
 
@@ -66,3 +72,47 @@ def replayed(layout: Layout) -> Iterator[None]:
             found = layer.__dict__.get(_NAME)
             if isinstance(found, _Bound):
                 layer.__dict__[_NAME] = found.checkpoint
+
+
+@contextmanager
+def checkpointed(model: nn.Module) -> Iterator[None]:
+    """Within this context the model's layers keep no activations for the backward pass, which computes them again.
+
+    Dropout stays off. Caches cannot be used: a layer would write to them twice. HostError for a model without layers
+    that transformers can recompute.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise HostError(
+            "This base model's layers cannot be recomputed, so gradient checkpointing would save nothing.",
+            expected="layers of transformers' GradientCheckpointingLayer",
+            found=type(model).__name__,
+            fix="Fit without checkpointing, with a smaller batch.",
+        )
+    before = [(layer, layer.training, layer.gradient_checkpointing) for layer in layers]
+    for layer in layers:
+        layer.gradient_checkpointing, layer.training = True, True
+        layer.__dict__[_NAME] = _Calm(layer)
+    try:
+        yield
+    finally:
+        for layer, training, was_on in before:
+            layer.gradient_checkpointing, layer.training = was_on, training
+            layer.__dict__.pop(_NAME, None)
+
+
+class _Calm:
+    """A layer's checkpointing function that takes the layer out of training mode while it computes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(self, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        def calmly(*again: Any, **more: Any) -> Any:
+            before, self.layer.training = self.layer.training, False
+            try:
+                return run(*again, **more)
+            finally:
+                self.layer.training = before
+
+        return checkpoint(calmly, *arguments, use_reentrant=False, preserve_rng_state=False, **options)

@@ -12,6 +12,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -221,6 +222,10 @@ class Lora(Adaptation):
 
     def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
         return [{"params": list(self._named.values()), "lr": learning_rate or self.RATE}]
+
+    def save(self, folder: Path) -> None:
+        """Write the updates in peft's own format."""
+        self._peft.save_pretrained(str(folder))
 
     def close(self) -> None:
         self._peft.unload()

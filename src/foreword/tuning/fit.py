@@ -1,288 +1,324 @@
-"""The fitting loop: gradient descent on an adaptation alone, with early stopping, best state kept, and resume.
+"""`fit(host, task)`: from a frozen model and a task to a prefix (or a rival of it), by gradient descent on it alone.
 
-It knows no task and no model: it is given parameters, a loss over examples and a selection score. Every step draws its
-batch from (seed, step) only, so a resumed fit takes the same steps as one that was never stopped.
+It puts the pieces together: splits, first values, objective, loop, folder, bundle. What each does stands in its module.
+Only the fit and selection splits are used; the test split is for `foreword.run_pilot`, which judges.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from pydantic import ValidationError
 
-from foreword.bundle import write_bytes_atomically
-from foreword.errors import FitError
-from foreword.tuning.adaptation import ParameterGroup, restore, state_of
+from foreword.bundle import save_bundle
+from foreword.engine.bake import bake
+from foreword.engine.host import Host
+from foreword.errors import FitError, RunFolderError
+from foreword.prefix import Prefix
+from foreword.record import RunRecord, Stopwatch
+from foreword.tuning.adaptation import FittedPrefix, Lora, SoftPrompt
+from foreword.tuning.candidates import Fitted, Workbench, candidate_for
+from foreword.tuning.checkpoint import Moment
+from foreword.tuning.devices import Devices
+from foreword.tuning.examples import Splits, load_splits
+from foreword.tuning.fit_log import FitLog
+from foreword.tuning.fittable import FitWatch
+from foreword.tuning.folder import HeldFolder
+from foreword.tuning.predictor import Answer, Predictor
+from foreword.tuning.problems import did_you_mean
+from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings
+from foreword.tuning.task import Task
+from foreword.version import __version__
 
-# (step, steps, loss, best selection score so far)
-FitProgress = Callable[[int, int, float, float], None]
-# A learning rate that was halved to less than this has been halved in vain.
-SMALLEST_RATE = 1e-9
+METHODS = tuple(kind for kind, settings in BY_KIND.items() if issubclass(settings, FittedSettings))
+# What of a task a fit depends on; prices and the other candidates may change between a kill and the resume.
+_PARTS = ("task", "data", "labels", "model", "splits")
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """At most `steps` steps of `batch_size` examples, within `seconds` of wall time over all resumes.
+class Fit:
+    """A fitted prefix or rival, ready to answer, with how it came about.
 
-    The selection score is taken every `evaluate_every` steps and at the start; after `patience` of them without a
-    better one the fit stops. `clip` bounds the gradient's norm.
+    `selection` is the task's metric on the selection split, at the best of the moments in `history` (step, seconds,
+    loss, selection). `stopped_by` is "steps", "seconds" or "patience"; `notices` are what the loop did of its own
+    accord. `details` are the settings that were decided on the way.
     """
 
-    steps: int
-    batch_size: int
-    seconds: float
-    evaluate_every: int = 8
-    patience: int = 6
-    learning_rate: float | None = None
-    clip: float = 1.0
-
-
-@dataclass(frozen=True)
-class Moment:
-    """State after `step` steps: seconds spent, mean loss since the last moment, score on the selection split."""
-
-    step: int
-    seconds: float
-    loss: float | None
+    method: str
+    predictor: Predictor
     selection: float
+    history: tuple[Moment, ...]
+    details: Mapping[str, Any]
+    record: RunRecord
+    folder: Path | None
+    seed: int
+
+    @property
+    def best(self) -> Moment:
+        """The moment whose state was kept."""
+        return next(moment for moment in self.history if moment.step == self.details["best_step"])
+
+    @property
+    def stopped_by(self) -> str:
+        return str(self.details["stopped_by"])
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(self.details["notices"])
+
+    @property
+    def prefix(self) -> Prefix:
+        """The fitted keys and values; a soft prompt's are those that it has in its causal model (baked, exact).
+
+        FitError when what was fitted is no prefix.
+        """
+        adaptation = self.predictor.adaptation
+        if isinstance(adaptation, FittedPrefix):
+            return adaptation.prefix()
+        if isinstance(adaptation, SoftPrompt) and self.predictor.host.role == "causal":
+            return bake(self.predictor.host, adaptation.parameters()["soft"].detach())
+        raise FitError(
+            "What was fitted is not a prefix.",
+            expected='method "prefix", or "soft-prompt" on a causal model',
+            found=f"{self.method} on {self.predictor.host.role} {self.predictor.host.reference}",
+            fix="Use fit.answer(texts); it is not saved as a bundle.",
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values: all but the numbers that were fitted."""
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "selection": self.selection,
+            "best": asdict(self.best),
+            "details": dict(self.details),
+            "history": [asdict(moment) for moment in self.history],
+            "record": self.record.as_dict(),
+        }
+
+    def answer(self, inputs: Sequence[str]) -> list[Answer]:
+        """One answer per input, in order."""
+        return self.predictor.answer(inputs)
+
+    def save(self, path: Path | str) -> None:
+        """Write the prefix as a bundle that `foreword predict` answers with."""
+        readout = self.predictor.readout
+        save_bundle(
+            Path(path),
+            self.prefix,
+            host=self.predictor.host,
+            use=self.predictor.use(),
+            readout=None if readout is None else readout.arrays(),
+            provenance=self.record.as_dict(),
+        )
+
+    def close(self) -> None:
+        """Take out of the model what was put into it (LoRA); a prefix leaves nothing behind."""
+        self.predictor.adaptation.close()
+
+
+class _Verb:
+    """`fit(...)`, and `fit.resume(folder)` beside it."""
+
+    def __call__(
+        self,
+        host: Host | str | None,
+        task: Task | Path | str,
+        *,
+        method: str = "prefix",
+        length: int | None = None,
+        seed: int = 0,
+        out: Path | str | None = None,
+        fresh: bool = False,
+        limit: int | None = None,
+        tensorboard: bool = False,
+        watch: FitWatch | None = None,
+        command: str = "foreword.fit",
+        **options: Any,
+    ) -> Fit:
+        """Fit a prefix to a task on a frozen host, or a rival of it, and keep the best state on the selection split.
+
+        `host` is a Host, a reference, or None for the task's own. `method` is "prefix", "soft-prompt" or "lora";
+        `length` its number of positions (of LoRA: its rank). `options` are the other fields of that candidate in a task
+        file (`start`, `steps`, `batch_size`, `learning_rate`, `seconds`, ...); fields that the task's own candidate of
+        this kind sets are the defaults.
+
+        With `out` everything is kept in that folder (checkpoint, log.jsonl, bundle, record), and the same call, or
+        `fit.resume(out)`, goes on after an interruption or a kill, to the same numbers on the same machine. FitError
+        says which option is wrong; RunFolderError what the folder holds instead.
+        """
+        task = task if isinstance(task, Task) else Task.load(task)
+        settings = _settings(task, method, length, options)
+        devices = Devices()
+        splits = load_splits(task, limit=limit)
+        if not isinstance(host, Host):
+            device = task.model.device if devices.device is None else devices.device
+            host = Host.load(host or task.reference, dtype=task.model.dtype, device=device)
+        folder = None if out is None else Path(out)
+        work = _Work(host, task, splits, settings, seed, limit, folder, command)
+        return work.run(devices, watch or FitWatch(), fresh=fresh, tensorboard=tensorboard)
+
+    def resume(
+        self,
+        folder: Path | str,
+        *,
+        host: Host | None = None,
+        tensorboard: bool = False,
+        watch: FitWatch | None = None,
+        command: str = "foreword.fit.resume",
+    ) -> Fit:
+        """Go on with the fit of a folder that `fit(..., out=folder)` left, to the same numbers; or load its result.
+
+        RunFolderError when the folder holds no fit; FitError and others as in `fit`.
+        """
+        told = _held(Path(folder)).told()
+        try:
+            if told is None:
+                raise KeyError("fit.json")
+            values = {**told["task"], "candidates": [told["settings"]]}
+            task = Task.parse(values, folder=Path(told["aside"]["task_folder"]), source=f"{folder}/fit.json")
+            kind, seed, limit = told["settings"]["kind"], int(told["seed"]), told["limit"]
+            reference = None if host is not None else str(told["aside"]["reference"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise RunFolderError(
+                f"{folder} holds no fit to go on with.",
+                expected="a folder that `foreword fit` or fw.fit(..., out=FOLDER) wrote, with its fit.json",
+                found="no fit.json that can be read" if told is None else f"a fit.json without {error}",
+                fix="Name the folder of a fit, or start one with a task file.",
+            ) from error
+        return self(
+            host or reference,
+            task,
+            method=kind,
+            seed=seed,
+            out=folder,
+            limit=limit,
+            tensorboard=tensorboard,
+            watch=watch,
+            command=command,
+        )
+
+
+fit = _Verb()
 
 
 @dataclass(frozen=True)
-class FitOutcome:
-    """How a fit went; the parameters hold the best state. `stopped_by` is "steps", "seconds" or "patience"."""
+class _Work:
+    """One fit that is about to run."""
 
-    history: tuple[Moment, ...]
-    best: Moment
-    seconds: float
-    stopped_by: str
+    host: Host
+    task: Task
+    splits: Splits
+    settings: FittedSettings
+    seed: int
+    limit: int | None
+    folder: Path | None
+    command: str
 
+    def run(self, devices: Devices, watch: FitWatch, *, fresh: bool, tensorboard: bool) -> Fit:
+        stopwatch = Stopwatch(self.command, seeds=(self.seed,))
+        with ExitStack() as stack:
+            checkpoint = None
+            if self.folder is not None:
+                checkpoint = self.folder / "checkpoint.pt"
+                if devices.is_first:
+                    stack.enter_context(_held(self.folder).held(self._identity(), fresh=fresh, aside=self._aside()))
+                    log = FitLog(self.folder, watch, tensorboard=tensorboard)
+                    stack.callback(log.close)
+                    watch = log
+            bench = Workbench(self.host, self.task, self.splits)
+            fitted = candidate_for(self.settings).fit(bench, seed=self.seed, checkpoint=checkpoint, watch=watch)
+            made = self._made(fitted, stopwatch)
+            if self.folder is not None and devices.is_first:
+                self._keep(made)
+        return made
 
-class Problem(Protocol):
-    """What an adaptation is fitted to."""
+    def _made(self, fitted: Fitted, stopwatch: Stopwatch) -> Fit:
+        record = stopwatch.record({"method": self.settings.kind, **self._identity()})
+        return Fit(
+            self.settings.kind,
+            fitted.predictor,
+            fitted.selection,
+            fitted.history,
+            fitted.details,
+            record,
+            self.folder,
+            self.seed,
+        )
 
-    examples: int
+    def _keep(self, made: Fit) -> None:
+        """Write the result into the folder: record, and the bundle or the library's own format."""
+        folder = _held(made.folder or Path())
+        folder.write(folder.path / "result.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+        adaptation = made.predictor.adaptation
+        if isinstance(adaptation, Lora):
+            adaptation.save(folder.path / "lora")
+        elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
+            made.save(folder.path / "best.prefix")
 
-    def loss(self, indices: list[int], step: int) -> Tensor:
-        """Loss of these examples at this step, a scalar with gradients."""
-        ...
-
-    def evaluate(self, step: int) -> tuple[float, float]:
-        """After `step` steps: score on the selection split (higher is better), and the tie-breaker of equal scores."""
-        ...
-
-    def memory(self) -> dict[str, Tensor]:
-        """What later losses depend on besides the parameters; saved with a checkpoint."""
-        ...
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take up the memory of a checkpoint."""
-        ...
-
-
-class Fittable(Protocol):
-    """What a fit changes: an adaptation's parameters."""
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """By name."""
-        ...
-
-    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        """The same parameters with their learning rates."""
-        ...
-
-
-@dataclass
-class _State:
-    step: int = 0
-    seconds: float = 0.0
-    since_best: int = 0
-    best_key: tuple[float, float] = (-math.inf, -math.inf)
-    best_at: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    history: list[Moment] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-
-    def is_to_be_evaluated(self, settings: FitSettings) -> bool:
-        """At the start, at every so many steps and at the last one, unless that was done before an interruption."""
-        if not self.history or self.history[-1].step == self.step:
-            return not self.history
-        is_last = self.seconds >= settings.seconds or self.step >= settings.steps
-        return is_last or self.step % settings.evaluate_every == 0
-
-    def reason_to_stop(self, settings: FitSettings) -> str | None:
-        if self.since_best >= settings.patience:
-            return "patience"
-        if self.step >= settings.steps:
-            return "steps"
-        return "seconds" if self.seconds >= settings.seconds else None
-
-
-def fit(
-    problem: Problem,
-    fitted: Fittable,
-    settings: FitSettings,
-    *,
-    seed: int,
-    checkpoint: Path | None = None,
-    identity: str = "",
-    progress: FitProgress | None = None,
-) -> FitOutcome:
-    """Fit `fitted` to `problem` and leave the best state in its parameters.
-
-    With `checkpoint` the state is saved there at every evaluation and when the fit is interrupted between two steps,
-    and a fit of the same `identity` goes on from it. FitError when loss or gradient stay not finite, or the checkpoint
-    is of another fit.
-    """
-    loop = _Loop(problem, fitted, settings, seed, checkpoint, identity)
-    reason = loop.run(progress)
-    restore(loop.parameters, loop.state.best)
-    best = next(moment for moment in loop.state.history if moment.step == loop.state.best_at)
-    return FitOutcome(tuple(loop.state.history), best, loop.state.seconds, reason)
-
-
-class _Loop:
-    def __init__(
-        self,
-        problem: Problem,
-        fitted: Fittable,
-        settings: FitSettings,
-        seed: int,
-        checkpoint: Path | None,
-        identity: str,
-    ) -> None:
-        self.problem, self.settings, self.seed = problem, settings, seed
-        self.checkpoint, self.identity = checkpoint, identity
-        self.parameters = fitted.parameters()
-        self.optimizer = torch.optim.AdamW(fitted.groups(settings.learning_rate), weight_decay=0.0)
-        self.state = self._loaded() or _State()
-
-    def run(self, progress: FitProgress | None) -> str:
-        """Step until there is a reason to stop, and return it."""
-        state, started, before = self.state, time.perf_counter(), self.state.seconds
-        whole = True  # False while a step or an evaluation is half done: what is saved is never half a step
-        try:
-            while True:
-                if state.is_to_be_evaluated(self.settings):
-                    whole = False
-                    self._evaluate()
-                    whole = True
-                    state.seconds = before + time.perf_counter() - started
-                if (reason := state.reason_to_stop(self.settings)) is not None:
-                    if state.seconds > before:  # the last evaluation's time, so that going on from here stops at once
-                        self._save()
-                    break
-                whole = False
-                state.losses.append(self._step())
-                state.step += 1
-                whole = True
-                state.seconds = before + time.perf_counter() - started
-                if progress is not None:
-                    progress(state.step, self.settings.steps, state.losses[-1], state.best_key[0])
-        except KeyboardInterrupt:
-            if whole:
-                self._save()
-            raise
-        return reason
-
-    def _step(self) -> float:
-        """One step's loss; NaN for a step that was not finite: it changes nothing but halves the learning rates."""
-        rng = np.random.default_rng((self.seed, self.state.step))
-        size = min(self.settings.batch_size, self.problem.examples)
-        indices = rng.choice(self.problem.examples, size=size, replace=False).tolist()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.problem.loss(indices, self.state.step)
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip)
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            self.optimizer.step()
-            return float(loss.detach())
-        for group in self.optimizer.param_groups:
-            group["lr"] /= 2
-            if group["lr"] < SMALLEST_RATE:
-                raise FitError(
-                    "The fit diverges: loss or gradient is not finite, however small the learning rate.",
-                    expected="a finite loss",
-                    found=f"loss {float(loss.detach())} at step {self.state.step}",
-                    fix="Lower learning_rate, or load the model in float32.",
-                )
-        return math.nan
-
-    def _evaluate(self) -> None:
-        """Score the current state, keep it when it is the best so far, and save."""
-        state = self.state
-        score, tie_breaker = self.problem.evaluate(state.step)
-        key = (_or_worst(score), _or_worst(tie_breaker))
-        finite = [loss for loss in state.losses if math.isfinite(loss)]
-        loss = float(np.mean(finite)) if finite else None
-        state.losses.clear()
-        state.history.append(Moment(state.step, state.seconds, loss, score))
-        if key > state.best_key or len(state.history) == 1:
-            state.best_key, state.best_at, state.since_best = key, state.step, 0
-            state.best = state_of(self.parameters)
-        else:
-            state.since_best += 1
-        self._save()
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        content = {
-            "identity": self.identity,
-            "settings": asdict(self.settings),
-            "parameters": state_of(self.parameters),
-            "optimizer": self.optimizer.state_dict(),
-            "memory": self.problem.memory(),
-            "state": {**asdict(replace(self.state, best={})), "best": self.state.best},
+    def _identity(self) -> dict[str, Any]:
+        settings = self.task.settings()
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "task": {name: settings[name] for name in _PARTS} | {"limits": settings["limits"]},
+            "seed": self.seed,
+            "limit": self.limit,
+            "data": self.splits.hash,
+            "base": self.host.fingerprint,
+            "foreword": __version__,
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        written = buffer.getvalue()
-        write_bytes_atomically(self.checkpoint, hashlib.sha256(written).digest() + written)
 
-    def _loaded(self) -> _State | None:
-        """The saved state, put into parameters, optimizer and problem; None when nothing was saved."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return None
-        try:
-            whole = self.checkpoint.read_bytes()
-            digest, written = whole[:32], whole[32:]
-            if hashlib.sha256(written).digest() != digest:  # torch.load itself lets changed numbers pass
-                raise ValueError("truncated or changed since it was written")
-            content: dict[str, Any] = torch.load(io.BytesIO(written), weights_only=True)
-            identity, settings, told = content["identity"], content["settings"], content["state"]
-            history = [Moment(**moment) for moment in told["history"]]
-            state = _State(**{**told, "history": history, "best_key": tuple(told["best_key"])})
-            parts = content["parameters"], content["optimizer"], content["memory"]
-        except (OSError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError) as error:
-            raise FitError(
-                f"The checkpoint {self.checkpoint} cannot be read.",
-                expected="a checkpoint written by this version of foreword",
-                found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
-                fix="Remove the file; the fit then starts again.",
-            ) from error
-        if (identity, settings) != (self.identity, asdict(self.settings)):
-            raise FitError(
-                f"The checkpoint {self.checkpoint} is of another fit.",
-                expected=f"{self.identity}, {asdict(self.settings)}",
-                found=f"{identity}, {settings}",
-                fix="Use another run folder, or remove the file to start again.",
-            )
-        restore(self.parameters, parts[0])
-        self.optimizer.load_state_dict(parts[1])
-        self.problem.remember(parts[2])
-        return state
+    def _aside(self) -> dict[str, Any]:
+        return {"task_folder": str(self.task.folder.resolve()), "reference": self.host.reference}
 
 
-def _or_worst(score: float) -> float:
-    """NaN compares as neither better nor worse than anything; here it is worse than everything."""
-    return -math.inf if math.isnan(score) else score
+def _held(folder: Path) -> HeldFolder:
+    return HeldFolder(
+        folder,
+        work="fit",
+        same="the same task, data, base model, settings and seed as before",
+        identity_name="fit.json",
+        made=("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "tensorboard/events.*"),
+    )
+
+
+def _settings(task: Task, method: str, length: int | None, options: Mapping[str, Any]) -> FittedSettings:
+    """The settings of a candidate: the task's own of that kind, and over them what the caller says."""
+    if method not in METHODS:
+        raise FitError(
+            "There is no such method.",
+            expected=", ".join(METHODS),
+            found=method + did_you_mean(method, METHODS),
+            fix='Name one of these; "prefix" is the default.',
+        )
+    kind = BY_KIND[method]
+    own = next((found for found in task.candidates if found.kind == method), None)
+    values = {} if own is None else own.model_dump(include=own.model_fields_set, mode="json")
+    if length is not None:
+        values["rank" if method == "lora" else "positions"] = length
+    unknown = [name for name in options if name not in kind.model_fields]
+    if unknown:
+        raise FitError(
+            f"A {method} has no option {unknown[0]!r}.",
+            expected=", ".join(name for name in kind.model_fields if name not in ("kind", "name")),
+            found=unknown[0] + did_you_mean(unknown[0], kind.model_fields),
+            fix="Correct its name; docs/reference/task-file.md explains each.",
+        )
+    try:
+        made: CandidateSettings = kind.model_validate({**values, **options, "kind": method})
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise FitError(
+            f"The option {'.'.join(map(str, found['loc']))} of the {method} cannot be used.",
+            expected=found["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
+            found=repr(found["input"])[:60],
+            fix="Correct it; docs/reference/task-file.md explains each.",
+        ) from error
+    if not isinstance(made, FittedSettings):
+        raise TypeError(f"{method} is not fitted")
+    return made

@@ -51,13 +51,16 @@ class LabelCrossEntropy:
         self.rows, self.targets = predictor.rows([x.input for x in fit]), targets_of(predictor, fit)
         self.selection_rows = predictor.rows([x.input for x in selection])
         self.selection_targets = targets_of(predictor, selection)
-        self.examples = len(self.rows)
+        self.examples, self.lengths = len(self.rows), [len(row) for row in self.rows]
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         del step
         with self.predictor.adaptation.active():
             scores = self.predictor.label_scores([self.rows[index] for index in indices])
         return nn.functional.cross_entropy(scores, self.targets[indices].to(scores.device))
+
+    def weight(self, indices: list[int]) -> float:
+        return float(len(indices))
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
@@ -94,7 +97,7 @@ class ClassContrast:
         self.rows, self.targets = predictor.rows([x.input for x in fit]), targets_of(predictor, fit)
         self.selection_rows = predictor.rows([x.input for x in selection])
         self.selection_targets = targets_of(predictor, selection)
-        self.examples = len(self.rows)
+        self.examples, self.lengths = len(self.rows), [len(row) for row in self.rows]
         self._bank, self._bank_step = torch.empty(0), -1
         self._inverse_penalty, self._last = 0.0, predictor.readout
 
@@ -105,6 +108,9 @@ class ClassContrast:
         own = torch.tensor(indices)
         scores = without_self(found, bank, self.targets[own], self.targets, own)
         return nn.functional.cross_entropy(scores, self.targets[own].to(scores.device))
+
+    def weight(self, indices: list[int]) -> float:
+        return float(len(indices))
 
     def evaluate(self, step: int) -> tuple[float, float]:
         bank, selection = self._bank_at(step), self._embedded(self.selection_rows)
@@ -166,6 +172,8 @@ class AnswerLikelihood:
         self.selection_prompts = predictor.rows([x.input for x in selection])
         self.selection_answers = [self._answer(x.target) for x in selection]
         self.examples = len(self.prompts)
+        pairs = zip(self.prompts, self.answers, strict=True)
+        self.lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
 
     def _answer(self, target: str) -> list[int]:
         end = getattr(self.predictor.host.tokenizer, "eos_token_id", None)
@@ -180,6 +188,9 @@ class AnswerLikelihood:
         adaptation = self.predictor.adaptation
         with adaptation.active():
             return completion_loss(self.predictor.host, prompts, answers, soft=adaptation.soft)
+
+    def weight(self, indices: list[int]) -> float:
+        return float(sum(len(self.answers[index]) for index in indices))
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step

@@ -6,6 +6,7 @@ that of `foreword.tuning.problems`: a custom validator here raises ValueError wi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -22,6 +23,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from foreword.tuning.loop_settings import FitSettings
 
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
@@ -66,6 +69,14 @@ def _share(value: object) -> int | float | str:
     raise ValueError('a fraction between 0 and 1, a whole number from 1, or (for test) "rest"')
 
 
+def _rate(value: object) -> float | str:
+    if value == "find" and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError('a number above 0, or "find"')
+    return float(value)
+
+
 def _requirement(value: object) -> object:
     """A sentence becomes the fields of a `Requirement`; its fields as a table pass."""
     if isinstance(value, dict | Requirement):
@@ -93,6 +104,7 @@ Name = Annotated[str, _like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits
 Device = Annotated[str, _like(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda, or cuda and a number such as cuda:0")]
 Currency = Annotated[str, _like(r"[A-Z]{3}", "a currency's three letters, such as JPY")]
 MetricName = Annotated[Metric, BeforeValidator(_metric_name)]
+LearningRate = Annotated[float | Literal["find"], PlainValidator(_rate)]
 Share = Annotated[int | float | Literal["rest"], PlainValidator(_share)]
 
 
@@ -263,14 +275,28 @@ class ProbeSettings(CandidateSettings):
 class FittedSettings(CandidateSettings):
     """Fitted by gradient descent: at most `steps`, within `seconds` (None: limits.fit_seconds).
 
-    `learning_rate` None: the candidate's own choice.
+    `learning_rate` None: the candidate's own choice; "find": searched in 48 steps. `part`: examples computed at once,
+    all of a batch when None. The other fields are those of `foreword.tuning.fittable.FitSettings`; `checkpointing`
+    computes the layers twice instead of keeping what they computed.
     """
 
     readout: Readout = "auto"
     steps: Whole = 200
     batch_size: Whole = 16
-    learning_rate: Positive | None = None
+    learning_rate: LearningRate | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    evaluate_every: Whole = 8
+    patience: Whole = 6
     seconds: Positive | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    checkpointing: bool = False
+    part: Whole | None = None
+    bucketed: bool = False
+
+    def loop(self, seconds: float) -> FitSettings:
+        """What the fitting loop takes; `seconds` where these settings leave the time open."""
+        own = {name: getattr(self, name) for name in FitSettings.__dataclass_fields__ if hasattr(self, name)}
+        return FitSettings(**{**own, "seconds": seconds if self.seconds is None else self.seconds})
 
 
 class SoftPromptSettings(FittedSettings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.candidates.few_shot import FewShot
 from foreword.tuning.candidates.hard_prompt import HardPrompt
 from foreword.tuning.candidates.lora import Lora
@@ -31,4 +31,4 @@ def candidate_for(settings: CandidateSettings) -> Candidate[Any]:
     return CANDIDATES[settings.kind](settings)
 
 
-__all__ = ["CANDIDATES", "Candidate", "Fitted", "Progress", "Workbench", "candidate_for"]
+__all__ = ["CANDIDATES", "Candidate", "Fitted", "Workbench", "candidate_for"]

@@ -7,7 +7,7 @@ ever sees the test split. What they give back answers inputs through the same pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,8 +18,10 @@ from foreword.engine.generation import Template
 from foreword.engine.host import Host
 from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
+from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Example, Splits
-from foreword.tuning.fit import FitSettings, Moment, fit
+from foreword.tuning.fittable import FitWatch
+from foreword.tuning.loop import fit
 from foreword.tuning.objective import objective_for, targets_of
 from foreword.tuning.predictor import Manner, Predictor
 from foreword.tuning.readout import (
@@ -28,12 +30,11 @@ from foreword.tuning.readout import (
     from_label_texts,
     from_prototypes,
 )
+from foreword.tuning.recomputed import Recomputed
 from foreword.tuning.scoring import value
 from foreword.tuning.sections import CandidateSettings, FittedSettings
 from foreword.tuning.task import Task
 
-# (done, of, what is to be shown): for a progress bar
-Progress = Callable[[int, int, str], None]
 Settings = TypeVar("Settings", bound=CandidateSettings)
 
 
@@ -153,7 +154,7 @@ class Candidate(ABC, Generic[Settings]):
 
     @abstractmethod
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
         """Make it from the fit and selection splits. With `checkpoint` a long fit saves itself and can go on."""
 
@@ -165,7 +166,7 @@ def fit_adaptation(
     *,
     seed: int,
     checkpoint: Path | None,
-    progress: Progress | None,
+    watch: FitWatch | None,
 ) -> Fitted:
     """The common way of prefix, soft prompt and LoRA: same read-outs, same loop, same budget."""
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
@@ -176,16 +177,17 @@ def fit_adaptation(
     objective = objective_for(predictor, bench.splits.fit, bench.splits.selection, bench.score)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
-        objective,
+        Recomputed(objective, bench.host) if settings.checkpointing else objective,
         adaptation,
-        FitSettings(settings.steps, settings.batch_size, seconds, learning_rate=settings.learning_rate),
+        settings.loop(seconds),
         seed=seed,
         checkpoint=checkpoint,
         identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}",
-        progress=None if progress is None else lambda step, of, loss, best: progress(step, of, _shown(loss, best)),
+        watch=watch,
     )
     objective.finish()
     size = predictor.readout.size if predictor.readout is not None else 0
+    rate = None if settings.learning_rate == "find" else settings.learning_rate
     return Fitted(
         predictor,
         selection=bench.selection_score(predictor),
@@ -197,13 +199,10 @@ def fit_adaptation(
             "stopped_by": outcome.stopped_by,
             "steps_taken": outcome.history[-1].step,
             "batch_size": settings.batch_size,
-            "learning_rates": [group["lr"] for group in adaptation.groups(settings.learning_rate)],
+            "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
+            "notices": list(outcome.notices),
         },
     )
-
-
-def _shown(loss: float, best: float) -> str:
-    return f"loss {loss:.3f}, best {best:.3f}"
 
 
 def first_examples(examples: tuple[Example, ...], labels: tuple[str, ...], count: int | None) -> list[Example]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreword.engine.generation import Template, tokens
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, first_examples
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, first_examples
 from foreword.tuning.examples import Example
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.objective import targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import from_prototypes
@@ -20,9 +21,9 @@ class FewShot(Candidate[FewShotSettings]):
     """Demonstrations in turn over the labels, in the order of the split: as many as asked for, or as fit."""
 
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        del seed, checkpoint, progress
+        del seed, checkpoint, watch
         labels = bench.splits.labels if bench.task.kind == "classify" else ()
         shown = first_examples(bench.splits.fit, labels, self.settings.shots)
         if bench.host.role == "encoder":

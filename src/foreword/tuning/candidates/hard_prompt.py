@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreword.engine.generation import Template
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import HardPromptSettings
 
@@ -14,7 +15,7 @@ class HardPrompt(Candidate[HardPromptSettings]):
     """Each template is tried as it stands; ties go to the one that was given first."""
 
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
         del seed, checkpoint
         kind = self.settings.readout
@@ -26,8 +27,8 @@ class HardPrompt(Candidate[HardPromptSettings]):
             readout = bench.readout(bench.default_readout if kind == "auto" else kind, template=template)
             predictor = Predictor(bench.host, bench.manner(template), readout=readout)
             tried.append((bench.selection_score(predictor), text, predictor))
-            if progress is not None:
-                progress(number, len(self.settings.templates), f"best {max(found[0] for found in tried):.3f}")
+            if watch is not None:
+                watch.tried(number, len(self.settings.templates), max(found[0] for found in tried))
         score, chosen, predictor = max(tried, key=lambda found: found[0])
         learned = predictor.readout is not None and predictor.readout.kind != "label-text"
         numbers = predictor.readout.size if learned and predictor.readout is not None else 0

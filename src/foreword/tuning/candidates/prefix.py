@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from foreword.tuning.adaptation import FittedPrefix as Adapted
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench, fit_adaptation
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.sections import PrefixSettings
 
 
@@ -15,13 +16,11 @@ class Prefix(Candidate[PrefixSettings]):
     uses_seed = True
 
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
         adaptation = Adapted(bench.host, positions=self.settings.positions, seed=seed)
         try:
-            fitted = fit_adaptation(
-                bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, progress=progress
-            )
+            fitted = fit_adaptation(bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, watch=watch)
         except BaseException:
             adaptation.close()
             raise

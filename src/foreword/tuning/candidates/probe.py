@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import ProbeSettings
 
@@ -13,9 +14,9 @@ class Probe(Candidate[ProbeSettings]):
     """Solved to convergence; the penalty is chosen on the selection split."""
 
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        del seed, checkpoint, progress
+        del seed, checkpoint, watch
         readout = bench.readout("linear")
         size = 0 if readout is None else readout.size
         predictor = Predictor(bench.host, bench.manner(), readout=readout)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreword.tuning.candidates.contract import Candidate, Fitted, Progress, Workbench
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import ZeroShotSettings
 
@@ -13,9 +14,9 @@ class ZeroShot(Candidate[ZeroShotSettings]):
     """Similarity to the label's text (encoder), likelihood of the label (causal model), or plain generation."""
 
     def fit(
-        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+        self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        del seed, checkpoint, progress
+        del seed, checkpoint, watch
         predictor = self.predictor(bench)
         return Fitted(predictor, bench.selection_score(predictor), trainable=0, nbytes=0)
 

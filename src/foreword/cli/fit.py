@@ -1,0 +1,154 @@
+"""`foreword fit TASK`: fit a prefix (or a rival) to a task, and keep everything in one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from foreword.cli.bars import Bars
+from foreword.cli.screen import on_one_screen
+
+if TYPE_CHECKING:
+    from foreword.tuning.fit import Fit
+    from foreword.tuning.fittable import FitWatch
+
+
+def fit(
+    task: Path = typer.Argument(..., help="The task file, or the folder of a fit to go on with."),
+    method: str = typer.Option("prefix", "--method", help="prefix, soft-prompt or lora."),
+    length: int | None = typer.Option(None, "--length", min=1, help="Positions; of LoRA the rank."),
+    start: str | None = typer.Option(None, "--start", help="First values of a prefix; auto is what measured best."),
+    steps: int | None = typer.Option(None, "--steps", min=1, help="At most so many steps."),
+    batch_size: int | None = typer.Option(None, "--batch-size", min=1, help="Examples in a step."),
+    learning_rate: str | None = typer.Option(None, "--learning-rate", help="The largest step size, or find."),
+    seconds: float | None = typer.Option(None, "--seconds", help="At most so long, over all resumes."),
+    option: list[str] = typer.Option(
+        [], "--option", help="Any other field of the candidate, as NAME=VALUE; repeatable."
+    ),
+    seed: int = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Another seed gives another fit."),
+    out: Path | None = typer.Option(None, "--out", help="Folder. Default: runs/TASK-NAME-METHOD."),
+    limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),
+    fresh: bool = typer.Option(False, "--fresh", help="Discard what an earlier fit left in the folder."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write TensorBoard's event files too."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar."),
+) -> None:
+    """Fit a prefix by gradient descent on it alone; the base model stays as it is.
+
+    Ctrl-C or a kill loses nothing: the same command, or `foreword fit FOLDER`, goes on to the same numbers.
+    """
+    told = {"start": start, "steps": steps, "batch_size": batch_size, "seconds": seconds}
+    options = {name: value for name, value in told.items() if value is not None} | _options(option)
+    if learning_rate is not None:
+        options["learning_rate"] = _value(learning_rate)
+    resumes = task.is_dir()
+    if resumes:
+        _only_a_folder(options | {name: value for name, value in (("length", length), ("out", out)) if value})
+
+    from transformers.utils import logging
+
+    from foreword.record import command_line
+    from foreword.tuning.fit import fit as fitting
+    from foreword.tuning.task import Task
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    command = command_line()
+    try:
+        with Bars(quiet=quiet) as bars:
+            if resumes:
+                made = fitting.resume(task, tensorboard=tensorboard, watch=_watch(bars), command=command)
+            else:
+                loaded = Task.load(task)
+                made = fitting(
+                    None,
+                    loaded,
+                    method=method,
+                    length=length,
+                    seed=seed,
+                    out=out or Path("runs") / f"{folder_name(loaded.name)}-{method}",
+                    fresh=fresh,
+                    limit=limit,
+                    tensorboard=tensorboard,
+                    watch=_watch(bars),
+                    command=command,
+                    **options,
+                )
+    except KeyboardInterrupt as error:
+        typer.echo("\ninterrupted: the fit is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from error
+    _show(made)
+
+
+def _watch(bars: Bars) -> FitWatch:
+    from foreword.tuning.fittable import FitWatch, StepTaken
+
+    class Shown(FitWatch):
+        def stepped(self, taken: StepTaken) -> None:
+            note = f"loss {taken.loss:.3f}, best {taken.best:.3f}, rate {taken.rate:.2g}"
+            bars.watch("fit", taken.step, taken.of, note)
+
+        def notice(self, text: str) -> None:
+            bars.say(text)
+
+    return Shown()
+
+
+def _show(made: Fit) -> None:
+    first, best = made.history[0], made.best
+    size = made.details.get("positions", made.details.get("rank"))
+    typer.echo(f"{made.method} of {size}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
+    typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
+    for text in made.notices:
+        typer.echo(on_one_screen(f"notice     {text}"))
+    if made.folder is None:
+        return
+    for name, path in (("bundle", "best.prefix"), ("result", "result.json"), ("log", "log.jsonl")):
+        if (made.folder / path).exists():
+            typer.echo(f"{name:<10} {made.folder / path}")
+
+
+def folder_name(name: str) -> str:
+    """A task's name as that of a folder: 60 characters take at most the 255 bytes that a file system allows."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return plain[:60].strip("-.") or "fit"
+
+
+def _options(told: list[str]) -> dict[str, Any]:
+    from foreword.errors import FitError
+
+    found = {}
+    for each in told:
+        name, equals, value = each.partition("=")
+        if not equals or not name.strip():
+            raise FitError(
+                "An option cannot be read.",
+                expected="NAME=VALUE, such as schedule=cosine",
+                found=each,
+                fix="Write the name, an equals sign and the value; docs/reference/task-file.md lists the names.",
+            )
+        found[name.strip()] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    """A value as a task file would have it; text where it is not TOML."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _only_a_folder(told: dict[str, Any]) -> None:
+    from foreword.errors import FitError
+
+    if told:
+        raise FitError(
+            "A fit that goes on keeps the settings that it was started with.",
+            expected="the folder alone",
+            found=", ".join(told),
+            fix="Leave these out, or start another fit with the task file and another --out.",
+        )

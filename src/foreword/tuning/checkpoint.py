@@ -1,0 +1,107 @@
+"""A fit on disk between two steps: written whole or not at all, and never taken up by another fit.
+
+The file is the SHA-256 of what follows, then what `torch.save` makes of tensors and plain values. It is read with
+`weights_only`, so that nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreword.bundle import write_bytes_atomically
+from foreword.errors import FitError
+
+
+@dataclass(frozen=True)
+class Moment:
+    """State after `step` steps: seconds spent, mean loss since the last moment, score on the selection split."""
+
+    step: int
+    seconds: float
+    loss: float | None
+    selection: float
+
+
+@dataclass
+class FitState:
+    """How far a fit has come, but for parameters and optimizer.
+
+    `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
+    examples are computed at once, None for the whole batch. `best` are the parameters of the best moment.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    since_best: int = 0
+    best_key: tuple[float, float] = (float("-inf"), float("-inf"))
+    best_at: int = 0
+    factor: float = 1.0
+    part: int | None = None
+    is_searched: bool = False
+    first_loss: float | None = None
+    rescues: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Moment] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a fit needs to go on, and whose it is: `identity` and `settings` must be those of the fit that reads it."""
+
+    identity: str
+    settings: dict[str, Any]
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    memory: dict[str, Tensor]
+    state: FitState
+
+    def write(self, path: Path) -> None:
+        """Write atomically; BundleError when that fails."""
+        state = {**asdict(replace(self.state, best={})), "best": self.state.best}
+        parts = {name: getattr(self, name) for name in ("identity", "settings", "parameters", "optimizer", "scaler")}
+        buffer = io.BytesIO()
+        torch.save({**parts, "memory": self.memory, "state": state}, buffer)
+        written = buffer.getvalue()
+        write_bytes_atomically(path, hashlib.sha256(written).digest() + written)
+
+    @classmethod
+    def read(cls, path: Path, *, identity: str, settings: dict[str, Any]) -> Checkpoint | None:
+        """The checkpoint at `path`; None when there is none. FitError when it is damaged, or another fit's."""
+        if not path.exists():
+            return None
+        try:
+            whole = path.read_bytes()
+            digest, written = whole[:32], whole[32:]
+            if hashlib.sha256(written).digest() != digest:  # torch.load itself lets changed numbers pass
+                raise ValueError("truncated or changed since it was written")
+            told: dict[str, Any] = torch.load(io.BytesIO(written), weights_only=True)
+            history = [Moment(**moment) for moment in told["state"]["history"]]
+            best_key = tuple(told["state"]["best_key"])
+            state = FitState(**{**told["state"], "history": history, "best_key": best_key})
+            found = cls(**{**told, "state": state})
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError) as error:
+            raise FitError(
+                f"The checkpoint {path} cannot be read.",
+                expected="a checkpoint written by this version of foreword",
+                found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+                fix="Remove the file; the fit then starts again.",
+            ) from error
+        if (found.identity, found.settings) != (identity, settings):
+            raise FitError(
+                f"The checkpoint {path} is of another fit.",
+                expected=f"{identity}, {settings}",
+                found=f"{found.identity}, {found.settings}",
+                fix="Use another run folder, or remove the file to start again.",
+            )
+        return found

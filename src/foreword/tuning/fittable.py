@@ -1,0 +1,105 @@
+"""What the fitting loop is given and what it gives back: the two contracts, the outcome, who is told of it.
+
+A `Problem` is a loss over examples and a score; a `Fittable` has parameters. The loop knows neither task nor model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from foreword.tuning.adaptation import ParameterGroup
+from foreword.tuning.checkpoint import Moment
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """How a fit went; the parameters hold the best state. `stopped_by` is "steps", "seconds" or "patience".
+
+    `notices` are what the loop did of its own accord: parts halved, learning rates halved or found, best state taken
+    back. `factor` is what the adaptation's learning rates were multiplied by in the end.
+    """
+
+    history: tuple[Moment, ...]
+    best: Moment
+    seconds: float
+    stopped_by: str
+    notices: tuple[str, ...] = ()
+    factor: float = 1.0
+
+
+class Problem(Protocol):
+    """What an adaptation is fitted to."""
+
+    examples: int
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Each example's number of tokens."""
+        ...
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        """Loss of these examples at this step, a scalar with gradients: a mean in which each has its weight."""
+        ...
+
+    def weight(self, indices: list[int]) -> float:
+        """What these examples weigh together in a mean: their number, or that of their scored tokens."""
+        ...
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        """After `step` steps: score on the selection split (higher is better), and the tie-breaker of equal scores."""
+        ...
+
+    def memory(self) -> dict[str, Tensor]:
+        """What later losses depend on besides the parameters; saved with a checkpoint."""
+        ...
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Take up the memory of a checkpoint."""
+        ...
+
+
+class Fittable(Protocol):
+    """What a fit changes: an adaptation's parameters."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """By name."""
+        ...
+
+    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
+        """The same parameters with their learning rates."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """One step of at most `of`: its loss (NaN when it was not finite), the largest learning rate, seconds in all."""
+
+    step: int
+    of: int
+    loss: float
+    best: float
+    rate: float
+    seconds: float
+
+
+class FitWatch:
+    """Is told of a fit under way; logs and progress bars override what they need. This one ignores everything."""
+
+    def start(self, step: int) -> None:
+        """The loop begins after `step` steps; what was told of later ones is void."""
+
+    def stepped(self, taken: StepTaken) -> None:
+        """A step was taken."""
+
+    def evaluated(self, moment: Moment) -> None:
+        """The selection score was taken."""
+
+    def notice(self, text: str) -> None:
+        """The loop did something of its own accord."""
+
+    def tried(self, number: int, of: int, best: float) -> None:
+        """So many of the things to choose from were scored on the selection split."""

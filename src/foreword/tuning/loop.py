@@ -1,0 +1,283 @@
+"""The fitting loop: gradient descent on an adaptation alone, with early stopping, best state kept, and resume.
+
+It knows no task and no model: it is given parameters, a loss over examples and a selection score. What a step does
+depends on the state and on (seed, step) only, so a fit that was stopped, or killed at any moment, goes on from its last
+checkpoint to the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foreword.errors import FitError
+from foreword.tuning.adaptation import restore, state_of
+from foreword.tuning.batching import Batches
+from foreword.tuning.checkpoint import Checkpoint, FitState, Moment
+from foreword.tuning.devices import Devices
+from foreword.tuning.fittable import FitOutcome, Fittable, FitWatch, Problem, StepTaken
+from foreword.tuning.gradient import Gradient
+from foreword.tuning.loop_settings import FitSettings
+
+# A learning rate that was halved to less than this has been halved in vain.
+SMALLEST_RATE = 1e-9
+# Factors of an adaptation's own learning rates that a search tries, and the steps that it gives each.
+SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
+# A mean loss above so many times the first one (and 1 more) has diverged; so many times the best state is taken back.
+DIVERGED, RESCUES = 3.0, 3
+# Between evaluations the state is saved when this many seconds have passed since it last was.
+SAVE_SECONDS = 30.0
+
+
+def fit(
+    problem: Problem,
+    fitted: Fittable,
+    settings: FitSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    identity: str = "",
+    watch: FitWatch | None = None,
+    devices: Devices | None = None,
+) -> FitOutcome:
+    """Fit `fitted` to `problem` and leave the best state in its parameters.
+
+    With `checkpoint` the state is saved there at every evaluation, every 30 seconds between them, and when the fit is
+    interrupted between two steps, and a fit of the same `identity` goes on from it. FitError when loss or gradient stay
+    not finite, when not even one example fits into memory, or the checkpoint is of another fit.
+    """
+    place = _Place(checkpoint, identity)
+    loop = _Loop(problem, fitted, settings, seed, place, watch or FitWatch(), devices or Devices())
+    reason = loop.run()
+    state = loop.state
+    restore(loop.parameters, state.best)
+    best = next(moment for moment in state.history if moment.step == state.best_at)
+    return FitOutcome(tuple(state.history), best, state.seconds, reason, tuple(state.notices), state.factor)
+
+
+@dataclass
+class _Place:
+    """Where a fit is saved, as whose, and when it last was."""
+
+    path: Path | None
+    identity: str
+    at: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_due(self) -> bool:
+        return self.path is not None and time.perf_counter() - self.at > SAVE_SECONDS
+
+
+class _Loop:
+    def __init__(
+        self,
+        problem: Problem,
+        fitted: Fittable,
+        settings: FitSettings,
+        seed: int,
+        place: _Place,
+        watch: FitWatch,
+        devices: Devices,
+    ) -> None:
+        self.problem, self.fitted, self.settings, self.place = problem, fitted, settings, place
+        self.watch, self.devices = watch, devices
+        self.batches = Batches(
+            problem.examples, settings.batch_size, seed, problem.lengths if settings.bucketed else None
+        )
+        self.parameters = fitted.parameters()
+        rate = None if settings.learning_rate == "find" else settings.learning_rate
+        self.groups = fitted.groups(rate)
+        self.rates = [float(group["lr"]) for group in self.groups]
+        self.optimizer = self._fresh_optimizer()
+        self.gradient = Gradient(problem, list(self.parameters.values()), settings, devices, self._notice)
+        self.scaler = self.gradient.scaler
+        self.state = self._loaded() or FitState(part=settings.part)
+        self.gradient.part = self.state.part
+        watch.start(self.state.step)
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([dict(group) for group in self.groups], weight_decay=0.0)
+
+    def run(self) -> str:
+        """Step until there is a reason to stop, and return it."""
+        state, started, before = self.state, time.perf_counter(), self.state.seconds
+        whole = False  # False while a step or an evaluation is half done: what is saved is never half a step
+        try:
+            self._search()
+            while True:
+                if self._is_to_be_evaluated():
+                    whole = False
+                    self._evaluate()
+                    whole = True
+                    state.seconds = self.devices.told(before + time.perf_counter() - started)
+                if (reason := self._reason_to_stop()) is not None:
+                    if state.seconds > before:  # the last evaluation's time, so that going on from here stops at once
+                        self._save()
+                    break
+                whole = False
+                state.losses.append(self._step())
+                state.step += 1
+                whole = True
+                state.seconds = self.devices.told(before + time.perf_counter() - started)
+                self._tell()
+                if self.place.is_due:
+                    self._save()
+        except KeyboardInterrupt:
+            if whole:
+                self._save()
+            raise
+        return reason
+
+    def _tell(self) -> None:
+        state, largest = self.state, max(group["lr"] for group in self.optimizer.param_groups)
+        taken = StepTaken(state.step, self.settings.steps, state.losses[-1], state.best_key[0], largest, state.seconds)
+        self.watch.stepped(taken)
+
+    def _is_to_be_evaluated(self) -> bool:
+        """At the start, at every so many steps and at the last one, unless that was done before an interruption."""
+        state, settings = self.state, self.settings
+        if not state.history or state.history[-1].step == state.step:
+            return not state.history
+        is_last = state.seconds >= settings.seconds or state.step >= settings.steps
+        return is_last or state.step % settings.evaluate_every == 0
+
+    def _reason_to_stop(self) -> str | None:
+        state, settings = self.state, self.settings
+        if state.since_best >= settings.patience:
+            return "patience"
+        if state.step >= settings.steps:
+            return "steps"
+        return "seconds" if state.seconds >= settings.seconds else None
+
+    def _step(self) -> float:
+        """One step's loss; NaN for a step that was not finite: it changes nothing but halves the learning rates."""
+        state = self.state
+        self._set_rates(state.factor * self.settings.rate_at(state.step))
+        loss, norm = self.gradient.of(self.batches.at(state.step), state.step, self.optimizer)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return loss
+        if self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1:
+            self.scaler.update()  # the gradient left float16's range: its scale is halved, which is not divergence
+            return math.nan
+        state.factor /= 2
+        if min(self.rates) * state.factor < SMALLEST_RATE:
+            raise FitError(
+                "The fit diverges: loss or gradient is not finite, however small the learning rate.",
+                expected="a finite loss",
+                found=f"loss {loss} at step {state.step}",
+                fix="Lower learning_rate, or load the model in float32.",
+            )
+        self._notice(f"step {state.step}: loss or gradient not finite; learning rates halved")
+        return math.nan
+
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _evaluate(self) -> None:
+        """Score the current state, keep it when it is the best so far, and save."""
+        state = self.state
+        with self.gradient.autocast():
+            score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
+        key = (_or_worst(score), _or_worst(tie_breaker))
+        finite = [loss for loss in state.losses if math.isfinite(loss)]
+        loss = float(np.mean(finite)) if finite else None
+        state.losses.clear()
+        moment = Moment(state.step, state.seconds, loss, score)
+        state.history.append(moment)
+        if key > state.best_key or len(state.history) == 1:
+            state.best_key, state.best_at, state.since_best = key, state.step, 0
+            state.best = state_of(self.parameters)
+        else:
+            state.since_best += 1
+        self._guard(loss)
+        self.watch.evaluated(moment)
+        self._save()
+
+    def _guard(self, loss: float | None) -> None:
+        """Take the best state back, with half the learning rates, when the loss has run away."""
+        state = self.state
+        if loss is None:
+            return
+        if state.first_loss is None:
+            state.first_loss = loss
+        if loss <= DIVERGED * abs(state.first_loss) + 1 or state.rescues >= RESCUES:
+            return
+        state.rescues, state.factor = state.rescues + 1, state.factor / 2
+        restore(self.parameters, state.best)
+        self.optimizer = self._fresh_optimizer()
+        self._notice(
+            f"step {state.step}: the loss ran away to {loss:.3g}; back to the state of step {state.best_at}, "
+            "learning rates halved"
+        )
+
+    def _search(self) -> None:
+        """Find the factor of the learning rates whose first steps lower the loss most, from the start state."""
+        state = self.state
+        if self.settings.learning_rate != "find" or state.is_searched:
+            return
+        start, memory, found = state_of(self.parameters), self.problem.memory(), {}
+        for factor in SEARCHED:
+            self.optimizer = self._fresh_optimizer()
+            losses = []
+            for step in range(SEARCH_STEPS):
+                self._set_rates(factor)
+                loss, norm = self.gradient.of(self.batches.at(step), step, self.optimizer)
+                losses.append(loss if math.isfinite(norm) else math.inf)
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            found[factor] = _or_best(float(np.mean(losses[SEARCH_STEPS // 2 :])))
+            restore(self.parameters, start)
+            self.problem.remember(memory)
+        self.optimizer = self._fresh_optimizer()
+        state.factor, state.is_searched = min(found, key=lambda factor: found[factor]), True
+        self._notice(f"learning rates found: {', '.join(f'{rate * state.factor:.2g}' for rate in self.rates)}")
+
+    def _notice(self, text: str) -> None:
+        self.state.notices.append(text)
+        self.watch.notice(text)
+
+    def _save(self) -> None:
+        if self.place.path is None or not self.devices.is_first:
+            return
+        self.state.part = self.gradient.part
+        Checkpoint(
+            self.place.identity,
+            asdict(self.settings),
+            state_of(self.parameters),
+            self.optimizer.state_dict(),
+            self.scaler.state_dict(),
+            self.problem.memory(),
+            self.state,
+        ).write(self.place.path)
+        self.place.at = time.perf_counter()
+
+    def _loaded(self) -> FitState | None:
+        """The saved state, put into parameters, optimizer and problem; None when nothing was saved."""
+        if self.place.path is None:
+            return None
+        found = Checkpoint.read(self.place.path, identity=self.place.identity, settings=asdict(self.settings))
+        if found is None:
+            return None
+        restore(self.parameters, found.parameters)
+        self.optimizer.load_state_dict(found.optimizer)
+        self.scaler.load_state_dict(found.scaler)
+        self.problem.remember(found.memory)
+        return found.state
+
+
+def _or_worst(score: float) -> float:
+    """NaN compares as neither better nor worse than anything; here it is worse than everything."""
+    return -math.inf if math.isnan(score) else score
+
+
+def _or_best(loss: float) -> float:
+    """A loss that NaN makes the largest of all."""
+    return math.inf if math.isnan(loss) else loss

@@ -1,0 +1,38 @@
+"""A problem whose losses keep no activations: the base model's layers are computed again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from foreword.engine.checkpointing import checkpointed
+from foreword.engine.host import Host
+from foreword.tuning.fittable import Problem
+
+
+class Recomputed:
+    """`problem`, with gradient checkpointing in its losses and none in its evaluations, which may use caches."""
+
+    def __init__(self, problem: Problem, host: Host) -> None:
+        self.problem, self.host, self.examples = problem, host, problem.examples
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return self.problem.lengths
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        with checkpointed(self.host.model):
+            return self.problem.loss(indices, step)
+
+    def weight(self, indices: list[int]) -> float:
+        return self.problem.weight(indices)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        return self.problem.evaluate(step)
+
+    def memory(self) -> dict[str, Tensor]:
+        return self.problem.memory()
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        self.problem.remember(memory)
