@@ -79,3 +79,7 @@ class CompileError(ForewordError):
 
 class CertificateError(ForewordError):
     """A certificate or a compiled file does not hold: changed, incomplete, or of another prefix."""
+
+
+class PictureError(ForewordError):
+    """A picture cannot be drawn of this, or not be written where it was wanted."""

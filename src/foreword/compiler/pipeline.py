@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,9 @@ from foreword.compiler.hosting import Hosted, host_in
 from foreword.compiler.proof import Progress, prove
 from foreword.compiler.target import Target, target_of
 from foreword.errors import CompileError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 Function = Target | Expression | str | Callable[[Floats], ArrayLike] | Floats
@@ -112,6 +115,12 @@ class CompiledFunction:
     def save(self, path: str | Path) -> None:
         """Write prefix, certificate and the proof's cells to one file; `load_compiled` reads it."""
         write_compiled(path, self._file())
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """A figure of target, head, error and positions; also written to `path` (.png, .svg or .pdf) where given."""
+        from foreword.compiler.picture import plotted  # here, because matplotlib is slow to load
+
+        return plotted(self, path)
 
     def _file(self) -> CompiledFile:
         samples = None

@@ -1,0 +1,135 @@
+"""Where a picture looks at a domain: the points, and the place of each on paper.
+
+One coordinate or angle is a curve, two are a map (the sphere in Hammer's projection, whose areas are true). What has
+more is seen along one line through it. Points near kinks are among those of a curve: that is where errors hide.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.expression import coordinate_names
+from foreword.compiler.target import Target
+
+Floats = NDArray[np.float64]
+
+CURVE = 2_000  # points of a curve, as many again near kinks
+MAP = 30_000  # points of a map
+LEAST = 400  # points of a picture of however long a prefix
+
+
+@dataclass(frozen=True)
+class View:
+    """Points `(batch, column)` of a domain with their places on paper.
+
+    `across` `(batch,)` and, on a map, `up` `(batch,)`; `grid` `(rows, columns)` where they form one, row by row.
+    `is_table` when nothing lies between the points, `is_section` when the domain has more dimensions than are seen.
+    """
+
+    points: Floats
+    across: Floats
+    up: Floats | None
+    grid: tuple[int, int] | None
+    labels: tuple[str, str]
+    note: str
+    projection: str | None = None
+    is_table: bool = False
+    is_section: bool = False
+
+    @property
+    def is_angle(self) -> bool:
+        """Whether `across` is an angle that runs once around."""
+        return self.labels[0].startswith("angle")
+
+
+def view_of(domain: Domain, target: Target | None, most: int) -> View:
+    """At most `most` points (but not less than 400) of the domain, as it is seen best."""
+    most = max(LEAST, most)
+    names = coordinate_names(domain.columns)
+    match domain:
+        case Sphere(dimension=1):
+            return _circle(domain, target, names, most)
+        case Sphere(dimension=2):
+            return _globe(names, most)
+        case Sphere():
+            return _great_circle(domain, names, most)
+        case Cube(dimension=1):
+            [(low, high)] = domain.sides
+            points = _with_kinks(domain, target, np.linspace(low, high, min(CURVE, most // 2) + 1)[:, None])
+            order = np.argsort(points[:, 0], kind="stable")
+            return View(points[order], points[order, 0], None, None, (names[0], ""), "")
+        case Cube(dimension=2):
+            side = int(math.sqrt(min(MAP, most)))
+            x, y = (np.linspace(low, high, side) for low, high in domain.sides)
+            across, up = (grid.ravel() for grid in np.meshgrid(x, y))
+            return View(np.stack([across, up], axis=1), across, up, (side, side), (names[0], names[1]), "")
+        case Cube():
+            return _diagonal(domain, most)
+    return _table(domain, names, most)
+
+
+def _circle(domain: Sphere, target: Target | None, names: tuple[str, ...], most: int) -> View:
+    angles = np.linspace(-math.pi, math.pi, min(CURVE, most // 2) + 1)
+    points = _with_kinks(domain, target, np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    angles = np.arctan2(points[:, 1], points[:, 0])
+    order = np.argsort(angles, kind="stable")
+    label = f"angle t; ({', '.join(names)}) = (cos t, sin t)"
+    return View(points[order], angles[order], None, None, (label, ""), "")
+
+
+def _globe(names: tuple[str, ...], most: int) -> View:
+    rows = int(math.sqrt(min(MAP, most) / 2))
+    height = math.pi * ((np.arange(rows) + 0.5) / rows - 0.5)
+    around = 2 * math.pi * ((np.arange(2 * rows) + 0.5) / (2 * rows) - 0.5)
+    longitude, latitude = (grid.ravel() for grid in np.meshgrid(around, height))
+    x, y = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude)
+    points = np.stack([x, y, np.sin(latitude)], axis=1)
+    note = f"Hammer projection, areas are true: longitude atan2({names[1]}, {names[0]}), latitude asin {names[2]}"
+    return View(points, longitude, latitude, (rows, 2 * rows), ("", ""), note, projection="hammer")
+
+
+def _great_circle(domain: Sphere, names: tuple[str, ...], most: int) -> View:
+    angles = np.linspace(-math.pi, math.pi, min(CURVE, most) + 1)
+    points = np.zeros((len(angles), domain.columns))
+    points[:, 0], points[:, -1] = np.cos(angles), np.sin(angles)
+    note = f"along the great circle {names[0]} = cos t, {names[-1]} = sin t"
+    return View(points, angles, None, None, ("angle t", ""), note, is_section=True)
+
+
+def _diagonal(domain: Cube, most: int) -> View:
+    share = np.linspace(0.0, 1.0, min(CURVE, most) + 1)
+    lower, upper = domain.box.T
+    points = np.clip(lower + (upper - lower) * share[:, None], lower, upper)
+    note = "along the diagonal from the lowest corner (0) to the highest (1)"
+    return View(points, share, None, None, ("share of the diagonal", ""), note, is_section=True)
+
+
+def _table(domain: FiniteSet, names: tuple[str, ...], most: int) -> View:
+    points = domain.spread(min(most, MAP))
+    if domain.columns == 1:
+        points = points[np.argsort(points[:, 0], kind="stable")]
+        return View(points, points[:, 0], None, None, (names[0], ""), "", is_table=True)
+    if domain.columns == 2:
+        return View(points, points[:, 0], points[:, 1], None, (names[0], names[1]), "", is_table=True)
+    return View(points, np.arange(float(len(points))), None, None, ("row of the table", ""), "", is_table=True)
+
+
+def known_kinks(target: Target | None, domain: Domain) -> list[Kink]:
+    """Kinks that are declared or stand in the expression: for a picture, none is searched for."""
+    if target is None or not (target.kinks or target.expression is not None):
+        return []
+    return kinks_of(target, domain, np.random.default_rng(CURVE))[0]
+
+
+def _with_kinks(domain: Domain, target: Target | None, points: Floats) -> Floats:
+    """The points, and where there are kinks as many again of which half are close to one."""
+    kinks = known_kinks(target, domain)
+    if not kinks:
+        return points
+    return np.concatenate([points, near_kinks(domain, points, kinks, np.random.default_rng(CURVE))])
