@@ -26,6 +26,7 @@ def compile_expression(
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
     seconds: float = typer.Option(60.0, "--seconds", help="Time limit of the proof."),
     out: Path = typer.Option(..., "--out", help="The file to write, such as f.prefix."),
+    plot: list[Path] = typer.Option([], "--plot", help="A picture to write: .png, .svg or .pdf; may be repeated."),
 ) -> None:
     """Compile a function into a prefix for an attention head, and prove how far it is from the function.
 
@@ -35,6 +36,7 @@ def compile_expression(
     from foreword.cli.screen import on_one_screen
     from foreword.compiler.pipeline import compile_function
 
+    check_pictures(plot)
     compiled = compile_function(
         expression,
         domain_from_text(domain),
@@ -46,6 +48,8 @@ def compile_expression(
         seconds=seconds,
     )
     compiled.save(out)
+    for picture in plot:
+        compiled.plot(picture)
     for row in compiled.tried:
         length = "no prefix" if row.positions is None else f"{row.positions} positions"
         typer.echo(on_one_screen(f"{row.method}: {length}, {row.verdict} {row.note}".rstrip()))
@@ -62,6 +66,15 @@ def compile_expression(
         typer.echo(on_one_screen(proved.remedy))
     if proved.verdict is not Verdict.PROVED:
         raise typer.Exit(1)
+
+
+def check_pictures(paths: list[Path]) -> None:
+    """PictureError, before any work, when one of the pictures could not be written."""
+    if paths:
+        from foreword.compiler.canvas import check_picture_path
+
+        for path in paths:
+            check_picture_path(path)
 
 
 def domain_from_text(text: str) -> Cube | Sphere:

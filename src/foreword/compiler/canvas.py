@@ -10,6 +10,7 @@ import io
 import tempfile
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ FORMATS = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"Creatio
 DPI = 100
 """Pixels per inch of a PNG, and of the parts of an SVG or PDF that are drawn as pixels."""
 
-HEADER = 0.8
-"""Inches above the panels, for three lines that say what is shown."""
+TITLE, LINE = 0.42, 0.19
+"""Inches above the panels that the title takes, and each line below it."""
 
 COLOURS = {
     "ink": "#1d2433",
@@ -83,15 +84,17 @@ def write_picture(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def new_figure(width: float, height: float, title: str, about: str) -> Figure:
-    """An empty figure of so many inches, header included: a bold title, and up to two lines of what was found."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - HEADER / height), h_pad=0.06, w_pad=0.08)
+def new_figure(width: float, height: float, title: str, about: Sequence[str]) -> Figure:
+    """An empty figure with so many inches for panels, below a bold title and lines of what was found."""
     letters = int((width - 0.2) * 72 / 5.6)  # a letter of 10 points is about 5.6 points wide, a bold one of 13 about 9
-    lines = textwrap.wrap(shortened(about, 2 * letters - 10), letters)
-    for inches, text in zip((0.37, 0.56), lines, strict=False):
-        _say(figure, inches, text, fontsize=10, color=COLOURS["muted"])
-    _say(figure, 0.12, shortened(title, int(0.62 * letters)), fontsize=13, color=COLOURS["ink"], fontweight="bold")
+    lines = [line for text in about for line in textwrap.wrap(shortened(text, 3 * letters), letters)]
+    header = TITLE + LINE * len(lines)
+    figure = Figure(figsize=(width, height + header), dpi=DPI, facecolor="white")
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + header)), h_pad=0.06, w_pad=0.08)
+    title = shortened(title, int(0.62 * letters))
+    _say(figure, 0.12, title, fontsize=13, color=COLOURS["ink"], fontweight="bold")
+    for index, line in enumerate(lines):
+        _say(figure, TITLE - 0.05 + LINE * index, line, fontsize=10, color=COLOURS["muted"])
     return figure
 
 
@@ -106,7 +109,7 @@ def framed(axes: Axes, title: str, x: str = "", y: str = "") -> Axes:
     axes.set_title(title, fontsize=10.5, color=COLOURS["ink"], loc="left", parse_math=False)
     for set_label, text in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
         set_label(text, fontsize=9.5, color=COLOURS["muted"], parse_math=False)
-    axes.tick_params(colors=COLOURS["muted"], labelsize=8.5, length=0, pad=4)
+    axes.tick_params(which="both", colors=COLOURS["muted"], labelsize=8.5, length=0, pad=4)
     axes.spines[:].set_color(COLOURS["line"])
     return axes
 
@@ -117,6 +120,15 @@ def ruled(axes: Axes) -> Axes:
     axes.grid(color=COLOURS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     return axes
+
+
+def colour_bar(axes: Axes, drawn: Any, label: str) -> None:
+    """A bar beside the axes, as high as they are, for the colours of what is drawn."""
+    bar = axes.figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.02, 0.035, 0.96)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=COLOURS["muted"], labelsize=8, length=0)
+    bar.ax.yaxis.get_offset_text().set(color=COLOURS["muted"], fontsize=8)
+    bar.set_label(label, fontsize=8.5, color=COLOURS["muted"])
 
 
 def shortened(text: str, length: int) -> str:

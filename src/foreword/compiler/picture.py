@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize, SymLogNorm
+from matplotlib.colors import ListedColormap, Normalize, SymLogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
 from foreword.certificate import Verdict
 from foreword.compiler.canvas import (
     COLOURS,
-    HEADER,
     check_picture_path,
+    colour_bar,
     framed,
     new_figure,
     ruled,
@@ -37,7 +38,8 @@ from foreword.compiler.view import View
 Floats = NDArray[np.float64]
 
 FAR = 12.0  # a bound so many times the largest error seen is told, not drawn: the error would be a flat line
-VALUES, ERRORS, BIASES = "viridis", "RdBu_r", "plasma"
+VALUES, ERRORS = "viridis", "RdBu_r"
+BIASES = ListedColormap(colormaps["plasma"](np.linspace(0.0, 0.85, 256)))  # what follows is too bright for white paper
 
 Panel = Callable[[Axes], None]
 
@@ -71,7 +73,7 @@ def _picture(subject: Subject) -> Figure:
         places = [(line, column) for line in range(lines) for column in range(len(rows[0]))]
         places += [(slice(None), len(rows[0]) + column) for column in range(len(shared))]
         wide, high = 3.8, 2.5
-    figure = new_figure(wide * columns, high * lines + HEADER, _title(subject), _about(subject))
+    figure = new_figure(wide * columns, high * lines, _title(subject), _about(subject))
     grid = figure.add_gridspec(lines, columns)
     for panel, place in zip(panels, places, strict=True):
         panel(figure.add_subplot(grid[place], projection=subject.view.projection))
@@ -139,7 +141,7 @@ def _map(
     else:
         grids = (array.reshape(view.grid) for array in (view.across, view.up, numbers))
         drawn = axes.pcolormesh(*grids, shading="nearest", **style)
-    _colour_bar(axes, drawn, label)
+    colour_bar(axes, drawn, label)
 
 
 def _positions(axes: Axes, subject: Subject) -> None:
@@ -164,10 +166,10 @@ def _positions(axes: Axes, subject: Subject) -> None:
             if not is_even:
                 drawn.set(array=biases, cmap=BIASES, norm=style["norm"])
             axes.add_collection(drawn)
-        drawn = axes.scatter(view.across[seen.places], seen.peaks, s=16, zorder=3, linewidths=0, **style)
+        drawn = axes.scatter(view.across[seen.places], seen.peaks, s=16, zorder=3, linewidths=0, clip_on=False, **style)
         axes.set_ylim(0.0, 1.05 * max(float(seen.peaks.max()), 1e-300))
     if not is_even:
-        _colour_bar(axes, drawn, "bias, nats")
+        colour_bar(axes, drawn, "bias, nats")
 
 
 def _shares(axes: Axes, subject: Subject) -> None:
@@ -202,6 +204,8 @@ def _on_a_map(axes: Axes, view: View, title: str, label: str = "") -> None:
         axes.grid(color=COLOURS["line"], linewidth=0.5)
     else:
         axes.set_aspect("equal", adjustable="box")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def _along(axes: Axes, view: View) -> None:
@@ -210,14 +214,6 @@ def _along(axes: Axes, view: View) -> None:
         signs = {-2: "−π", -1: "−π/2", 0: "0", 1: "π/2", 2: "π"}
         axes.xaxis.set_major_locator(MultipleLocator(math.pi / 2))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda angle, _: signs.get(round(2 * angle / math.pi), "")))
-
-
-def _colour_bar(axes: Axes, drawn: Any, label: str) -> None:
-    bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.85, aspect=22, pad=0.03)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=COLOURS["muted"], labelsize=8, length=0)
-    bar.ax.yaxis.get_offset_text().set(color=COLOURS["muted"], fontsize=8)
-    bar.set_label(label, fontsize=8.5, color=COLOURS["muted"])
 
 
 def _bias_scale(biases: Floats) -> Normalize:
@@ -253,21 +249,20 @@ def _title(subject: Subject) -> str:
     return f"{shortened(name, 70)} on {subject.compiled.domain}"
 
 
-def _about(subject: Subject) -> str:
-    """What was found, in one line: as much as the certificate claims, and what the picture itself saw."""
-    claim, positions = subject.compiled.certificate, subject.compiled.head.positions
-    parts = [f"{positions:,} positions by {subject.compiled.method}"]
-    if subject.bound is None:
-        parts.append("no bound on the error")
-    elif claim is not None:
-        standing = "an estimate" if claim.verdict is Verdict.ASSUMPTION_UNVERIFIED else "proved"
-        parts.append(f"error at most {subject.bound:.3g} ({standing})")
-        if claim.verdict is Verdict.NOT_REACHED and claim.tolerance is not None:
-            parts.append(f"wanted was {claim.tolerance:.3g}")
-    if subject.errors is None:
+def _about(subject: Subject) -> list[str]:
+    """What was found, in a line or two: what the picture itself saw, and as much as the certificate claims."""
+    claim, errors = subject.compiled.certificate, subject.errors
+    parts = [f"{subject.compiled.head.positions:,} positions by {subject.compiled.method}"]
+    if errors is None:
         parts.append("the target is unknown: the head alone")
     else:
-        count = f"{'all ' * subject.is_whole}{len(subject.errors):,}"
-        parts.append(f"largest at {count} points {float(np.abs(subject.errors).max()):.3g}")
-    parts += [subject.view.note] if subject.view.note else []
-    return "; ".join(parts)
+        where = f"{'all ' * subject.is_whole}{len(errors):,} points"
+        parts.append(f"error up to {float(np.abs(errors).max()):.3g} at {where}")
+    if claim is None or subject.bound is None:
+        parts.append("no bound on the error")
+    else:
+        standing = "an estimate" if claim.verdict is Verdict.ASSUMPTION_UNVERIFIED else "proved"
+        parts.append(f"at most {subject.bound:.3g} everywhere ({standing})")
+        if claim.verdict is Verdict.NOT_REACHED and claim.tolerance is not None:
+            parts.append(f"wanted was {claim.tolerance:.3g}")
+    return [", ".join(parts), subject.view.note]

@@ -124,13 +124,36 @@ class Seen:
     def at(cls, head: Head, queries: Floats) -> Seen:
         """One pass over the batch, a block of rows at a time."""
         rows = max(1, BLOCK // head.positions)
-        outputs, kept = [], []
-        peaks, places = np.full(head.positions, -1.0), np.zeros(head.positions, dtype=np.intp)
+        outputs, kept, all_positions = [], [], np.arange(head.positions)
+        highest, peaks = np.full(head.positions, -1.0), np.zeros(head.positions)
+        places = np.zeros(head.positions, dtype=np.intp)
         for start in range(0, len(queries), rows):
-            weights = head.weights(queries[start : start + rows])
+            block = queries[start : start + rows]
+            weights = head.weights(block)
             outputs.append(weights @ head.values)
-            best = weights.argmax(axis=0)
-            found = weights[best, np.arange(head.positions)]
-            places, peaks = np.where(found > peaks, start + best, places), np.maximum(found, peaks)
+            ranks = _ranks(head, block, weights)
+            best = ranks.argmax(axis=0)
+            is_higher = ranks[best, all_positions] > highest
+            highest = np.where(is_higher, ranks[best, all_positions], highest)
+            peaks = np.where(is_higher, weights[best, all_positions], peaks)
+            places = np.where(is_higher, start + best, places)
             kept += [weights] if head.positions <= CURVES else []
         return cls(np.concatenate(outputs), peaks, places, np.concatenate(kept) if kept else None)
+
+
+def _ranks(head: Head, queries: Floats, weights: Floats) -> Floats:
+    """Numbers `(batch, position)` that grow with the weights, and still do where a weight is 1 to the last digit.
+
+    There the weight's odds are taken: of a sharp head, a whole cell has weight 1, and its middle has the best odds.
+    """
+    if head.positions == 1:
+        return weights
+    scores = queries @ head.keys.T + head.biases
+    rows, top = np.arange(len(scores)), scores.argmax(axis=1)
+    first = scores[rows, top]
+    scores[rows, top] = -math.inf
+    second = scores.max(axis=1)
+    odds = first - second - np.log(np.exp(scores - second[:, None]).sum(axis=1))
+    ranks = weights.copy()
+    ranks[rows, top] = np.where(odds > 0, 1.0 + odds, ranks[rows, top])
+    return ranks
