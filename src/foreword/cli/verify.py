@@ -10,7 +10,9 @@ import typer
 def verify(
     file: Path = typer.Argument(help="What `foreword compile` wrote."),
     seconds: float = typer.Option(600.0, "--seconds", help="Time limit of the check."),
-    plot: list[Path] = typer.Option([], "--plot", help="A picture to write: .png, .svg or .pdf; may be repeated."),
+    plot: list[Path] = typer.Option(
+        [], "--plot", help="A picture to write of a claim that holds: .png, .svg or .pdf; may be repeated."
+    ),
 ) -> None:
     """Recompute a certificate's claim in ball arithmetic. Exit code 0 when it holds, 1 otherwise.
 
@@ -30,7 +32,7 @@ def verify(
     typer.echo(f"checked: {found.verdict} ({found.cells} cells, {found.seconds:.1f} s)")
     for reason in found.reasons:
         typer.echo(on_one_screen(reason))
-    for picture in plot:
-        compiled.plot(picture)
     if found.verdict is not Verdict.PROVED:
         raise typer.Exit(1)
+    for picture in plot:
+        compiled.plot(picture)

@@ -91,7 +91,7 @@ def _of_output(subject: Subject, output: int) -> list[Panel]:
         ends = _ends(head[:, output])
         return [lambda axes: _map(axes, subject, head[:, output], f"head{of}", VALUES, ends)]
     ends, limit = _ends(wanted[:, output]), _scale(subject, output)
-    told = "the scale ends at the bound" if limit == subject.bound else ""
+    told = f"the scale ends at the {_bound_of(subject)}" if limit == subject.bound else ""
     return [
         lambda axes: _map(axes, subject, wanted[:, output], f"target{of}", VALUES, ends),
         lambda axes: _map(axes, subject, head[:, output], f"head{of}", VALUES, ends),
@@ -125,7 +125,7 @@ def _error_curve(axes: Axes, subject: Subject, output: int) -> None:
         for side in (-limit, limit):
             axes.axhline(side, color=COLOURS["required"], linestyle=(0, (4, 3)), linewidth=1.3, label="bound")
         style: dict[str, Any] = {"va": "bottom", "ha": "right", "fontsize": 8.5, "color": COLOURS["required"]}
-        axes.text(1, limit, f"bound {limit:.3g} ", transform=axes.get_yaxis_transform(), **style)
+        axes.text(1, limit, f"{_bound_of(subject)} {limit:.3g} ", transform=axes.get_yaxis_transform(), **style)
 
 
 def _map(
@@ -191,7 +191,7 @@ def _shares(axes: Axes, subject: Subject) -> None:
             "fontsize": 8.5,
             "color": COLOURS["required"],
         }
-        axes.text(subject.bound, 1.0, f"bound {subject.bound:.3g} ", **style)
+        axes.text(subject.bound, 1.0, f"{_bound_of(subject)} {subject.bound:.3g} ", **style)
     axes.set_xlim(left=0.0)
 
 
@@ -243,6 +243,10 @@ def _of(subject: Subject, output: int) -> str:
     return f", output {output + 1} of {count}" if count > 1 else ""
 
 
+def _bound_of(subject: Subject) -> str:
+    return "estimate" if subject.is_estimate else "bound"
+
+
 def _title(subject: Subject) -> str:
     told = subject.compiled.told
     name = str(told.get("name") or told.get("expression") or "a function without a name")
@@ -261,8 +265,8 @@ def _about(subject: Subject) -> list[str]:
     if claim is None or subject.bound is None:
         parts.append("no bound on the error")
     else:
-        standing = "an estimate" if claim.verdict is Verdict.ASSUMPTION_UNVERIFIED else "proved"
-        parts.append(f"at most {subject.bound:.3g} everywhere ({standing})")
+        told = f"at most {subject.bound:.3g} everywhere "
+        parts.append(told + ("(an estimate, not a proof)" if subject.is_estimate else "(proved)"))
         if claim.verdict is Verdict.NOT_REACHED and claim.tolerance is not None:
             parts.append(f"wanted was {claim.tolerance:.3g}")
     return [", ".join(parts), subject.view.note]

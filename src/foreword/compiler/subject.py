@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from foreword.certificate import Certificate
+from foreword.certificate import Certificate, Verdict
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import BLOCK, unseen
 from foreword.compiler.domain import Domain, FiniteSet
@@ -95,6 +95,12 @@ class Subject:
         """The certificate's bound, None without a finite one."""
         claim = self.compiled.certificate
         return claim.bound if claim is not None and math.isfinite(claim.bound) else None
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the bound is none: nothing but samples stands behind it."""
+        claim = self.compiled.certificate
+        return claim is not None and claim.verdict is Verdict.ASSUMPTION_UNVERIFIED
 
     @property
     def outputs(self) -> int:
