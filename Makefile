@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help pilot test test-all check format clean
+.PHONY: help pilot gallery test test-all check format clean
 
 help: ## what there is to run
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 pilot: $(STAMP) ## the main job: the pilot of examples/docs-routing, with its report
 	$(BIN)/python examples/docs-routing/build.py
 	$(BIN)/foreword pilot examples/docs-routing/task.toml --out runs/docs-routing
+
+gallery: $(STAMP) ## the compiler's pictures, with captions from the runs (docs/gallery)
+	$(BIN)/python docs/gallery/build.py
 
 test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from foreword.cli.compile import domain_from_text
 from foreword.cli.main import app
 from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.pipeline import compile_function
 from foreword.errors import CertificateError, CompileError
 
 
@@ -48,3 +50,33 @@ def test_domains_are_read(text: str, domain: Cube | Sphere) -> None:
 def test_other_domains_are_refused(text: str) -> None:
     with pytest.raises(CompileError):
         domain_from_text(text)
+
+
+def test_pictures_are_written_beside_the_prefix_and_of_a_claim_that_holds(tmp_path: Path, foreword: Any) -> None:
+    file, pictures = tmp_path / "f.prefix", [tmp_path / "f.png", tmp_path / "new" / "f.svg"]
+    wanted = ["--domain", "S1", "--tolerance", "1e-3", "--out", file]
+    made = foreword("compile", "sin(2*x)", *wanted, "--plot", pictures[0], "--plot", pictures[1])
+    assert made.code == 0, made.err
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+    assert foreword("verify", file, "--plot", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == pictures[0].read_bytes()
+
+
+@pytest.mark.parametrize("name", ["f.jpg", "f", "file/f.png"])
+def test_a_picture_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, foreword: Any, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    wanted = ["--domain", "S1", "--tolerance", "1e-3", "--out", tmp_path / "f.prefix"]
+    for verb in (["compile", "sin(2*x)", *wanted], ["verify", tmp_path / "missing.prefix"]):
+        refused = foreword(*verb, "--plot", tmp_path / name)
+        assert refused.code == 2
+        assert refused.out == ""
+        assert "to do:" in refused.err
+        assert "missing.prefix" not in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_claim_that_does_not_hold_gets_no_picture(tmp_path: Path, foreword: Any) -> None:
+    file = tmp_path / "f.prefix"
+    compile_function("sin(2*x)", Sphere(1), positions=8, certify=False).save(file)
+    assert foreword("verify", file, "--plot", tmp_path / "f.png").code == 1
+    assert not (tmp_path / "f.png").exists()
