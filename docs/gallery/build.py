@@ -139,7 +139,7 @@ CASES: tuple[Case, ...] = (
     ),
     Compilation(
         "kink-sphere.png", "A kink along a plane through the sphere",
-        "All keys lie along the plane's normal, so that a circle about it is one point to them; each dot is one of its circle.",
+        "All keys lie along the plane's normal: circles about it are points to them, and each dot stands for a circle.",
         "max(0.6*x - 0.8*y - 0.2, 0)", Sphere(2), {"tolerance": 1e-4},
     ),
     Compilation(

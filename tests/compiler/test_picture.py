@@ -178,6 +178,34 @@ def test_a_table_is_drawn_at_its_points(columns: int) -> None:
     assert f"error up to {measured:.3g}" in header(figure)
 
 
+@pytest.mark.parametrize(
+    ("sides", "is_true_to_scale"), [([(0, 1), (0, 2)], True), ([(0, 1e-3), (0, 1e3)], False)], ids=str
+)
+def test_a_map_fills_its_panel_when_one_side_is_far_longer(
+    sides: list[tuple[float, float]], is_true_to_scale: bool
+) -> None:
+    figure = small("x * y", Cube(sides)).plot()
+    figure.draw_without_rendering()
+    axes = panel(figure, "head minus target")
+    assert (axes.get_aspect() == 1.0) is is_true_to_scale
+    assert min(axes.get_window_extent().width, axes.get_window_extent().height) > 50
+
+
+@pytest.mark.parametrize("points", [[[0.5]], [[0.5, 0.5]], [[0.5, 1.0], [0.5, 1.0]]], ids=str)
+def test_a_table_without_extent_is_drawn(points: list[list[float]]) -> None:
+    table = FiniteSet(np.array(points))
+    compile_function(np.ones(len(points)), table, positions=1, method="spectral").plot().draw_without_rendering()
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e150, 1e300])
+def test_numbers_of_any_size_are_drawn(size: float) -> None:
+    compiled = small("x", Sphere(2))
+    heads = [replace(compiled.head, keys=size * compiled.keys), replace(compiled.head, values=size * compiled.values)]
+    heads += [replace(compiled.head, biases=np.linspace(-size, size, compiled.positions))]
+    for head in heads:
+        replace(compiled, head=head, target=None).plot().draw_without_rendering()
+
+
 def test_without_a_target_the_head_alone_is_drawn(tmp_path: Path) -> None:
     def untraceable(x: np.ndarray) -> np.ndarray:
         return np.array([math.sin(float(row[0])) for row in x])

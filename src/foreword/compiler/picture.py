@@ -203,13 +203,15 @@ def _on_a_map(axes: Axes, view: View, title: str, label: str = "") -> None:
         axes.set_axisbelow(True)
         axes.grid(color=COLOURS["line"], linewidth=0.5)
     else:
-        axes.set_aspect("equal", adjustable="box")
+        if view.is_square:
+            axes.set_aspect("equal", adjustable="box")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def _along(axes: Axes, view: View) -> None:
-    axes.set_xlim(float(view.across.min()), float(view.across.max()))
+    if len(view.across) > 1 and np.ptp(view.across) > 0:
+        axes.set_xlim(float(view.across.min()), float(view.across.max()))
     if view.is_angle:
         signs = {-2: "−π", -1: "−π/2", 0: "0", 1: "π/2", 2: "π"}
         axes.xaxis.set_major_locator(MultipleLocator(math.pi / 2))

@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 
 WORK = 200_000_000  # weights that one picture may take: a few seconds
 OUTPUTS = 3  # outputs that are drawn: the first ones
+SATURATED = 1 - 1e-9  # a weight above which the next best score tells more than the weight
 CURVES = 100  # positions whose weights are kept at every point: as curves, more of them cannot be told apart
 
 
@@ -148,18 +149,17 @@ class Seen:
 
 
 def _ranks(head: Head, queries: Floats, weights: Floats) -> Floats:
-    """Numbers `(batch, position)` that grow with the weights, and still do where a weight is 1 to the last digit.
+    """Numbers `(batch, position)` that grow with the weights, and still do where a weight is 1 to many digits.
 
-    There the weight's odds are taken: of a sharp head, a whole cell has weight 1, and its middle has the best odds.
+    There it is the lead of the score over the second one: of a sharp head, a whole cell has weight 1.
     """
-    if head.positions == 1:
+    rows = np.flatnonzero(weights.max(axis=1) > SATURATED)
+    if head.positions == 1 or not len(rows):
         return weights
-    scores = queries @ head.keys.T + head.biases
-    rows, top = np.arange(len(scores)), scores.argmax(axis=1)
-    first = scores[rows, top]
-    scores[rows, top] = -math.inf
-    second = scores.max(axis=1)
-    odds = first - second - np.log(np.exp(scores - second[:, None]).sum(axis=1))
+    scores = queries[rows] @ head.keys.T + head.biases
+    top, at = scores.argmax(axis=1), np.arange(len(rows))
+    first = scores[at, top]
+    scores[at, top] = -math.inf
     ranks = weights.copy()
-    ranks[rows, top] = np.where(odds > 0, 1.0 + odds, ranks[rows, top])
+    ranks[rows, top] = 1.0 + first - scores.max(axis=1)
     return ranks

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 
 CURVE = 2_000  # points of a curve, as many again near kinks
 MAP = 30_000  # points of a map
+LONGEST = 3.0  # sides up to so many times as long as the other one are drawn true to scale
 LEAST = 400  # points of a picture of however long a prefix
 
 
@@ -46,6 +47,12 @@ class View:
     def is_angle(self) -> bool:
         """Whether `across` is an angle that runs once around."""
         return self.labels[0].startswith("angle")
+
+    @property
+    def is_square(self) -> bool:
+        """Whether a map's two coordinates have ranges so much alike that a unit can be as long on both."""
+        ranges = [float(np.ptp(places)) for places in (self.across, self.up) if places is not None]
+        return max(ranges) <= LONGEST * min(ranges)
 
 
 def view_of(domain: Domain, target: Target | None, most: int) -> View:
