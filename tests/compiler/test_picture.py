@@ -249,7 +249,9 @@ def test_a_long_prefix_is_looked_at_from_fewer_points() -> None:
     rng = np.random.default_rng(0)
     keys = 50 * Sphere(2).sample(100_000, rng)
     compiled = replace(small("x", Sphere(2)), head=Head(keys, np.zeros(len(keys)), keys[:, :1] / 50))
-    assert len(Subject(compiled).view.points) * compiled.positions <= WORK
+    points = len(Subject(compiled).view.points)
+    assert points * compiled.positions <= WORK
+    assert f"each weighs most of {points:,} points" in compiled.plot().axes[-1].get_title(loc="left")
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])

@@ -38,6 +38,7 @@ from foreword.compiler.view import View
 Floats = NDArray[np.float64]
 
 FAR = 12.0  # a bound so many times the largest error seen is told, not drawn: the error would be a flat line
+SEPARATE = 300  # dots of full size on a map: more of them would run together
 VALUES, ERRORS = "viridis", "RdBu_r"
 BIASES = ListedColormap(colormaps["plasma"](np.linspace(0.0, 0.85, 256)))  # what follows is too bright for white paper
 
@@ -152,10 +153,13 @@ def _positions(axes: Axes, subject: Subject) -> None:
     if not is_even:
         style = {"c": biases, "cmap": BIASES, "norm": _bias_scale(biases)}
     about = f"{subject.compiled.head.positions:,} positions, where each weighs most"
+    if 4 * len(seen.peaks) > len(view.points):  # a place is then no finer than the picture
+        about += f" of {len(view.points):,} points"
     drawn: Any
     if view.up is not None:
         _on_a_map(axes, view, about, "size: its weight there" + "; all biases are equal" * is_even)
-        sizes = 4 + 36 * seen.peaks / max(seen.peaks.max(), 1e-300)
+        crowd = min(1.0, SEPARATE / len(seen.peaks))
+        sizes = crowd * (4 + 36 * seen.peaks / max(seen.peaks.max(), 1e-300))
         drawn = axes.scatter(view.across[seen.places], view.up[seen.places], s=sizes, linewidths=0, alpha=0.85, **style)
     else:
         _along(axes, view)
@@ -177,21 +181,15 @@ def _shares(axes: Axes, subject: Subject) -> None:
     gaps = subject.gaps
     if gaps is None:
         return
-    title = f"errors at {len(gaps):,} points of all of {subject.compiled.domain}"
+    title = f"errors at {len(gaps):,} points of the whole domain"
     ruled(framed(axes, title, "error", "share of points with at least that"))
     share = 1.0 - np.arange(len(gaps)) / len(gaps)
     axes.step(gaps, share, where="pre", color=COLOURS["prefix"], linewidth=1.6, label="error")
     axes.set_yscale("log")
     if subject.bound is not None and subject.bound <= FAR * max(float(gaps[-1]), 1e-300):
         axes.axvline(subject.bound, color=COLOURS["required"], linestyle=(0, (4, 3)), linewidth=1.3, label="bound")
-        style: dict[str, Any] = {
-            "va": "top",
-            "ha": "right",
-            "rotation": 90,
-            "fontsize": 8.5,
-            "color": COLOURS["required"],
-        }
-        axes.text(subject.bound, 1.0, f"{_bound_of(subject)} {subject.bound:.3g} ", **style)
+        style: dict[str, Any] = {"va": "top", "ha": "right", "fontsize": 8.5, "color": COLOURS["required"]}
+        axes.text(subject.bound, 1.0, f"{_bound_of(subject)} {subject.bound:.3g} ", rotation=90, **style)
     axes.set_xlim(left=0.0)
 
 
