@@ -8,6 +8,7 @@ Each case is compiled, proved and drawn; what a caption says of it (positions, b
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,8 +57,8 @@ class Compilation:
     @property
     def call(self) -> str:
         """The call that makes the picture."""
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        return f'fw.compile_function("{self.function}", {_as_code(self.domain)}{options}).plot("{self.file}")'
+        made = f'compiled = fw.compile_function("{self.function}", {_as_code(self.domain)}{_given(self.options)})'
+        return f'{made}\ncompiled.plot("{self.file}")'
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ class Lengths:
     @property
     def call(self) -> str:
         """The call that makes the picture."""
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        told = f'"{self.function}", {_as_code(self.domain)}, positions={list(self.positions)!r}{options}'
-        return f'fw.measure_lengths({told}).plot("{self.file}")'
+        told = f'"{self.function}", {_as_code(self.domain)}{_given({"positions": self.positions, **self.options})}'
+        return f'study = fw.measure_lengths({told})\nstudy.plot("{self.file}")'
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class Bounds:
     @property
     def call(self) -> str:
         """The call that makes the picture."""
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        return f'fw.plot_prefix_length("{self.file}"{options})'
+        return f'fw.plot_prefix_length("{self.file}"{_given(self.options)})'
 
 
 Case = Compilation | Lengths | Bounds
@@ -225,6 +224,10 @@ def _with_few_colours(path: Path) -> None:
     """The image again with a palette, its colours off by 10 of 255 at most: git keeps every byte for ever."""
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+
+
+def _given(options: dict[str, Any]) -> str:
+    return "".join(f", {name}={json.dumps(value)}" for name, value in options.items())
 
 
 def _as_code(domain: Domain) -> str:
