@@ -14,18 +14,14 @@ from torch import Tensor
 
 from foreword.engine.attach import attached
 from foreword.engine.generation import (
-    Template,
-    batches,
     completion_loss,
     completion_scores,
     embed,
     features,
     generate,
-    padded,
-    render,
-    tokens,
 )
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template, batches, padded, render, tokens
 from foreword.errors import DataError
 from foreword.prefix import Prefix
 

@@ -87,7 +87,7 @@ class Case:
     fitted: Fitted
 
 
-CASES = [(family, kind) for family in ("bert", "llama") for kind in TABLES]
+CASES = [(family, kind) for family in ("bert", "llama", "t5") for kind in TABLES]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
@@ -158,9 +158,10 @@ def expected_numbers(case: Case) -> tuple[int, int]:
     """(numbers that were fitted, bytes that are stored), counted from the shapes in tests/conftest.py."""
     encoder, labels, hidden = case.family == "bert", 3, 32
     line = labels * (hidden + 1)
-    kv_heads, dim, sites = (4, 8, 2) if encoder else (2, 8, 2)
-    # peft's choice for both families is the query and the value projection; llama's keys and values are 16 wide.
-    lora = sites * RANK * ((hidden + 32) + (hidden + (32 if encoder else 16)))
+    # T5's sites: two layers of its encoder, two of its decoder, and as many where its decoder reads its encoder.
+    kv_heads, dim, sites = {"bert": (4, 8, 2), "llama": (2, 8, 2), "t5": (4, 8, 6)}[case.family]
+    # peft's choice for all families is the query and the value projection; llama's keys and values are 16 wide.
+    lora = sites * RANK * ((hidden + 32) + (hidden + kv_heads * dim))
     descent = {
         "prefix": 2 * sites * kv_heads * POSITIONS * dim,
         "soft-prompt": POSITIONS * hidden,
@@ -279,7 +280,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_alone(
 
 
 @pytest.mark.parametrize("kind", BY_DESCENT)
-@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "t5", "bart"])
 def test_fitting_makes_the_fit_examples_more_likely(bench: Bench, family: str, kind: str) -> None:
     """Thirty steps on eighteen examples: their likelihood must rise, whatever the tiny model can do in general."""
     made = bench(family, kind, {**TABLES[kind], "steps": 30, "batch_size": 18})
@@ -314,7 +315,15 @@ def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench
 # Bundles
 
 
-READOUTS = [("bert", "linear"), ("bert", "prototypes"), ("bert", "label-text"), ("llama", "auto"), ("llama", "linear")]
+READOUTS = [
+    ("bert", "linear"),
+    ("bert", "prototypes"),
+    ("bert", "label-text"),
+    ("llama", "auto"),
+    ("llama", "linear"),
+    ("t5", "auto"),
+    ("bart", "linear"),
+]
 
 
 @pytest.mark.parametrize(("family", "readout"), READOUTS)
@@ -376,9 +385,10 @@ def test_a_bundle_for_another_base_or_without_its_use_is_refused(
 GENERATED = [kind for kind in TABLES if kind != "probe"]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
 @pytest.mark.parametrize("kind", GENERATED)
-def test_a_causal_model_writes_answers_in_every_way(bench: Bench, kind: str) -> None:
-    made = bench("gpt2", kind, TABLES[kind], task="generate")
+def test_a_model_that_writes_answers_in_every_way(bench: Bench, family: str, kind: str) -> None:
+    made = bench(family, kind, TABLES[kind], task="generate")
     bare = probe(made.host)
     fitted = fit_on(made)
     answers = fitted.predictor.answer(texts(made))
@@ -420,6 +430,15 @@ def test_a_prompt_begins_as_the_base_models_tokenizer_begins_a_text(bench: Bench
 
 
 # Refusals
+
+
+def test_an_answer_longer_than_the_decoder_reads_is_refused(bench: Bench) -> None:
+    """BART's decoder has a table of 128 positions; T5's counts by distance and has none."""
+    made = bench("bart", "zero-shot", {}, task="generate")
+    manner = replace(made.manner(), max_new_tokens=129)
+    with pytest.raises(HostError, match="decoder"):
+        Predictor(made.host, manner)
+    assert Predictor(bench("t5", "zero-shot", {}, task="generate").host, manner).answer([]) == []
 
 
 def test_an_encoder_cannot_write(bench: Bench) -> None:

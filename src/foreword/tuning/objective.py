@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.generation import batches, completion_loss, embed, features
+from foreword.engine.generation import completion_loss, embed, features
+from foreword.engine.rendering import batches
 from foreword.tuning.examples import Example
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import (
@@ -178,7 +179,8 @@ class AnswerLikelihood:
     def _answer(self, target: str) -> list[int]:
         end = getattr(self.predictor.host.tokenizer, "eos_token_id", None)
         room = self.predictor.manner.max_new_tokens
-        return (self.predictor.completion(target) + ([] if end is None else [end]))[:room]
+        answer = self.predictor.completion(target)
+        return (answer + ([] if end is None or answer[-1] == end else [end]))[:room]
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         del step

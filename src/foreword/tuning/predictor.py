@@ -15,17 +15,9 @@ import torch
 from torch import Tensor
 
 from foreword.bundle import Bundle
-from foreword.engine.generation import (
-    Template,
-    batches,
-    completion_scores,
-    embed,
-    features,
-    generate,
-    render,
-    tokens,
-)
+from foreword.engine.generation import completion_scores, decoder_start, embed, features, generate
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template, batches, render, targets, tokens
 from foreword.errors import BundleError, DataError, HostError
 from foreword.tuning.adaptation import Adaptation, Bare, FixedPrefix
 from foreword.tuning.readout import Readout
@@ -88,13 +80,6 @@ class Predictor:
     readout: Readout | None = None
 
     def __post_init__(self) -> None:
-        if self.host.role == "encoder-decoder":
-            raise HostError(
-                "An encoder-decoder model cannot do a task yet.",
-                expected="a text encoder such as BERT, or a causal model such as GPT-2, Llama or Qwen",
-                found=f"{self.host.reference}, {self.host.family}",
-                fix="Name another base model in [model] reference.",
-            )
         if self.host.role == "encoder" and (self.manner.kind == "generate" or self.readout is None):
             raise HostError(
                 "An encoder cannot do this task in this way.",
@@ -102,24 +87,48 @@ class Predictor:
                 found=f"{self.host.reference}, an encoder, for kind {self.manner.kind}",
                 fix="Name a causal base model in [model] reference, or choose a read-out.",
             )
+        if self.host.role == "encoder-decoder" and self.readout is None:
+            self._check_decoder()
         self._completions = [] if self.manner.kind == "generate" else [self.completion(x) for x in self.manner.labels]
 
     def rows(self, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
         reserve = 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
-        if self.manner.kind == "generate":
-            reserve += self.manner.max_new_tokens
-        elif self.readout is None:
-            reserve += max(map(len, self._completions))
+        if self.host.role == "causal" and self.readout is None:
+            reserve += self._longest_answer
         limit = self.manner.max_input_tokens
         return [render(self.host, self.manner.template, text, max_tokens=limit, reserve=reserve) for text in inputs]
 
+    @property
+    def _longest_answer(self) -> int:
+        return self.manner.max_new_tokens if self.manner.kind == "generate" else max(map(len, self._completions))
+
+    def _check_decoder(self) -> None:
+        """HostError when the decoder cannot write, or an answer would be longer than it reads."""
+        decoder_start(self.host)
+        if self.manner.kind == "generate" and self.manner.max_new_tokens > self.host.max_positions:
+            raise HostError(
+                "The answers are longer than this model's decoder reads.",
+                expected=f"at most {self.host.max_positions} tokens",
+                found=str(self.manner.max_new_tokens),
+                fix="Lower max_tokens in [model].",
+            )
+
     def completion(self, text: str) -> list[int]:
-        """Token ids of an answer behind the prompt: with a space before it unless the template ends in one."""
-        after = self.manner.template.after
-        space = "" if not after or after[-1].isspace() else " "
-        found = tokens(self.host, space + text, special=False)
-        if not found:
+        """Token ids of an answer behind the prompt: with a space before it unless the template ends in one.
+
+        What an encoder-decoder model writes stands by itself: what its tokenizer makes of a target, end included.
+        """
+        if self.host.role == "encoder-decoder":
+            found = targets(self.host, text)
+            special = set(self.host.tokenizer.all_special_ids) - {self.host.tokenizer.unk_token_id}
+            is_empty = set(found) <= special
+        else:
+            after = self.manner.template.after
+            space = "" if not after or after[-1].isspace() else " "
+            found = tokens(self.host, space + text, special=False)
+            is_empty = not found
+        if is_empty:
             raise DataError(
                 "The tokenizer has no token for an answer.",
                 expected="at least one token",

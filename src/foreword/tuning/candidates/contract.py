@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from foreword.engine.generation import Template
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template
 from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.checkpoint import Moment

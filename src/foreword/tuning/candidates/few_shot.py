@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreword.engine.generation import Template, tokens
+from foreword.engine.rendering import Template, tokens
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.fittable import FitWatch

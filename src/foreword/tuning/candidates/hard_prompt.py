@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreword.engine.generation import Template
+from foreword.engine.rendering import Template
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
