@@ -12,9 +12,9 @@ import torch
 
 from foreword.bundle import load_bundle, save_bundle
 from foreword.engine.attach import attached
-from foreword.engine.generation import completion_loss, features
+from foreword.engine.generation import completion_loss, completion_scores, features
 from foreword.engine.host import Host
-from foreword.errors import BaseMismatchError, BundleError, FitError, HostError, TaskError
+from foreword.errors import BaseMismatchError, BundleError, DataError, FitError, HostError, TaskError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
 from foreword.tuning.examples import load_splits
@@ -462,3 +462,74 @@ def test_a_soft_prompt_that_leaves_no_room_is_refused(bench: Bench) -> None:
 def test_a_prefix_longer_than_the_model_reads_is_no_problem(bench: Bench) -> None:
     made = bench("bert", "prefix", {**TABLES["prefix"], "positions": 100, "steps": 1})
     assert len(outcome(made, fit_on(made))) == 12
+
+
+# Chats, and labels that cannot be told apart
+
+
+def test_a_chat_is_kept_by_the_bundle(bench: Bench, load_host: Callable[[str], Host], tmp_path: Path) -> None:
+    made = bench("llama", "prefix", TABLES["prefix"])
+    told = made.task.model.model_copy(update={"chat": True, "system": "name the colour"})
+    made = replace(made, task=made.task.model_copy(update={"model": told}))
+    with pytest.raises(HostError, match="no chat template"):
+        fit_on(made)
+    form = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[answer]"
+    made.host.tokenizer.chat_template = form
+    fitted = fit_on(made)
+    predictor = fitted.predictor
+    prompt = made.host.tokenizer.decode(predictor.rows(["sky"])[0])
+    assert prompt == "[system] name the colour[user] sky\nLabel:[answer]"
+    assert made.host.tokenizer.decode(predictor.completion("red")) == " red"
+    path = tmp_path / "chat.prefix"
+    save_bundle(path, predictor.adaptation.prefix(), host=made.host, use=predictor.use())  # type: ignore[attr-defined]
+    host = load_host("llama")
+    with pytest.raises(HostError, match="no chat template"):
+        predictor_from(load_bundle(path), host)
+    host.tokenizer.chat_template = form
+    assert predictor_from(load_bundle(path), host).answer(texts(made)) == predictor.answer(texts(made))
+
+
+def labelled(made: Workbench, *labels: str) -> Predictor:
+    return Predictor(made.host, replace(made.manner(), labels=labels))
+
+
+def test_labels_that_the_tokenizer_spells_alike_are_refused(bench: Bench) -> None:
+    from tokenizers import normalizers
+
+    made = bench("gpt2", "zero-shot", {})
+    made.host.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(DataError, match="'Red' and 'red' have the same tokens"):
+        labelled(made, "Red", "blue", "red")
+
+
+def test_labels_with_parts_that_the_tokenizer_does_not_know_are_refused(
+    bench: Bench, load_host: Callable[[str], Host]
+) -> None:
+    made = bench("gpt2", "zero-shot", {})
+    made.host.tokenizer = load_host("bert").tokenizer  # byte pairs spell everything, word pieces do not
+    with pytest.raises(DataError, match="'☃' has parts that the tokenizer does not know"):
+        labelled(made, "☃", "sun")
+
+
+def test_a_label_that_another_one_begins_with_can_still_be_answered(bench: Bench) -> None:
+    """Without an end, "the cat" could never be likelier than "the": its probability is a factor of the other's."""
+    made = bench("gpt2", "zero-shot", {})
+    predictor = labelled(made, "the", "the cat")
+    rows = predictor.rows(texts(made))
+    end = made.host.tokenizer.eos_token_id
+    with torch.no_grad():
+        found = predictor.label_scores(rows)
+        wanted = completion_scores(
+            made.host, rows, [[*predictor.completion(label), end] for label in ("the", "the cat")]
+        )
+    assert torch.equal(found, wanted)
+    made.host.tokenizer.eos_token = None
+    with pytest.raises(DataError, match="no end token"):
+        labelled(made, "the", "the cat")
+
+
+def test_label_texts_that_the_tokenizer_reads_alike_are_refused(bench: Bench) -> None:
+    made = bench("bert", "zero-shot", {})
+    made = replace(made, task=made.task.model_copy(update={"labels": {"red": "Warm", "blue": "cold", "green": "warm"}}))
+    with pytest.raises(DataError, match="the same tokens for 'red' and 'green'"):
+        fit_on(made)

@@ -1,4 +1,4 @@
-"""From texts to token ids: templates around an input, cuts to what a model reads, padding, batches.
+"""From texts to token ids: templates and chats around an input, cuts to what a model reads, padding, batches.
 
 Rows are padded here, not by the tokenizer, so that calls leave no trace in it. What a model makes of the rows
 `generation.py` knows; this module runs no model.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from foreword.engine.host import Host
@@ -29,18 +30,31 @@ LONGEST_TOKEN = 64
 class Template:
     """What stands before and after an input; kept in halves, so that braces in either are never mistaken for a field.
 
+    With `chat` the whole is a user's message, shown in the tokenizer's chat template up to where the assistant's answer
+    begins, behind a `system` text when there is one.
+
     >>> Template.parse("Text: {input}\\nLabel:")
-    Template(before='Text: ', after='\\nLabel:')
+    Template(before='Text: ', after='\\nLabel:', chat=False, system=None)
     """
 
     before: str
     after: str
+    chat: bool = False
+    system: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Template:
+    def parse(cls, text: str, *, chat: bool = False, system: str | None = None) -> Template:
         """From text with `{input}` in it; without it, the input goes to the end."""
         before, _, after = text.partition("{input}")
-        return cls(before, after)
+        return cls(before, after, chat, system)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's token ids, and whether its input was cut to what the model reads."""
+
+    ids: list[int]
+    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,14 @@ class Rows:
 def render(
     host: Host, template: Template, text: str, *, max_tokens: int | None = None, reserve: int = 0, special: bool = True
 ) -> list[int]:
-    """Token ids of `text` between the two halves of `template`.
+    """The token ids of `rendered`."""
+    return rendered(host, template, text, max_tokens=max_tokens, reserve=reserve, special=special).ids
+
+
+def rendered(
+    host: Host, template: Template, text: str, *, max_tokens: int | None = None, reserve: int = 0, special: bool = True
+) -> Rendered:
+    """Token ids of `text` between the two halves of `template`, and whether the text had to be cut.
 
     When that is longer than the model reads (less `reserve` tokens), or than `max_tokens`, the end of the *input* is
     cut, never the template around it. DataError when the template alone does not fit, or there is nothing to read.
@@ -68,7 +89,7 @@ def render(
             fix="Let the answer have fewer tokens (max_tokens, shorter labels), or use a base model that reads more.",
         )
     kept = text[: limit * LONGEST_TOKEN]
-    ids = tokens(host, template.before + kept + template.after, special=special)
+    ids = prompt_tokens(host, template, kept, special=special)
     while len(ids) > limit:
         count = len(tokens(host, kept, special=False))
         keep = count - (len(ids) - limit)
@@ -80,7 +101,7 @@ def render(
                 fix="Shorten the template or the demonstrations, or use a base model that reads more.",
             )
         kept = _cut(host, kept, keep)
-        ids = tokens(host, template.before + kept + template.after, special=special)
+        ids = prompt_tokens(host, template, kept, special=special)
     if not ids:
         raise DataError(
             "There is no token to read: the input is empty, and so is the template around it.",
@@ -88,7 +109,42 @@ def render(
             found=repr(text[:40]),
             fix="Leave empty inputs out, or put some text into the template.",
         )
-    return ids
+    return Rendered(ids, is_cut=len(kept) < len(text))
+
+
+def prompt_tokens(host: Host, template: Template, text: str, *, special: bool = True) -> list[int]:
+    """Token ids of the whole prompt, uncut; a chat template writes its own beginning token."""
+    whole = template.before + text + template.after
+    if not template.chat:
+        return tokens(host, whole, special=special)
+    return tokens(host, chat_text(host, whole, template.system), special=False)
+
+
+def chat_text(host: Host, text: str, system: str | None) -> str:
+    """`text` as a user's message in the tokenizer's chat template, up to where the assistant's answer begins.
+
+    HostError when the tokenizer has no chat template, or its template refuses the messages (some know no system text).
+    """
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    if not getattr(host.tokenizer, "chat_template", None):
+        raise HostError(
+            "This base model has no chat template.",
+            expected="a tokenizer with a chat template, as instruction-tuned models have",
+            found=f"{host.reference}, {host.family}",
+            fix="Remove chat from [model], or name an instruction-tuned base model.",
+        )
+    try:
+        shown = host.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        raise HostError(
+            "The base model's chat template refuses the messages.",
+            expected=" and ".join(message["role"] for message in messages) + " messages",
+            found=f"{type(error).__name__}: {error}"[:200],
+            fix="Leave system out of [model] if the template knows no system text, or remove chat.",
+        ) from error
+    return str(shown)
 
 
 def tokens(host: Host, text: str, *, special: bool) -> list[int]:

@@ -192,7 +192,8 @@ class ModelSettings(Section):
     """[model]: the frozen base model and how an input is shown to it.
 
     `template` contains {input}, replaced literally (other braces stay); None leaves the choice to the candidate.
-    `max_tokens` is the number of tokens that a generation may add.
+    `max_tokens` is the number of tokens that a generation may add. `chat`: the prompt is a user's message in the
+    model's chat template, behind the text `system` when there is one.
     """
 
     reference: Said
@@ -200,6 +201,15 @@ class ModelSettings(Section):
     device: Device = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: Whole = 64
+    chat: Annotated[bool, Field(strict=True)] = False
+    system: Said | None = None
+
+    @field_validator("system")
+    @classmethod
+    def _stands_in_a_chat(cls, system: str | None, info: ValidationInfo) -> str | None:
+        if system is not None and info.data.get("chat") is False:
+            raise ValueError("chat = true beside it")
+        return system
 
 
 class SplitSettings(Section):

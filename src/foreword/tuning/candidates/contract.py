@@ -23,7 +23,7 @@ from foreword.tuning.examples import Example, Splits
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loop import fit
 from foreword.tuning.objective import objective_for, targets_of
-from foreword.tuning.predictor import Manner, Predictor
+from foreword.tuning.predictor import Manner, Predictor, check_texts
 from foreword.tuning.readout import (
     Readout,
     best_logistic_regression,
@@ -66,10 +66,14 @@ class Workbench:
     def template(self) -> Template:
         """The task's template, or the plain one for its kind and base model."""
         if self.task.model.template is not None:
-            return Template.parse(self.task.model.template)
+            return self.parsed(self.task.model.template)
         if self.host.role == "encoder":
-            return Template("", "")
-        return Template("", "\nLabel:" if self.task.kind == "classify" else "\n")
+            return self.parsed("")
+        return self.parsed("{input}\nLabel:" if self.task.kind == "classify" else "{input}\n")
+
+    def parsed(self, text: str) -> Template:
+        """A template of the task, as a chat message when the task says so."""
+        return Template.parse(text, chat=self.task.model.chat, system=self.task.model.system)
 
     @property
     def default_readout(self) -> str:
@@ -101,9 +105,9 @@ class Workbench:
                     fix="Remove the readout from the candidate, or use an encoder as base model.",
                 )
             texts = Predictor(self.host, self.manner(Template("", "")), readout=bare.readout)
-            return from_label_texts(
-                texts.features([label if by_name else self.task.description(label) for label in labels])
-            )
+            told = [label if by_name else self.task.description(label) for label in labels]
+            check_texts(texts, labels, told)
+            return from_label_texts(texts.features(told))
         found = bare.features([x.input for x in self.splits.fit])
         targets = targets_of(bare, self.splits.fit)
         if kind == "prototypes":

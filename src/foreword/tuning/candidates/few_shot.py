@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from foreword.engine.rendering import Template, tokens
+from foreword.engine.rendering import tokens
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.fittable import FitWatch
@@ -53,7 +54,7 @@ class FewShot(Candidate[FewShotSettings]):
             if len(tokens(bench.host, longer, special=False)) > room:
                 break
             text, used = longer, used + 1
-        predictor = Predictor(bench.host, bench.manner(Template(text + template.before, template.after)))
+        predictor = Predictor(bench.host, bench.manner(replace(template, before=text + template.before)))
         return Fitted(
             predictor,
             bench.selection_score(predictor),
