@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,24 @@ class FittedPrefix(Adaptation):
     def active(self) -> AbstractContextManager[None]:
         return attached(self.host, self._tensors)
 
+    def active_without(self, hidden: Sequence[slice | None]) -> AbstractContextManager[None]:
+        """As `active`, for a batch of as many rows: row i does not see its positions `hidden[i]` (None: it sees all).
+
+        Exact: hidden positions are no part of what the row carries, so no gradient reaches them from it. FitError when
+        a row would see no position.
+        """
+        spans = [None if found is None else found.indices(self.positions)[:2] for found in hidden]
+        if any(span is not None and span[1] - span[0] >= self.positions for span in spans):
+            raise FitError(
+                "An example would see nothing of the prefix: all of its positions were made from it.",
+                expected="positions of other examples beside its own",
+                found=f"all {self.positions} positions hidden",
+                fix="Start the prefix from more examples, or leave leave_one_out out.",
+            )
+        each = list(dict.fromkeys(spans))
+        carried = [self._tensors if span is None else _without(self._tensors, *span) for span in each]
+        return attached(self.host, carried, rows=[each.index(span) for span in spans])
+
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {}
         for site, found in self._tensors.items():
@@ -138,6 +156,20 @@ class FittedPrefix(Adaptation):
     def prefix(self) -> Prefix:
         """The current keys and values as a Prefix (a copy)."""
         return to_prefix(self._tensors)
+
+
+def _without(tensors: Mapping[str, SiteTensors], start: int, stop: int) -> dict[str, SiteTensors]:
+    """The same prefix without its positions from `start` up to `stop`."""
+
+    def rest(part: Tensor, dim: int) -> Tensor:
+        return torch.cat([part.narrow(dim, 0, start), part.narrow(dim, stop, part.shape[dim] - stop)], dim=dim)
+
+    return {
+        site: SiteTensors(
+            rest(found.keys, 1), rest(found.values, 1), None if found.bias is None else rest(found.bias, 1)
+        )
+        for site, found in tensors.items()
+    }
 
 
 class SoftPrompt(Adaptation):

@@ -108,9 +108,9 @@ class Predictor:
         """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
         return [found.ids for found in self.rendered(inputs)]
 
-    def rendered(self, inputs: Sequence[str]) -> list[Rendered]:
-        """The same, and which of the inputs had to be cut."""
-        reserve = 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
+    def rendered(self, inputs: Sequence[str], *, reserve: int = 0) -> list[Rendered]:
+        """The same, and which of the inputs had to be cut; `reserve` more tokens are left free."""
+        reserve += 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
         if self.host.role == "causal" and self.readout is None:
             reserve += self._longest_answer
         limit, template = self.manner.max_input_tokens, self.manner.template
