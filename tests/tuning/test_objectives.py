@@ -283,13 +283,16 @@ def test_a_study_that_the_teacher_gave_with_each_piece_is_told_with_that_piece(m
     "name", ["labels-causal", "labels-encoder", "labels-both", "completion", "labels-told", "features-causal"]
 )
 def test_no_gradient_of_an_example_reaches_the_positions_made_from_it(make: Make, name: str) -> None:
-    own = {0: slice(0, 2), 1: slice(2, 3), 2: slice(3, 6)}
-    _, objective = make(name, own=own, settings={"leave_one_out": True})
+    own: dict[int, Any] = {0: slice(0, 2), 1: slice(2, 3), 2: [3, 5]}
+    _, objective = make(name)
+    objective.hide(own)
     for index, hidden in own.items():
         for slope in slopes(objective, [index]).values():
             assert torch.equal(slope[:, hidden], torch.zeros_like(slope[:, hidden]))
-            rest = [at for at in range(POSITIONS) if at not in range(POSITIONS)[hidden]]
-            # At the start all values are zero, and keys have no slope where positions are alike; values always have.
+        own_positions = range(POSITIONS)[hidden] if isinstance(hidden, slice) else hidden
+        rest = [at for at in range(POSITIONS) if at not in own_positions]
+        # At the start all values are zero, and keys have no slope where positions are alike; values always have.
+        # Values at the start are zero, so that keys have no slope yet; values always have.
         moved = [slope for path, slope in slopes(objective, [index]).items() if path.endswith("values")]
         assert any((slope[:, rest].abs().sum(dim=(0, 2)) > 0).all() for slope in moved)
     assert objective.details()["leave_one_out"] == 3

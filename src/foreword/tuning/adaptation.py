@@ -122,23 +122,26 @@ class FittedPrefix(Adaptation):
     def active(self) -> AbstractContextManager[None]:
         return attached(self.host, self._tensors)
 
-    def active_without(self, hidden: Sequence[slice | None]) -> AbstractContextManager[None]:
+    def active_without(self, hidden: Sequence[slice | Sequence[int] | None]) -> AbstractContextManager[None]:
         """As `active`, for a batch of as many rows: row i does not see its positions `hidden[i]` (None: it sees all).
 
         Exact: hidden positions are no part of what the row carries, so no gradient reaches them from it. FitError when
         a row would see no position.
         """
-        spans = [None if found is None else found.indices(self.positions)[:2] for found in hidden]
-        if any(span is not None and span[1] - span[0] >= self.positions for span in spans):
+        every = range(self.positions)
+        gone = [() if x is None else tuple(every[x]) if isinstance(x, slice) else tuple(x) for x in hidden]
+        kept = [tuple(position for position in every if position not in mine) for mine in gone]
+        if not all(kept):
             raise FitError(
                 "An example would see nothing of the prefix: all of its positions were made from it.",
                 expected="positions of other examples beside its own",
                 found=f"all {self.positions} positions hidden",
                 fix="Start the prefix from more examples, or leave leave_one_out out.",
             )
-        each = list(dict.fromkeys(spans))
-        carried = [self._tensors if span is None else _without(self._tensors, *span) for span in each]
-        return attached(self.host, carried, rows=[each.index(span) for span in spans])
+        each = list(dict.fromkeys(kept))
+        whole = tuple(every)
+        carried = [self._tensors if mine == whole else _only(self._tensors, mine) for mine in each]
+        return attached(self.host, carried, rows=[each.index(mine) for mine in kept])
 
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {}
@@ -158,18 +161,14 @@ class FittedPrefix(Adaptation):
         return to_prefix(self._tensors)
 
 
-def _without(tensors: Mapping[str, SiteTensors], start: int, stop: int) -> dict[str, SiteTensors]:
-    """The same prefix without its positions from `start` up to `stop`."""
-
-    def rest(part: Tensor, dim: int) -> Tensor:
-        return torch.cat([part.narrow(dim, 0, start), part.narrow(dim, stop, part.shape[dim] - stop)], dim=dim)
-
-    return {
-        site: SiteTensors(
-            rest(found.keys, 1), rest(found.values, 1), None if found.bias is None else rest(found.bias, 1)
-        )
-        for site, found in tensors.items()
-    }
+def _only(tensors: Mapping[str, SiteTensors], positions: Sequence[int]) -> dict[str, SiteTensors]:
+    """The same prefix with these of its positions, differentiable."""
+    made = {}
+    for site, found in tensors.items():
+        where = torch.tensor(positions, device=found.keys.device)
+        parts = (found.keys, found.values, found.bias)
+        made[site] = SiteTensors(*(None if part is None else part.index_select(1, where) for part in parts))  # type: ignore[arg-type]
+    return made
 
 
 class SoftPrompt(Adaptation):

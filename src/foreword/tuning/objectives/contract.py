@@ -24,7 +24,7 @@ from foreword.tuning.predictor import Predictor
 
 Score = Callable[[Sequence[str], Sequence[str]], float]
 # Example index to the prefix's positions that were made from this example.
-OwnPositions = Mapping[int, slice]
+OwnPositions = Mapping[int, slice | Sequence[int]]
 
 # With fewer demonstrations than this, leaving one out takes away too much of what the others are read by: Context
 # Tuning (arXiv 2507.04221) found masking to hurt there.
@@ -52,13 +52,6 @@ class Ground:
         return self.predictor.rendered([example.input for example in examples], reserve=self.reserve)
 
     def __post_init__(self) -> None:
-        if self.own and not isinstance(self.predictor.adaptation, FittedPrefix):
-            raise FitError(
-                "Only a prefix has positions that can be hidden from the example they were made from.",
-                expected="a fitted prefix",
-                found=type(self.predictor.adaptation).__name__,
-                fix="Leave leave_one_out out of this candidate.",
-            )
         check_metric(self.selection, self.score)
 
 
@@ -72,7 +65,9 @@ class Objective(ABC):
     source: str = ""
 
     def __init__(self, ground: Ground) -> None:
-        self.predictor, self.score, self.own = ground.predictor, ground.score, ground.own
+        self.predictor, self.score = ground.predictor, ground.score
+        self.own: OwnPositions = {}
+        self.hide(ground.own)
         self.selection = list(ground.selection)
         fit, selection = ground.read(ground.fit), ground.read(ground.selection)
         self.rows, self.selection_rows = [found.ids for found in fit], [found.ids for found in selection]
@@ -92,11 +87,25 @@ class Objective(ABC):
         """
         return len(indices)
 
+    def hide(self, own: OwnPositions) -> None:
+        """From now on, no example sees the positions of the prefix that were made from it.
+
+        FitError when what is fitted has no positions to hide.
+        """
+        if own and not isinstance(self.predictor.adaptation, FittedPrefix):
+            raise FitError(
+                "Only a prefix has positions that can be hidden from the example they were made from.",
+                expected="a fitted prefix",
+                found=type(self.predictor.adaptation).__name__,
+                fix="Leave leave_one_out out of this candidate.",
+            )
+        self.own = dict(own)
+
     def active(self, indices: Sequence[int]) -> AbstractContextManager[None]:
         """The adaptation for a batch of these examples, each blind to its own positions."""
         adaptation = self.predictor.adaptation
         hidden = [self.own.get(index) for index in indices]
-        if isinstance(adaptation, FittedPrefix) and any(hidden):
+        if isinstance(adaptation, FittedPrefix) and any(found is not None for found in hidden):
             return adaptation.active_without(hidden)
         return adaptation.active()
 
