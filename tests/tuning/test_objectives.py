@@ -27,7 +27,7 @@ from foreword.tuning.examples import load_splits
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
-from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study
+from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
 from foreword.tuning.predictor import Predictor, predictor_from
 from foreword.tuning.sections import PrefixSettings
 from foreword.tuning.task import Task
@@ -226,6 +226,15 @@ def test_a_teacher_that_is_asked_anew_says_what_was_kept(
         for indices in ([0, 1, 2], [3]):
             assert float(kept.loss(indices, 0)) == pytest.approx(float(asked.loss(indices, 0)), abs=1e-4)
     assert kept.evaluate(0)[1] == pytest.approx(asked.evaluate(0)[1], abs=1e-4)
+
+
+def test_a_limit_on_inputs_does_not_count_the_teachers_text(make: Make) -> None:
+    bench, _ = make("features-told")
+    manner = replace(bench.manner(), max_input_tokens=8)
+    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), TEXT)
+    (row,) = teacher.rows(["apple rose"], [])
+    assert row == tokens(bench.host, f"{TEXT}\n\napple rose", special=True)
+    assert len(row) > 8
 
 
 # Self-study of a document

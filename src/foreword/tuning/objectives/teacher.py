@@ -71,7 +71,10 @@ def teacher_with(student: Predictor, text: str) -> Teacher:
         baked = bake(host, text)
         return Teacher(replace(student, adaptation=FixedPrefix(host, baked)), baked)
     longer = replace(manner.template, before=text + manner.template.before)
-    return Teacher(replace(student, manner=replace(manner, template=longer), adaptation=Bare()), None)
+    limit = manner.max_input_tokens  # it is the input that may not have more tokens, not the text before it
+    limit = None if limit is None else limit + len(tokens(host, text, special=False))
+    manner = replace(manner, template=longer, max_input_tokens=limit)
+    return Teacher(replace(student, manner=manner, adaptation=Bare()), None)
 
 
 def unbegun(host: Host, row: list[int]) -> list[int]:
