@@ -38,6 +38,8 @@ def no_policy_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 ENCODERS = ("bert", "roberta", "distilbert")
 # llama, qwen2 and qwen3 share keys between heads; qwen3's heads are wider than hidden / heads; mistral's window is 6.
 CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "mistral")
+# T5 counts positions by distance, in buckets; BART has a table of them, and its decoder begins with the end token.
+SEQUENCE = ("t5", "bart")
 
 CORPUS = (
     "the cat sat on the mat and looked at the red bird",
@@ -67,8 +69,8 @@ def _word_pieces(pad: str, unknown: str, begin: str, end: str, order: tuple[str,
     )
 
 
-def _byte_pairs() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _byte_pairs(around: str = "") -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     found = Tokenizer(models.BPE())
@@ -81,6 +83,9 @@ def _byte_pairs() -> Any:
         show_progress=False,
     )
     found.train_from_iterator(CORPUS, trainer)
+    if around:
+        ends = [("<s>", 1), ("</s>", 2)]
+        found.post_processor = processors.TemplateProcessing(single=around, special_tokens=ends)
     named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=found, **named)
 
@@ -88,6 +93,8 @@ def _byte_pairs() -> Any:
 def _tokenizer(family: str) -> Any:
     if family in CAUSAL:
         return _byte_pairs()
+    if family in SEQUENCE:
+        return _byte_pairs("$A </s>" if family == "t5" else "<s> $A </s>")
     if family == "roberta":
         return _word_pieces("<pad>", "<unk>", "<s>", "</s>", ("<s>", "<pad>", "</s>", "<unk>"))
     return _word_pieces("[PAD]", "[UNK]", "[CLS]", "[SEP]", ("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
@@ -120,6 +127,28 @@ def _model(family: str, vocabulary: int) -> Any:
     if family == "distilbert":
         shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64}
         return hf.DistilBertModel(hf.DistilBertConfig(**size, **shape, pad_token_id=0))
+    if family == "t5":
+        shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0}
+        names = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
+        return hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=vocabulary, **shape, **names))
+    if family == "bart":
+        shape = {
+            f"{side}_{name}": count
+            for side in ("encoder", "decoder")
+            for name, count in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))
+        }
+        names = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 2}
+        return hf.BartForConditionalGeneration(
+            hf.BartConfig(
+                vocab_size=vocabulary,
+                d_model=32,
+                max_position_embeddings=128,
+                init_std=0.2,
+                forced_eos_token_id=None,
+                **shape,
+                **names,
+            )
+        )
     if family == "gpt2":
         shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
         return hf.GPT2LMHeadModel(hf.GPT2Config(**size, **shape, bos_token_id=1, eos_token_id=2))
@@ -195,6 +224,12 @@ def encoder(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) 
 @pytest.fixture(params=CAUSAL)
 def causal(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) -> Host:
     """Each causal model in turn."""
+    return shared_host(request.param)
+
+
+@pytest.fixture(params=SEQUENCE)
+def sequence(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) -> Host:
+    """Each encoder-decoder model in turn."""
     return shared_host(request.param)
 
 

@@ -26,9 +26,9 @@ import torch
 
 from foreword.compiler.pretrained import HeadPrefix, compile_for_head
 from foreword.engine.attach import attached
-from foreword.engine.generation import tokens
 from foreword.engine.host import Host
 from foreword.engine.observed import observe
+from foreword.engine.rendering import tokens
 from foreword.errors import CompileError
 from foreword.record import Stopwatch, command_line
 

@@ -62,7 +62,11 @@ class Pilot:
         return load_splits(Task.load(self.task))
 
 
-@pytest.fixture(scope="module", params=[("bert", "classify"), ("gpt2", "classify"), ("gpt2", "generate")], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[("bert", "classify"), ("gpt2", "classify"), ("gpt2", "generate")],
+    ids="-".join,
+)
 def pilot(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -356,6 +360,16 @@ def test_a_failure_of_the_folder_is_not_put_down_to_a_candidate(
     monkeypatch.setattr(RunFolder, "finish", full)
     with pytest.raises(RunFolderError, match="full"):
         run_pilot(quick(), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["classify", "generate"])
+def test_an_encoder_decoder_model_is_judged_like_any_other(
+    tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path], kind: str
+) -> None:
+    task = write_task(tmp_path, model_folder("t5"), PREFIX, kind=kind)
+    found = run_pilot(task, out=tmp_path / "run").evidence
+    assert found.failed == []
+    assert {candidate.kind for candidate in found.candidates} == {"zero-shot", "prefix"}
 
 
 def test_a_task_that_the_base_model_cannot_do_is_refused_before_anything_is_written(

@@ -12,9 +12,9 @@ from tests.conftest import CORPUS
 
 from foreword.compiler.pretrained import HeadPrefix, compile_for_head
 from foreword.engine.attach import attached
-from foreword.engine.generation import tokens
 from foreword.engine.host import Host
 from foreword.engine.observed import Observed, observe
+from foreword.engine.rendering import tokens
 from foreword.errors import HostError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,6 +21,7 @@ def test_every_module_has_its_line_and_no_line_is_left_of_one_that_is_gone() -> 
         "cli/__init__.py",
         "compiler/__init__.py",
         "compiler/construction/__init__.py",
+        "tuning/objectives/__init__.py",
     }
     assert named == {path.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("*.py")} - empty
     assert all((HOUSE / path).stat().st_size == 0 for path in empty)

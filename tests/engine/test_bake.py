@@ -13,8 +13,8 @@ from torch import Tensor
 
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
-from foreword.engine.generation import tokens
 from foreword.engine.host import Host
+from foreword.engine.rendering import tokens
 from foreword.errors import PrefixError
 
 BAKED = [family for family in CAUSAL if not_applicable(family, "baked text") is None]

@@ -14,19 +14,15 @@ from torch import Tensor
 
 from foreword.engine.attach import attached
 from foreword.engine.generation import (
-    Template,
-    batches,
     completion_loss,
     completion_scores,
     embed,
     features,
     generate,
-    padded,
-    render,
-    tokens,
 )
 from foreword.engine.host import Host
-from foreword.errors import DataError
+from foreword.engine.rendering import Template, batches, padded, render, rendered, tokens
+from foreword.errors import DataError, HostError
 from foreword.prefix import Prefix
 
 # Rows of 9, 2 and 5 tokens; completions of 1, 3 and 2, two of which begin with the same token.
@@ -349,3 +345,48 @@ def test_a_template_that_leaves_no_room_is_refused(reader: Host) -> None:
 def test_an_input_without_any_token_is_refused_and_not_guessed_at(reader: Host) -> None:
     with pytest.raises(DataError, match="no token"):
         render(reader, Template("", ""), "", special=False)
+
+
+# Chats
+
+CHAT = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def talker(load_host: Callable[[str], Host]) -> Host:
+    host = load_host("llama")
+    host.tokenizer.chat_template = CHAT
+    return host
+
+
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_a_chat_prompt_is_what_the_tokenizers_own_template_makes(talker: Host, system: str | None) -> None:
+    messages = [{"role": "user", "content": "Text: the cat\nLabel:"}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    wanted = talker.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    found = render(talker, Template.parse("Text: {input}\nLabel:", chat=True, system=system), "the cat")
+    assert found == list(wanted)
+
+
+def test_a_long_chat_prompt_keeps_its_frame_and_is_told_to_be_cut(talker: Host) -> None:
+    template = Template.parse("Text: {input}\nLabel:", chat=True, system="be brief")
+    found = rendered(talker, template, "the cat sat on the mat " * 40)
+    told = talker.tokenizer.decode(found.ids)
+    assert found.is_cut
+    assert len(found.ids) <= talker.max_positions
+    assert told.startswith("[system] be brief\n[user] Text: the cat")
+    assert told.endswith("\nLabel:\n[assistant]\n")
+    assert not rendered(talker, template, "the cat").is_cut
+
+
+def test_a_chat_without_a_template_or_refused_by_it_is_an_error(load_host: Callable[[str], Host]) -> None:
+    host = load_host("llama")
+    with pytest.raises(HostError, match="no chat template"):
+        render(host, Template("", "", chat=True), "the cat")
+    host.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(HostError, match="System role not supported"):
+        render(host, Template("", "", chat=True, system="be brief"), "the cat")

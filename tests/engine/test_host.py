@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from foreword.engine.generation import tokens
 from foreword.engine.host import Host
+from foreword.engine.rendering import tokens
 from foreword.errors import HostError
 
 Folder = Callable[[str], Path]

@@ -21,7 +21,6 @@ from transformers import GenerationConfig
 
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
-from foreword.engine.generation import tokens
 from foreword.engine.host import Host
 from foreword.engine.interop import (
     CONFIG,
@@ -33,6 +32,7 @@ from foreword.engine.interop import (
     write_peft,
     write_prompt_embeddings,
 )
+from foreword.engine.rendering import tokens
 from foreword.errors import BundleError, PrefixError
 from foreword.prefix import Prefix
 

@@ -12,9 +12,9 @@ import torch
 
 from foreword.bundle import load_bundle, save_bundle
 from foreword.engine.attach import attached
-from foreword.engine.generation import completion_loss, features
+from foreword.engine.generation import completion_loss, completion_scores, features
 from foreword.engine.host import Host
-from foreword.errors import BaseMismatchError, BundleError, FitError, HostError, TaskError
+from foreword.errors import BaseMismatchError, BundleError, DataError, FitError, HostError, TaskError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
 from foreword.tuning.examples import load_splits
@@ -87,7 +87,7 @@ class Case:
     fitted: Fitted
 
 
-CASES = [(family, kind) for family in ("bert", "llama") for kind in TABLES]
+CASES = [(family, kind) for family in ("bert", "llama", "t5") for kind in TABLES]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
@@ -158,9 +158,10 @@ def expected_numbers(case: Case) -> tuple[int, int]:
     """(numbers that were fitted, bytes that are stored), counted from the shapes in tests/conftest.py."""
     encoder, labels, hidden = case.family == "bert", 3, 32
     line = labels * (hidden + 1)
-    kv_heads, dim, sites = (4, 8, 2) if encoder else (2, 8, 2)
-    # peft's choice for both families is the query and the value projection; llama's keys and values are 16 wide.
-    lora = sites * RANK * ((hidden + 32) + (hidden + (32 if encoder else 16)))
+    # T5's sites: two layers of its encoder, two of its decoder, and as many where its decoder reads its encoder.
+    kv_heads, dim, sites = {"bert": (4, 8, 2), "llama": (2, 8, 2), "t5": (4, 8, 6)}[case.family]
+    # peft's choice for all families is the query and the value projection; llama's keys and values are 16 wide.
+    lora = sites * RANK * ((hidden + 32) + (hidden + kv_heads * dim))
     descent = {
         "prefix": 2 * sites * kv_heads * POSITIONS * dim,
         "soft-prompt": POSITIONS * hidden,
@@ -279,7 +280,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_alone(
 
 
 @pytest.mark.parametrize("kind", BY_DESCENT)
-@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "t5", "bart"])
 def test_fitting_makes_the_fit_examples_more_likely(bench: Bench, family: str, kind: str) -> None:
     """Thirty steps on eighteen examples: their likelihood must rise, whatever the tiny model can do in general."""
     made = bench(family, kind, {**TABLES[kind], "steps": 30, "batch_size": 18})
@@ -314,7 +315,15 @@ def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench
 # Bundles
 
 
-READOUTS = [("bert", "linear"), ("bert", "prototypes"), ("bert", "label-text"), ("llama", "auto"), ("llama", "linear")]
+READOUTS = [
+    ("bert", "linear"),
+    ("bert", "prototypes"),
+    ("bert", "label-text"),
+    ("llama", "auto"),
+    ("llama", "linear"),
+    ("t5", "auto"),
+    ("bart", "linear"),
+]
 
 
 @pytest.mark.parametrize(("family", "readout"), READOUTS)
@@ -376,9 +385,10 @@ def test_a_bundle_for_another_base_or_without_its_use_is_refused(
 GENERATED = [kind for kind in TABLES if kind != "probe"]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
 @pytest.mark.parametrize("kind", GENERATED)
-def test_a_causal_model_writes_answers_in_every_way(bench: Bench, kind: str) -> None:
-    made = bench("gpt2", kind, TABLES[kind], task="generate")
+def test_a_model_that_writes_answers_in_every_way(bench: Bench, family: str, kind: str) -> None:
+    made = bench(family, kind, TABLES[kind], task="generate")
     bare = probe(made.host)
     fitted = fit_on(made)
     answers = fitted.predictor.answer(texts(made))
@@ -422,6 +432,15 @@ def test_a_prompt_begins_as_the_base_models_tokenizer_begins_a_text(bench: Bench
 # Refusals
 
 
+def test_an_answer_longer_than_the_decoder_reads_is_refused(bench: Bench) -> None:
+    """BART's decoder has a table of 128 positions; T5's counts by distance and has none."""
+    made = bench("bart", "zero-shot", {}, task="generate")
+    manner = replace(made.manner(), max_new_tokens=129)
+    with pytest.raises(HostError, match="decoder"):
+        Predictor(made.host, manner)
+    assert Predictor(bench("t5", "zero-shot", {}, task="generate").host, manner).answer([]) == []
+
+
 def test_an_encoder_cannot_write(bench: Bench) -> None:
     made = bench("bert", "zero-shot", {}, task="generate")
     with pytest.raises(HostError, match="encoder"):
@@ -443,3 +462,74 @@ def test_a_soft_prompt_that_leaves_no_room_is_refused(bench: Bench) -> None:
 def test_a_prefix_longer_than_the_model_reads_is_no_problem(bench: Bench) -> None:
     made = bench("bert", "prefix", {**TABLES["prefix"], "positions": 100, "steps": 1})
     assert len(outcome(made, fit_on(made))) == 12
+
+
+# Chats, and labels that cannot be told apart
+
+
+def test_a_chat_is_kept_by_the_bundle(bench: Bench, load_host: Callable[[str], Host], tmp_path: Path) -> None:
+    made = bench("llama", "prefix", TABLES["prefix"])
+    told = made.task.model.model_copy(update={"chat": True, "system": "name the colour"})
+    made = replace(made, task=made.task.model_copy(update={"model": told}))
+    with pytest.raises(HostError, match="no chat template"):
+        fit_on(made)
+    form = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[answer]"
+    made.host.tokenizer.chat_template = form
+    fitted = fit_on(made)
+    predictor = fitted.predictor
+    prompt = made.host.tokenizer.decode(predictor.rows(["sky"])[0])
+    assert prompt == "[system] name the colour[user] sky\nLabel:[answer]"
+    assert made.host.tokenizer.decode(predictor.completion("red")) == " red"
+    path = tmp_path / "chat.prefix"
+    save_bundle(path, predictor.adaptation.prefix(), host=made.host, use=predictor.use())  # type: ignore[attr-defined]
+    host = load_host("llama")
+    with pytest.raises(HostError, match="no chat template"):
+        predictor_from(load_bundle(path), host)
+    host.tokenizer.chat_template = form
+    assert predictor_from(load_bundle(path), host).answer(texts(made)) == predictor.answer(texts(made))
+
+
+def labelled(made: Workbench, *labels: str) -> Predictor:
+    return Predictor(made.host, replace(made.manner(), labels=labels))
+
+
+def test_labels_that_the_tokenizer_spells_alike_are_refused(bench: Bench) -> None:
+    from tokenizers import normalizers
+
+    made = bench("gpt2", "zero-shot", {})
+    made.host.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(DataError, match="'Red' and 'red' have the same tokens"):
+        labelled(made, "Red", "blue", "red")
+
+
+def test_labels_with_parts_that_the_tokenizer_does_not_know_are_refused(
+    bench: Bench, load_host: Callable[[str], Host]
+) -> None:
+    made = bench("gpt2", "zero-shot", {})
+    made.host.tokenizer = load_host("bert").tokenizer  # byte pairs spell everything, word pieces do not
+    with pytest.raises(DataError, match="'☃' has parts that the tokenizer does not know"):
+        labelled(made, "☃", "sun")
+
+
+def test_a_label_that_another_one_begins_with_can_still_be_answered(bench: Bench) -> None:
+    """Without an end, "the cat" could never be likelier than "the": its probability is a factor of the other's."""
+    made = bench("gpt2", "zero-shot", {})
+    predictor = labelled(made, "the", "the cat")
+    rows = predictor.rows(texts(made))
+    end = made.host.tokenizer.eos_token_id
+    with torch.no_grad():
+        found = predictor.label_scores(rows)
+        wanted = completion_scores(
+            made.host, rows, [[*predictor.completion(label), end] for label in ("the", "the cat")]
+        )
+    assert torch.equal(found, wanted)
+    made.host.tokenizer.eos_token = None
+    with pytest.raises(DataError, match="no end token"):
+        labelled(made, "the", "the cat")
+
+
+def test_label_texts_that_the_tokenizer_reads_alike_are_refused(bench: Bench) -> None:
+    made = bench("bert", "zero-shot", {})
+    made = replace(made, task=made.task.model_copy(update={"labels": {"red": "Warm", "blue": "cold", "green": "warm"}}))
+    with pytest.raises(DataError, match="the same tokens for 'red' and 'green'"):
+        fit_on(made)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
-from foreword.engine.generation import batches, padded
 from foreword.engine.host import Host
 from foreword.engine.loading import load_model
+from foreword.engine.rendering import batches, padded
 from foreword.tuning.batching import Batches
 
 

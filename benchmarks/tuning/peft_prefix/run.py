@@ -24,7 +24,7 @@ from foreword.engine.host import Host
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
-from foreword.tuning.objective import targets_of
+from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import Readout
 from foreword.tuning.task import Task

@@ -132,7 +132,7 @@ def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor]
         embeds = content.to(device=host.device, dtype=host.dtype)[None]
         return {"inputs_embeds": torch.cat([embeds, embeds[:, -1:]], dim=1)}, content.shape[0]
     if isinstance(content, str):
-        from foreword.engine.generation import tokens
+        from foreword.engine.rendering import tokens
 
         ids = tokens(host, content, special=False)
         begin = getattr(host.tokenizer, "bos_token_id", None)

@@ -1,153 +1,34 @@
-"""What a host does with text: embed it, score completions of it, continue it.
+"""What a host does with token ids: embed them, score completions of them, continue them.
 
 All functions run under whatever is attached to the host. A soft prompt, `(position, hidden)`, is put before the tokens
-as embeddings and, unlike a prefix, takes positions. Rows are padded here, not by the tokenizer, so that calls leave no
-trace in it; rows of one batch give what each would give alone.
+as embeddings and, unlike a prefix, takes positions. Rows of one batch give what each would give alone.
 
-Nothing here knows a task, a label's meaning or a metric, nor encoder-decoder models: they carry prefixes, but what they
-do with text is left to their own `generate`.
+A causal model reads the prompt and goes on with the completion. An encoder-decoder model reads the prompt, soft prompt
+included, in its encoder; its decoder begins with the model's own start token and writes the completion.
+
+Nothing here knows a task, a label's meaning or a metric, nor how a text becomes token ids (`rendering.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foreword.engine.host import Host
-from foreword.errors import DataError, HostError
+from foreword.engine.rendering import Rows, TokenIds, batches, padded
+from foreword.errors import HostError
 
-TokenIds = Sequence[int]
 Progress = Callable[[int], None]
-
-# A prompt must keep at least this many tokens of its input when it is cut to what the model reads.
-SHORTEST_INPUT = 8
-
-
-# No token of a real tokenizer stands for more characters than this: longer inputs are cut before they are tokenized.
-LONGEST_TOKEN = 64
-
-
-@dataclass(frozen=True)
-class Template:
-    """What stands before and after an input; kept in halves, so that braces in either are never mistaken for a field.
-
-    >>> Template.parse("Text: {input}\\nLabel:")
-    Template(before='Text: ', after='\\nLabel:')
-    """
-
-    before: str
-    after: str
-
-    @classmethod
-    def parse(cls, text: str) -> Template:
-        """From text with `{input}` in it; without it, the input goes to the end."""
-        before, _, after = text.partition("{input}")
-        return cls(before, after)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Padded token ids and their mask, both `(row, token)`; mask 1 = a real token."""
-
-    ids: Tensor
-    mask: Tensor
-
-
-def render(
-    host: Host, template: Template, text: str, *, max_tokens: int | None = None, reserve: int = 0, special: bool = True
-) -> list[int]:
-    """Token ids of `text` between the two halves of `template`.
-
-    When that is longer than the model reads (less `reserve` tokens), or than `max_tokens`, the end of the *input* is
-    cut, never the template around it. DataError when the template alone does not fit, or there is nothing to read.
-    """
-    limit = min(max_tokens or host.max_positions, host.max_positions - reserve)
-    if limit < 1:
-        raise DataError(
-            "The answer leaves the prompt no room in what the model reads.",
-            expected=f"fewer than {host.max_positions} tokens for the answer and a soft prompt",
-            found=f"{reserve} tokens",
-            fix="Let the answer have fewer tokens (max_tokens, shorter labels), or use a base model that reads more.",
-        )
-    kept = text[: limit * LONGEST_TOKEN]
-    ids = tokens(host, template.before + kept + template.after, special=special)
-    while len(ids) > limit:
-        count = len(tokens(host, kept, special=False))
-        keep = count - (len(ids) - limit)
-        if keep < min(SHORTEST_INPUT, count):
-            raise DataError(
-                "The prompt does not fit into the model, even with its input cut short.",
-                expected=f"at most {limit} tokens with at least {SHORTEST_INPUT} of the input",
-                found=f"{len(ids)} tokens, {len(ids) - count} of them without the input",
-                fix="Shorten the template or the demonstrations, or use a base model that reads more.",
-            )
-        kept = _cut(host, kept, keep)
-        ids = tokens(host, template.before + kept + template.after, special=special)
-    if not ids:
-        raise DataError(
-            "There is no token to read: the input is empty, and so is the template around it.",
-            expected="at least one token",
-            found=repr(text[:40]),
-            fix="Leave empty inputs out, or put some text into the template.",
-        )
-    return ids
-
-
-def tokens(host: Host, text: str, *, special: bool) -> list[int]:
-    """Token ids of `text`, with the tokenizer's own beginning and end tokens when `special`.
-
-    A causal model gets no end token: it continues the text. Its beginning token it needs (Llama, Gemma).
-    """
-    if host.tokenizer is None:
-        raise HostError(
-            "This host has no tokenizer, so it cannot read text.",
-            expected="a tokenizer",
-            found="None",
-            fix="Host(model, tokenizer), or Host.load(reference).",
-        )
-    ids = list(host.tokenizer(text, add_special_tokens=special, truncation=False, verbose=False)["input_ids"])
-    ends = special and host.role == "causal" and len(ids) > 1 and ids[-1] == host.tokenizer.eos_token_id
-    return ids[:-1] if ends else ids
-
-
-def _cut(host: Host, text: str, count: int) -> str:
-    """`text` up to the end of its token number `count`, always shorter than before."""
-    if not getattr(host.tokenizer, "is_fast", False):  # tells no character offsets: cut in proportion
-        return text[: min(len(text) * count // max(len(tokens(host, text, special=False)), 1), len(text) - 1)]
-    found = host.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    end = found["offset_mapping"][max(count, 1) - 1][1]
-    return text[: min(end, len(text) - 1)]
-
-
-def padded(host: Host, rows: Sequence[TokenIds], *, left: bool = False) -> Rows:
-    """Rows of token ids padded to one length, on the host's device; every row needs at least one token."""
-    width = max(len(row) for row in rows)
-    pad = getattr(host.tokenizer, "pad_token_id", None) or 0
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, where] = torch.tensor(list(row), dtype=torch.long)
-        mask[index, where] = 1
-    return Rows(ids.to(host.device), mask.to(host.device))
-
-
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of rows of like length, longest first, so that little is padding and memory peaks at once."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def features(host: Host, rows: Sequence[TokenIds], *, soft: Tensor | None = None) -> Tensor:
     """One vector per row, `(row, hidden)`, differentiable: an encoder's pooled tokens, a causal model's last token.
 
     An encoder's pooling (mean, or its first token) is the one it was published with; a soft prompt's own positions are
-    left out of it.
+    left out of it. Of an encoder-decoder model it is the mean of the encoder's tokens (Ni et al., "Sentence-T5", 2021).
     """
     found = padded(host, rows)
     hidden = _hidden(host, found, soft)
@@ -161,21 +42,15 @@ def features(host: Host, rows: Sequence[TokenIds], *, soft: Tensor | None = None
 
 
 def _hidden(host: Host, rows: Rows, soft: Tensor | None) -> Tensor:
-    """The backbone's last hidden state at the rows' own tokens, `(row, token, hidden)`."""
-    inputs = _inputs(host, rows, soft)
-    output = host.backbone(**inputs)
-    hidden: Tensor = output.last_hidden_state
+    """The last hidden state at the rows' own tokens, `(row, token, hidden)`: the backbone's, or its encoder's."""
+    reader: Any = host.backbone
+    if host.role == "encoder-decoder":
+        reader = reader.get_encoder()
+    hidden: Tensor = reader(**_inputs(host, rows, soft)).last_hidden_state
     return hidden if soft is None else hidden[:, soft.shape[0] :]
 
 
 def _inputs(host: Host, rows: Rows, soft: Tensor | None) -> dict[str, Tensor]:
-    if host.role == "encoder-decoder":
-        raise HostError(
-            "An encoder-decoder model cannot be used in this way yet.",
-            expected="a text encoder or a causal language model",
-            found=f"{host.reference}, {host.family}",
-            fix="Call host.model.generate within attached(...), or use an encoder or a causal model.",
-        )
     if soft is None:
         return {"input_ids": rows.ids, "attention_mask": rows.mask}
     tokens = host.model.get_input_embeddings()(rows.ids)
@@ -217,9 +92,11 @@ def completion_scores(
 ) -> Tensor:
     """Log-likelihood of every completion after every prompt, in nats, `(prompt, completion)`, differentiable.
 
-    The sum over the completion's tokens of log p(token | prompt, tokens before). Each prompt is read once; its keys and
-    values are shared by all completions.
+    The sum over the completion's tokens of log p(token | prompt, tokens before). Each prompt is read once; what was
+    made of it is shared by all completions.
     """
+    if host.role == "encoder-decoder":
+        return _decoded_scores(host, prompts, completions, soft)
     rows = padded(host, prompts, left=True)
     inputs = _inputs(host, rows, soft)
     positions = _positions(inputs["attention_mask"])
@@ -257,37 +134,123 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
+def _decoded_scores(
+    host: Host, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], soft: Tensor | None
+) -> Tensor:
+    """`completion_scores` of an encoder-decoder model: the encoder runs once per prompt, the decoder per pair."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    inputs = _inputs(host, padded(host, prompts), soft)
+    start = decoder_start(host)
+    read = host.model.get_encoder()(**inputs).last_hidden_state
+    count, told = len(completions), padded(host, completions)
+    shifted = padded(host, [[start, *completion[:-1]] for completion in completions])
+    logits = host.model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=read.repeat_interleave(count, dim=0)),
+        attention_mask=inputs["attention_mask"].repeat_interleave(count, dim=0),
+        decoder_input_ids=shifted.ids.repeat(len(prompts), 1),
+        use_cache=False,
+    ).logits
+    ids, seen = told.ids.repeat(len(prompts), 1), told.mask.repeat(len(prompts), 1)
+    each = torch.log_softmax(logits.float(), dim=-1).gather(2, ids[:, :, None])[:, :, 0]
+    return (each * seen).sum(dim=1).view(len(prompts), count)
+
+
+def completion_logits(
+    host: Host, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], *, soft: Tensor | None = None
+) -> Tensor:
+    """The logits that predict each token of each prompt's own completion, `(token, vocabulary)`, differentiable.
+
+    Tokens of the first completion first, then those of the second, and so on.
+    """
+    if host.role == "encoder-decoder":
+        start = decoder_start(host)
+        shifted = padded(host, [[start, *completion[:-1]] for completion in completions])
+        inputs = _inputs(host, padded(host, prompts), soft)
+        logits = host.model(**inputs, decoder_input_ids=shifted.ids, use_cache=False).logits
+        return torch.cat([row[: len(told)] for row, told in zip(logits, completions, strict=True)])
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    logits = host.model(**_inputs(host, padded(host, rows), soft), use_cache=False).logits
+    first = (0 if soft is None else soft.shape[0]) - 1
+    ends = [first + len(row) for row in rows]
+    spans = zip(logits, ends, completions, strict=True)
+    return torch.cat([row[end - len(told) : end] for row, end, told in spans])
+
+
 def completion_loss(
     host: Host, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], *, soft: Tensor | None = None
 ) -> Tensor:
     """Mean negative log-likelihood per token of each prompt's own completion, in nats, differentiable (a scalar)."""
-    rows = padded(host, [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)])
-    inputs = _inputs(host, rows, soft)
-    logits = host.model(**inputs, use_cache=False).logits
-    logits = logits if soft is None else logits[:, soft.shape[0] :]
-    told = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(2, rows.ids[:, 1:, None])[:, :, 0]
-    starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=told.device)
-    steps = torch.arange(told.shape[1], device=told.device)
-    counted = (steps[None] >= starts[:, None]) & (rows.mask[:, 1:] == 1)
-    return -(told * counted).sum() / counted.sum()
+    logits = completion_logits(host, prompts, completions, soft=soft)
+    told = torch.tensor([token for completion in completions for token in completion], device=logits.device)
+    return nn.functional.cross_entropy(logits.float(), told)
+
+
+def decoder_start(host: Host) -> int:
+    """The token that an encoder-decoder model's decoder begins with.
+
+    HostError when the model has no head that writes tokens, or names no such token.
+    """
+    if not host.model.can_generate():
+        raise HostError(
+            "This encoder-decoder model cannot write: it was loaded without its language-model head.",
+            expected="a model saved with its head, such as T5ForConditionalGeneration",
+            found=type(host.model).__name__,
+            fix="Load the model class that has the head, or choose a read-out of features.",
+        )
+    for config in (host.model.generation_config, host.model.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            found = getattr(config, name, None)
+            if isinstance(found, int):
+                return found
+    raise HostError(
+        "This encoder-decoder model does not say which token its decoder begins with.",
+        expected="decoder_start_token_id (or bos_token_id) in its configuration",
+        found="neither",
+        fix="Set host.model.generation_config.decoder_start_token_id.",
+    )
 
 
 def generate(host: Host, prompts: Sequence[TokenIds], *, max_new_tokens: int, soft: Tensor | None = None) -> list[str]:
     """The greedy continuation of each prompt as text, special tokens left out; at most `max_new_tokens` tokens."""
+    found = continuations(host, prompts, max_new_tokens=max_new_tokens, soft=soft)
+    return [str(text) for text in host.tokenizer.batch_decode(found, skip_special_tokens=True)]
+
+
+def continuations(
+    host: Host,
+    prompts: Sequence[TokenIds],
+    *,
+    max_new_tokens: int,
+    soft: Tensor | None = None,
+    seed: int | None = None,
+) -> Tensor:
+    """Token ids that follow each prompt, `(row, token)`, padded behind the end token; at most `max_new_tokens`.
+
+    The most likely token at each step; with `seed`, tokens drawn from the model's own distribution (temperature 1,
+    nothing cut off), the same ones each time.
+    """
     from transformers import GenerationConfig
 
-    rows = padded(host, prompts, left=True)
+    decodes = host.role == "encoder-decoder"
+    rows = padded(host, prompts, left=not decodes)
     ends = getattr(host.model.generation_config, "eos_token_id", None)
     pad = getattr(host.tokenizer, "pad_token_id", None)
+    drawn = {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=seed is not None,
         num_beams=1,
         eos_token_id=ends if ends is not None else getattr(host.tokenizer, "eos_token_id", None),
         pad_token_id=pad if pad is not None else 0,
         bos_token_id=getattr(host.tokenizer, "bos_token_id", None),
+        **drawn,
+        **({"decoder_start_token_id": decoder_start(host)} if decodes else {}),
     )
-    with torch.no_grad():
-        found = host.model.generate(**_inputs(host, rows, soft), generation_config=settings)
-    new = found if soft is not None else found[:, rows.ids.shape[1] :]
-    return [str(text) for text in host.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    devices = [host.device] if host.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        found: Tensor = host.model.generate(**_inputs(host, rows, soft), generation_config=settings)
+    prompt = 1 if decodes else 0 if soft is not None else rows.ids.shape[1]
+    return found[:, prompt:]

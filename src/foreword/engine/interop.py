@@ -142,7 +142,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
             fix="Use a soft prompt that was fitted for this base model.",
         )
     if isinstance(content, str):
-        from foreword.engine.generation import tokens
+        from foreword.engine.rendering import tokens
 
         content = tokens(host, content, special=True)
     with torch.no_grad():

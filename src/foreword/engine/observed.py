@@ -16,8 +16,8 @@ from torch import Tensor
 
 from foreword.engine.attention import AttentionCall, intercepted, watchable
 from foreword.engine.families import Met
-from foreword.engine.generation import TokenIds, batches, padded
 from foreword.engine.host import Host
+from foreword.engine.rendering import TokenIds, batches, padded
 from foreword.errors import HostError
 
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,27 @@ class FittedPrefix(Adaptation):
     def active(self) -> AbstractContextManager[None]:
         return attached(self.host, self._tensors)
 
+    def active_without(self, hidden: Sequence[slice | Sequence[int] | None]) -> AbstractContextManager[None]:
+        """As `active`, for a batch of as many rows: row i does not see its positions `hidden[i]` (None: it sees all).
+
+        Exact: hidden positions are no part of what the row carries, so no gradient reaches them from it. FitError when
+        a row would see no position.
+        """
+        every = range(self.positions)
+        gone = [() if x is None else tuple(every[x]) if isinstance(x, slice) else tuple(x) for x in hidden]
+        kept = [tuple(position for position in every if position not in mine) for mine in gone]
+        if not all(kept):
+            raise FitError(
+                "An example would see nothing of the prefix: all of its positions were made from it.",
+                expected="positions of other examples beside its own",
+                found=f"all {self.positions} positions hidden",
+                fix="Start the prefix from more examples, or leave leave_one_out out.",
+            )
+        each = list(dict.fromkeys(kept))
+        whole = tuple(every)
+        carried = [self._tensors if mine == whole else _only(self._tensors, mine) for mine in each]
+        return attached(self.host, carried, rows=[each.index(mine) for mine in kept])
+
     def parameters(self) -> dict[str, nn.Parameter]:
         named = {}
         for site, found in self._tensors.items():
@@ -138,6 +159,16 @@ class FittedPrefix(Adaptation):
     def prefix(self) -> Prefix:
         """The current keys and values as a Prefix (a copy)."""
         return to_prefix(self._tensors)
+
+
+def _only(tensors: Mapping[str, SiteTensors], positions: Sequence[int]) -> dict[str, SiteTensors]:
+    """The same prefix with these of its positions, differentiable."""
+    made = {}
+    for site, found in tensors.items():
+        where = torch.tensor(positions, device=found.keys.device)
+        parts = (found.keys, found.values, found.bias)
+        made[site] = SiteTensors(*(None if part is None else part.index_select(1, where) for part in parts))  # type: ignore[arg-type]
+    return made
 
 
 class SoftPrompt(Adaptation):

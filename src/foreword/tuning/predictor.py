@@ -8,24 +8,25 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from foreword.bundle import Bundle
-from foreword.engine.generation import (
+from foreword.engine.generation import completion_scores, decoder_start, embed, features, generate
+from foreword.engine.host import Host
+from foreword.engine.rendering import (
+    Rendered,
     Template,
     batches,
-    completion_scores,
-    embed,
-    features,
-    generate,
-    render,
+    chat_text,
+    rendered,
+    targets,
     tokens,
 )
-from foreword.engine.host import Host
 from foreword.errors import BundleError, DataError, HostError
 from foreword.tuning.adaptation import Adaptation, Bare, FixedPrefix
 from foreword.tuning.readout import Readout
@@ -61,7 +62,7 @@ class Manner:
     def as_dict(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
-            "template": {"before": self.template.before, "after": self.template.after},
+            "template": asdict(self.template),
             "labels": list(self.labels),
             "max_new_tokens": self.max_new_tokens,
             "max_input_tokens": self.max_input_tokens,
@@ -88,13 +89,6 @@ class Predictor:
     readout: Readout | None = None
 
     def __post_init__(self) -> None:
-        if self.host.role == "encoder-decoder":
-            raise HostError(
-                "An encoder-decoder model cannot do a task yet.",
-                expected="a text encoder such as BERT, or a causal model such as GPT-2, Llama or Qwen",
-                found=f"{self.host.reference}, {self.host.family}",
-                fix="Name another base model in [model] reference.",
-            )
         if self.host.role == "encoder" and (self.manner.kind == "generate" or self.readout is None):
             raise HostError(
                 "An encoder cannot do this task in this way.",
@@ -102,24 +96,54 @@ class Predictor:
                 found=f"{self.host.reference}, an encoder, for kind {self.manner.kind}",
                 fix="Name a causal base model in [model] reference, or choose a read-out.",
             )
+        if self.host.role == "encoder-decoder" and self.readout is None:
+            self._check_decoder()
+        if self.manner.template.chat:
+            _ = self._space  # HostError when the tokenizer has no chat template
         self._completions = [] if self.manner.kind == "generate" else [self.completion(x) for x in self.manner.labels]
+        if self.manner.kind == "classify" and self.readout is None:
+            self._completions = told_apart(self.host, self.manner.labels, self._completions)
 
     def rows(self, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
-        reserve = 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
-        if self.manner.kind == "generate":
-            reserve += self.manner.max_new_tokens
-        elif self.readout is None:
-            reserve += max(map(len, self._completions))
-        limit = self.manner.max_input_tokens
-        return [render(self.host, self.manner.template, text, max_tokens=limit, reserve=reserve) for text in inputs]
+        return [found.ids for found in self.rendered(inputs)]
+
+    def rendered(self, inputs: Sequence[str], *, reserve: int = 0) -> list[Rendered]:
+        """The same, and which of the inputs had to be cut; `reserve` more tokens are left free."""
+        reserve += 0 if self.adaptation.soft is None else self.adaptation.soft.shape[0]
+        if self.host.role == "causal" and self.readout is None:
+            reserve += self._longest_answer
+        limit, template = self.manner.max_input_tokens, self.manner.template
+        return [rendered(self.host, template, text, max_tokens=limit, reserve=reserve) for text in inputs]
+
+    @property
+    def _longest_answer(self) -> int:
+        return self.manner.max_new_tokens if self.manner.kind == "generate" else max(map(len, self._completions))
+
+    def _check_decoder(self) -> None:
+        """HostError when the decoder cannot write, or an answer would be longer than it reads."""
+        decoder_start(self.host)
+        if self.manner.kind == "generate" and self.manner.max_new_tokens > self.host.max_positions:
+            raise HostError(
+                "The answers are longer than this model's decoder reads.",
+                expected=f"at most {self.host.max_positions} tokens",
+                found=str(self.manner.max_new_tokens),
+                fix="Lower max_tokens in [model].",
+            )
 
     def completion(self, text: str) -> list[int]:
-        """Token ids of an answer behind the prompt: with a space before it unless the template ends in one."""
-        after = self.manner.template.after
-        space = "" if not after or after[-1].isspace() else " "
-        found = tokens(self.host, space + text, special=False)
-        if not found:
+        """Token ids of an answer behind the prompt: with a space before it unless the prompt ends in one.
+
+        What an encoder-decoder model writes stands by itself: what its tokenizer makes of a target, end included.
+        """
+        if self.host.role == "encoder-decoder":
+            found = targets(self.host, text)
+            special = set(self.host.tokenizer.all_special_ids) - {self.host.tokenizer.unk_token_id}
+            is_empty = set(found) <= special
+        else:
+            found = tokens(self.host, self._space + text, special=False)
+            is_empty = not found
+        if is_empty:
             raise DataError(
                 "The tokenizer has no token for an answer.",
                 expected="at least one token",
@@ -127,6 +151,13 @@ class Predictor:
                 fix="Give the label a name that the base model's tokenizer can spell.",
             )
         return found
+
+    @cached_property
+    def _space(self) -> str:
+        """What parts an answer from the prompt."""
+        template = self.manner.template
+        end = chat_text(self.host, "", template.system) if template.chat else template.after
+        return "" if not end or end[-1].isspace() else " "
 
     def label_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Unnormalised log-probabilities `(row, label)`, differentiable; the adaptation must be active."""
@@ -197,6 +228,51 @@ def predictor_from(bundle: Bundle, host: Host) -> Predictor:
             fix="Attach its prefix from Python: with fw.attached(host, bundle.prefix): ...",
         ) from error
     return Predictor(host, manner, FixedPrefix(host, bundle.prefix), readout)
+
+
+def told_apart(host: Host, labels: Sequence[str], spelled: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The labels' tokens, so that each can be the likeliest: with an end token when one label begins another.
+
+    Of two labels of which one begins the other, the shorter is at least as likely after every prompt. DataError when
+    two labels have the same tokens, a label has the token for what the tokenizer does not know, or an end is needed and
+    there is none.
+    """
+    unknown = getattr(host.tokenizer, "unk_token_id", None)
+    problems = [
+        f"{label!r} has parts that the tokenizer does not know"
+        for label, found in zip(labels, spelled, strict=True)
+        if unknown is not None and unknown in found
+    ]
+    first: dict[tuple[int, ...], str] = {}
+    for label, found in zip(labels, spelled, strict=True):
+        other = first.setdefault(tuple(found), label)
+        if other != label:
+            problems.append(f"{other!r} and {label!r} have the same tokens")
+    begins = any(a != b and b[: len(a)] == a for a in first for b in first)
+    end = getattr(host.tokenizer, "eos_token_id", None)
+    if begins and end is None:
+        problems.append("one label begins another, and the tokenizer has no end token to tell them apart")
+    if problems:
+        raise DataError(
+            "The base model cannot tell the labels apart." + "".join(f"\n  - {line}" for line in problems),
+            expected="labels that differ in this tokenizer's tokens",
+            fix="Give these labels other names, or choose a read-out of features (prototypes, linear).",
+        )
+    return [[*found, end] if begins and end is not None else list(found) for found in spelled]
+
+
+def check_texts(predictor: Predictor, labels: Sequence[str], texts: Sequence[str]) -> None:
+    """DataError when two labels' texts are the same to the tokenizer, so that nothing could tell the labels apart."""
+    first: dict[tuple[int, ...], str] = {}
+    for label, row in zip(labels, predictor.rows(texts), strict=True):
+        other = first.setdefault(tuple(row), label)
+        if other != label:
+            raise DataError(
+                "The base model cannot tell two labels apart by their texts.",
+                expected="texts that differ in this tokenizer's tokens",
+                found=f"the same tokens for {other!r} and {label!r}",
+                fix="Describe each label in words of its own in [labels], or choose another read-out.",
+            )
 
 
 def _check_input(number: int, text: object) -> None:

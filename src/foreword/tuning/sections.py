@@ -29,6 +29,8 @@ from foreword.tuning.loop_settings import FitSettings
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
 Readout = Literal["auto", "label-text", "prototypes", "linear"]
+Objective = Literal["auto", "labels", "completion", "similarity", "distillation"]
+TEACHERS = ("teacher_text", "teacher_shots", "teacher_file")
 METRICS: Mapping[str, tuple[str, ...]] = {
     "classify": ("accuracy", "macro-f1"),
     "generate": ("exact-match", "token-f1", "rouge-l", "json-valid"),
@@ -192,7 +194,8 @@ class ModelSettings(Section):
     """[model]: the frozen base model and how an input is shown to it.
 
     `template` contains {input}, replaced literally (other braces stay); None leaves the choice to the candidate.
-    `max_tokens` is the number of tokens that a generation may add.
+    `max_tokens` is the number of tokens that a generation may add. `chat`: the prompt is a user's message in the
+    model's chat template, behind the text `system` when there is one.
     """
 
     reference: Said
@@ -200,6 +203,15 @@ class ModelSettings(Section):
     device: Device = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: Whole = 64
+    chat: Annotated[bool, Field(strict=True)] = False
+    system: Said | None = None
+
+    @field_validator("system")
+    @classmethod
+    def _stands_in_a_chat(cls, system: str | None, info: ValidationInfo) -> str | None:
+        if system is not None and info.data.get("chat") is False:
+            raise ValueError("chat = true beside it")
+        return system
 
 
 class SplitSettings(Section):
@@ -278,9 +290,18 @@ class FittedSettings(CandidateSettings):
     `learning_rate` None: the candidate's own choice; "find": searched in 48 steps. `part`: examples computed at once,
     all of a batch when None. The other fields are those of `foreword.tuning.fittable.FitSettings`; `checkpointing`
     computes the layers twice instead of keeping what they computed.
+    `objective` is what is minimised; "distillation" needs one of
+    `teacher_text`, `teacher_shots` and `teacher_file`, and `self_study` counts the lessons that a file gives.
+    `leave_one_out`: hide from an example the positions that were made from it; None: from 4 such examples on.
     """
 
     readout: Readout = "auto"
+    objective: Objective = "auto"
+    teacher_text: Said | None = None
+    teacher_shots: Whole | None = None
+    teacher_file: Said | None = None
+    self_study: Annotated[int, Field(strict=True, ge=2)] = 128
+    leave_one_out: Annotated[bool, Field(strict=True)] | None = None
     steps: Whole = 200
     batch_size: Whole = 16
     learning_rate: LearningRate | None = None
@@ -297,6 +318,23 @@ class FittedSettings(CandidateSettings):
         """What the fitting loop takes; `seconds` where these settings leave the time open."""
         own = {name: getattr(self, name) for name in FitSettings.__dataclass_fields__ if hasattr(self, name)}
         return FitSettings(**{**own, "seconds": seconds if self.seconds is None else self.seconds})
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        given = [name for name in TEACHERS if getattr(self, name) is not None]
+        if self.objective == "distillation" and len(given) != 1:
+            raise ValueError(f"one of {', '.join(TEACHERS)} for distillation; found {' and '.join(given) or 'none'}")
+        if self.objective != "distillation" and given:
+            raise ValueError(f'objective = "distillation" beside {given[0]}')
+        return self
+
+    @model_validator(mode="after")
+    def _reads_what_it_minimises(self) -> Self:
+        if self.objective == "similarity" and self.readout not in ("auto", "label-text"):
+            raise ValueError('readout "label-text" for objective "similarity"')
+        if self.objective == "completion" and self.readout != "auto":
+            raise ValueError('readout "auto" for objective "completion"')
+        return self
 
 
 class SoftPromptSettings(FittedSettings):

@@ -82,6 +82,10 @@ class Task(BaseModel):
                     expected.append(f"no probe ({candidate.name!r}), as the kind is 'generate'")
                 if getattr(candidate, "readout", "auto") != "auto":
                     expected.append(f"no readout in {candidate.name!r}, as the kind is 'generate'")
+                if (named := getattr(candidate, "objective", "auto")) in ("labels", "similarity"):
+                    expected.append(
+                        f"another objective than {named!r} in {candidate.name!r}, as the kind is 'generate'"
+                    )
         if expected:
             raise ValueError("; ".join(expected))
         return candidates

@@ -14,16 +14,17 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from foreword.engine.generation import Template
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template
 from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.checkpoint import Moment
-from foreword.tuning.examples import Example, Splits
+from foreword.tuning.examples import Splits
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loop import fit
-from foreword.tuning.objective import objective_for, targets_of
-from foreword.tuning.predictor import Manner, Predictor
+from foreword.tuning.objective import objective_for
+from foreword.tuning.objectives.contract import targets_of
+from foreword.tuning.predictor import Manner, Predictor, check_texts
 from foreword.tuning.readout import (
     Readout,
     best_logistic_regression,
@@ -66,10 +67,14 @@ class Workbench:
     def template(self) -> Template:
         """The task's template, or the plain one for its kind and base model."""
         if self.task.model.template is not None:
-            return Template.parse(self.task.model.template)
+            return self.parsed(self.task.model.template)
         if self.host.role == "encoder":
-            return Template("", "")
-        return Template("", "\nLabel:" if self.task.kind == "classify" else "\n")
+            return self.parsed("")
+        return self.parsed("{input}\nLabel:" if self.task.kind == "classify" else "{input}\n")
+
+    def parsed(self, text: str) -> Template:
+        """A template of the task, as a chat message when the task says so."""
+        return Template.parse(text, chat=self.task.model.chat, system=self.task.model.system)
 
     @property
     def default_readout(self) -> str:
@@ -101,9 +106,9 @@ class Workbench:
                     fix="Remove the readout from the candidate, or use an encoder as base model.",
                 )
             texts = Predictor(self.host, self.manner(Template("", "")), readout=bare.readout)
-            return from_label_texts(
-                texts.features([label if by_name else self.task.description(label) for label in labels])
-            )
+            told = [label if by_name else self.task.description(label) for label in labels]
+            check_texts(texts, labels, told)
+            return from_label_texts(texts.features(told))
         found = bare.features([x.input for x in self.splits.fit])
         targets = targets_of(bare, self.splits.fit)
         if kind == "prototypes":
@@ -170,11 +175,22 @@ def fit_adaptation(
 ) -> Fitted:
     """The common way of prefix, soft prompt and LoRA: same read-outs, same loop, same budget."""
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
+    if settings.objective == "similarity":
+        kind = "label-text"
     # A read-out learned from examples is solved on the adapted features, so it starts empty.
     learns = kind in ("prototypes", "linear")
     readout = unset_readout(kind, bench) if learns else bench.readout(kind)
     predictor = Predictor(bench.host, bench.manner(), adaptation, readout)
-    objective = objective_for(predictor, bench.splits.fit, bench.splits.selection, bench.score)
+    objective = objective_for(
+        predictor,
+        bench.splits.fit,
+        bench.splits.selection,
+        bench.score,
+        settings=settings,
+        texts=[bench.task.description(label) for label in predictor.manner.labels],
+        folder=bench.task.folder,
+        seed=seed,
+    )
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host) if settings.checkpointing else objective,
@@ -182,7 +198,8 @@ def fit_adaptation(
         settings.loop(seconds),
         seed=seed,
         checkpoint=checkpoint,
-        identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}",
+        identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}"
+        + (f" document={objective.source}" if objective.source else ""),
         watch=watch,
     )
     objective.finish()
@@ -201,14 +218,6 @@ def fit_adaptation(
             "batch_size": settings.batch_size,
             "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
             "notices": list(outcome.notices),
+            **objective.details(),
         },
     )
-
-
-def first_examples(examples: tuple[Example, ...], labels: tuple[str, ...], count: int | None) -> list[Example]:
-    """The first `count` examples of each label in the split's order, label by label in turn; all for None."""
-    if not labels:
-        return list(examples[:count])
-    by_label = {label: [x for x in examples if x.target == label][:count] for label in labels}
-    longest = max(len(found) for found in by_label.values())
-    return [found[turn] for turn in range(longest) for found in by_label.values() if turn < len(found)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from foreword.engine.generation import Template, tokens
-from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, first_examples
+from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
+from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.fittable import FitWatch
-from foreword.tuning.objective import targets_of
+from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import from_prototypes
 from foreword.tuning.sections import FewShotSettings
-
-# Demonstrations may fill at most this share of what the model reads, so that room is left for the input.
-PROMPT_SHARE = 0.5
 
 
 class FewShot(Candidate[FewShotSettings]):
@@ -45,19 +43,12 @@ class FewShot(Candidate[FewShotSettings]):
 
     def _demonstrations(self, bench: Workbench, shown: list[Example]) -> Fitted:
         template = bench.template
-        space = "" if not template.after or template.after[-1].isspace() else " "
-        room = int(PROMPT_SHARE * bench.host.max_positions)
-        text, used = "", 0
-        for example in shown:
-            longer = f"{text}{template.before}{example.input}{template.after}{space}{example.target}\n\n"
-            if len(tokens(bench.host, longer, special=False)) > room:
-                break
-            text, used = longer, used + 1
-        predictor = Predictor(bench.host, bench.manner(Template(text + template.before, template.after)))
+        found = demonstrations(bench.host, template, shown)
+        predictor = Predictor(bench.host, bench.manner(replace(template, before=found.text + template.before)))
         return Fitted(
             predictor,
             bench.selection_score(predictor),
             trainable=0,
-            nbytes=len(text.encode()),
-            details={"shots": used, "asked": self.settings.shots},
+            nbytes=len(found.text.encode()),
+            details={"shots": found.used, "asked": self.settings.shots},
         )

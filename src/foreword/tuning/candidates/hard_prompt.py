@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foreword.engine.generation import Template
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
@@ -23,7 +22,7 @@ class HardPrompt(Candidate[HardPromptSettings]):
             kind = "label-text" if bench.host.role == "encoder" else "auto"
         tried: list[tuple[float, str, Predictor]] = []
         for number, text in enumerate(self.settings.templates, start=1):
-            template = Template.parse(text)
+            template = bench.parsed(text)
             readout = bench.readout(bench.default_readout if kind == "auto" else kind, template=template)
             predictor = Predictor(bench.host, bench.manner(template), readout=readout)
             tried.append((bench.selection_score(predictor), text, predictor))

@@ -1,0 +1,189 @@
+"""Distillation: a short prefix learns to act as a longer text in the context does.
+
+The student is the model under the adaptation, the teacher the same bare model that reads the text (`teacher.py`). What
+is matched is what the task answers by: the distribution over the labels, features, or the distribution over every token
+of the answers. KL is teacher first, in nats: the loss is 0 exactly when both say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreword.engine.generation import completion_logits, features
+from foreword.engine.rendering import batches
+from foreword.prefix import Prefix
+from foreword.tuning.examples import Example
+from foreword.tuning.objectives.completion import answer_tokens, judged_answers
+from foreword.tuning.objectives.contract import Ground, Objective, judged, targets_of
+from foreword.tuning.objectives.labels import LearnedReadout, adapted_features, all_label_scores
+from foreword.tuning.objectives.teacher import Lesson, Teacher, told
+
+# What a teacher tells of all lessons is kept when it is at most so many bytes; else it is asked anew in each step. (Not
+# as steps come by: a batch's rounding depends on its rows, and a resumed fit must see the same numbers.)
+KEPT_BYTES = 2**28
+BATCH = 32
+
+
+class LabelDistillation(Objective):
+    """KL(teacher || student) over the labels, by their likelihoods; a mean over examples."""
+
+    def __init__(self, ground: Ground, teacher: Teacher) -> None:
+        super().__init__(ground)
+        inputs = [[example.input for example in split] for split in (ground.fit, ground.selection)]
+        rows = (self.rows, self.selection_rows)
+        self._told, self._selection_told = (
+            torch.log_softmax(all_label_scores(teacher.predictor, teacher.rows(texts, mine)), dim=1)
+            for texts, mine in zip(inputs, rows, strict=True)
+        )
+        self._selection_targets = targets_of(self.predictor, ground.selection)
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        del step
+        with self.active(indices):
+            scores = self.predictor.label_scores([self.rows[index] for index in indices])
+        return divergence(self._told[indices].to(scores.device), scores)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        del step
+        scores = all_label_scores(self.predictor, self.selection_rows)
+        score, _ = judged(scores, self._selection_targets, self.predictor, self.score)
+        return score, -float(divergence(self._selection_told, scores))
+
+
+class FeatureDistillation(Objective):
+    """1 - cosine between the student's and the teacher's feature of the same input; a mean over examples.
+
+    For every read-out of features. `kind` is that of one solved on examples ("linear", "prototypes"), or None where the
+    predictor's own is fixed.
+    """
+
+    def __init__(self, ground: Ground, teacher: Teacher, *, kind: str | None) -> None:
+        super().__init__(ground)
+        inputs = [[example.input for example in split] for split in (ground.fit, ground.selection)]
+        rows = (self.rows, self.selection_rows)
+        self._told, self._selection_told = (
+            nn.functional.normalize(adapted_features(teacher.predictor, teacher.rows(texts, mine)), dim=1)
+            for texts, mine in zip(inputs, rows, strict=True)
+        )
+        targets, self._targets = (targets_of(self.predictor, split) for split in (ground.fit, ground.selection))
+        self._learned = None if kind is None else LearnedReadout(self.predictor, targets, self._targets, kind)
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        del step
+        with self.active(indices):
+            found = features(self.predictor.host, [self.rows[i] for i in indices], soft=self.predictor.adaptation.soft)
+        return _away(found, self._told[indices].to(found.device))
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        del step
+        selection = adapted_features(self.predictor, self.selection_rows)
+        if self._learned is not None:
+            scores = self._learned.scores(adapted_features(self.predictor, self.rows), selection)
+        else:
+            scores = all_label_scores(self.predictor, self.selection_rows)
+        score, _ = judged(scores, self._targets, self.predictor, self.score)
+        return score, -float(_away(selection, self._selection_told))
+
+    def memory(self) -> dict[str, Tensor]:
+        return {} if self._learned is None else self._learned.memory()
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        if self._learned is not None:
+            self._learned.remember(memory)
+
+    def finish(self) -> None:
+        if self._learned is not None:
+            bank, selection = (adapted_features(self.predictor, rows) for rows in (self.rows, self.selection_rows))
+            self.predictor.readout = self._learned.final(bank, selection)
+
+
+class AnswerDistillation(Objective):
+    """KL(teacher || student) over the vocabulary at every token of the lessons' answers; a mean over tokens.
+
+    The lessons are those of the fit examples, with their own answers, or a document's self-study; `selection_lessons`
+    break ties between states of equal score. `prefixes` are the texts that the teacher carries.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        lessons: Sequence[Lesson],
+        selection_lessons: Sequence[Lesson],
+        prefixes: Sequence[Prefix] = (),
+    ) -> None:
+        super().__init__(ground)
+        self.lessons, self.selection_lessons, self.prefixes = list(lessons), list(selection_lessons), list(prefixes)
+        self.examples = len(self.lessons)
+        self._kept, self._selection_kept = self._asked(self.lessons), self._asked(self.selection_lessons)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(lesson.prompt) + len(lesson.answer) for lesson in self.lessons]
+
+    def weight(self, indices: Sequence[int]) -> float:
+        """The answers' tokens."""
+        return sum(len(self.lessons[index].answer) for index in indices)
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        del step
+        lessons = [self.lessons[index] for index in indices]
+        wanted = self._told(lessons, [self._kept[index] for index in indices] if self._kept else None)
+        with self.active(indices):
+            return divergence(wanted, self._student(lessons))
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        del step
+        total, lessons, kept = 0.0, self.selection_lessons, self._selection_kept
+        for part in batches([len(lesson.prompt) for lesson in lessons], BATCH):
+            mine = [lessons[index] for index in part]
+            wanted = self._told(mine, [kept[index] for index in part] if kept else None)
+            with torch.no_grad(), self.predictor.adaptation.active():
+                total += float(divergence(wanted, self._student(mine))) * len(wanted)
+        return judged_answers(self), -total / sum(len(lesson.answer) for lesson in lessons)
+
+    def details(self) -> dict[str, Any]:
+        return {**super().details(), "lessons": len(self.lessons), "answer_tokens": self.weight(range(self.examples))}
+
+    def _student(self, lessons: Sequence[Lesson]) -> Tensor:
+        soft = self.predictor.adaptation.soft
+        return completion_logits(
+            self.predictor.host, [x.prompt for x in lessons], [x.answer for x in lessons], soft=soft
+        )
+
+    def _told(self, lessons: Sequence[Lesson], kept: list[Tensor] | None) -> Tensor:
+        host = self.predictor.host
+        return told(host, lessons, self.prefixes) if kept is None else torch.cat(kept).to(host.device)
+
+    def _asked(self, lessons: Sequence[Lesson]) -> list[Tensor]:
+        """What the teacher tells of each lesson, `(token, vocabulary)`, on the CPU; empty when that is too much."""
+        tokens = sum(len(lesson.answer) for lesson in lessons)
+        if 4 * tokens * len(self.predictor.host.model.get_output_embeddings().weight) > KEPT_BYTES:
+            return []
+        found: dict[int, Tensor] = {}
+        for part in batches([len(lesson.prompt) for lesson in lessons], BATCH):
+            mine = [lessons[index] for index in part]
+            each = torch.split(told(self.predictor.host, mine, self.prefixes).cpu(), [len(x.answer) for x in mine])
+            found.update(zip(part, each, strict=True))
+        return [found[index] for index in range(len(lessons))]
+
+
+def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
+    """KL of log-probabilities `wanted` to what `logits` say, both `(row, class)`, in nats; a mean over rows."""
+    found = torch.log_softmax(logits.float(), dim=-1)
+    return nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+
+
+def lessons_of(ground: Ground, teacher: Teacher, examples: Sequence[Example]) -> list[Lesson]:
+    """Examples as lessons: their prompts as student and teacher read them, and their own answers."""
+    prompts = [found.ids for found in ground.read(examples)]
+    behind = teacher.rows([example.input for example in examples], prompts)
+    answers = [answer_tokens(ground.predictor, example.target) for example in examples]
+    return [Lesson(*parts) for parts in zip(prompts, behind, answers, strict=True)]
+
+
+def _away(found: Tensor, wanted: Tensor) -> Tensor:
+    return 1 - (nn.functional.normalize(found.float(), dim=1) * wanted).sum(dim=1).mean()

@@ -1,0 +1,472 @@
+"""What every objective keeps to: means over parts, exact masks, a teacher that is the model with a text before it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from foreword.bundle import load_bundle, save_bundle
+from foreword.engine.attach import attached
+from foreword.engine.bake import bake
+from foreword.engine.generation import completion_logits, features
+from foreword.engine.host import Host
+from foreword.engine.rendering import tokens
+from foreword.errors import DataError, FitError, TaskError
+from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPrefix, SoftPrompt
+from foreword.tuning.candidates import Fitted, Workbench, candidate_for
+from foreword.tuning.candidates.contract import unset_readout
+from foreword.tuning.examples import load_splits
+from foreword.tuning.objective import objective_for
+from foreword.tuning.objectives.contract import Objective, masked_positions
+from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
+from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
+from foreword.tuning.predictor import Predictor, predictor_from
+from foreword.tuning.sections import PrefixSettings
+from foreword.tuning.task import Task
+
+POSITIONS = 6
+FILE = "text.txt"
+TEXT = "the price of bread and milk rose again this month"
+# (base, kind of task, objective's fields, read-out): every objective on every role that it is for.
+CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
+    "labels-encoder": ("bert", "classify", {"objective": "labels"}, "label-text"),
+    "labels-causal": ("llama", "classify", {"objective": "labels"}, None),
+    "labels-both": ("t5", "classify", {"objective": "labels"}, None),
+    "completion": ("gpt2", "generate", {"objective": "completion"}, None),
+    "completion-label": ("qwen3", "classify", {"objective": "completion"}, None),
+    "completion-both": ("bart", "generate", {"objective": "completion"}, None),
+    "similarity": ("bert", "classify", {"objective": "similarity"}, "label-text"),
+    "similarity-both": ("t5", "classify", {"objective": "similarity"}, "label-text"),
+    "labels-told": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "labels-shown": ("gpt2", "classify", {"objective": "distillation", "teacher_shots": 1}, None),
+    "labels-both-told": ("t5", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "features-told": ("bert", "classify", {"objective": "distillation", "teacher_text": TEXT}, "label-text"),
+    "features-causal": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, "linear"),
+    "answers-told": ("gpt2", "generate", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "answers-both": ("bart", "generate", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "document": (
+        "llama",
+        "generate",
+        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
+        None,
+    ),
+}
+TAUGHT = [name for name, case in CASES.items() if "distillation" in case[2].values()]
+Make = Callable[..., tuple[Workbench, Objective]]
+
+
+@pytest.fixture
+def make(
+    shared_host: Callable[[str], Host],
+    model_folder: Callable[[str], Path],
+    write_task: Callable[..., Path],
+    tmp_path: Path,
+) -> Make:
+    """The workbench and the objective of a case; `adaptation` is made on the host, a small prefix unless given."""
+
+    def made(
+        name: str, adaptation: Callable[[Host], Adaptation] | None = None, **options: Any
+    ) -> tuple[Workbench, Objective]:
+        family, kind, fields, readout = CASES[name]
+        task = Task.load(write_task(tmp_path, model_folder(family), [{"kind": "zero-shot"}], kind=kind))
+        bench = Workbench(shared_host(family), task, load_splits(task))
+        (tmp_path / "text.txt").write_text((TEXT + ". ") * 20, encoding="utf-8")
+        made_with = adaptation or (lambda host: FittedPrefix(host, positions=POSITIONS, seed=1))
+        read = None if readout is None else bench.readout(readout)
+        predictor = Predictor(bench.host, bench.manner(), made_with(bench.host), read)
+        settings = PrefixSettings(**{**fields, **options.pop("settings", {})})
+        objective = objective_for(
+            predictor, bench.splits.fit, bench.splits.selection, bench.score,
+            settings=settings, folder=tmp_path, seed=3, **options,
+        )  # fmt: skip
+        return bench, objective
+
+    return made
+
+
+def slopes(objective: Objective, indices: list[int]) -> dict[str, Tensor]:
+    parameters = objective.predictor.adaptation.parameters()
+    found = torch.autograd.grad(objective.loss(indices, 0), list(parameters.values()), allow_unused=True)
+    return {name: slope for name, slope in zip(parameters, found, strict=True) if slope is not None}
+
+
+# Laws of all
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_of_a_batch_is_the_mean_of_its_examples_losses_by_their_weights(make: Make, name: str) -> None:
+    """Each of at most 8 losses is off by the rounding of the logits behind it: 1e-3 at most (test_generation.py)."""
+    _, objective = make(name)
+    indices = list(range(min(8, objective.examples)))
+    with torch.no_grad():
+        whole = float(objective.loss(indices, 0))
+        each = [float(objective.loss([index], 0)) for index in indices]
+    weights = [objective.weight([index]) for index in indices]
+    mean = math.fsum(loss * weight for loss, weight in zip(each, weights, strict=True)) / sum(weights)
+    assert sum(weights) == objective.weight(indices)
+    assert whole == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_reach_the_prefix_and_a_step_down_them_lowers_the_loss(make: Make, name: str) -> None:
+    _, objective = make(name)
+    indices = list(range(objective.examples))
+    parameters = objective.predictor.adaptation.parameters()
+    found = slopes(objective, indices)
+    assert found
+    assert all(slope.isfinite().all() for slope in found.values())
+    norm = math.sqrt(sum(float((slope**2).sum()) for slope in found.values()))
+    assert norm > 0
+    with torch.no_grad():
+        before = float(objective.loss(indices, 0))
+        for path, slope in found.items():
+            parameters[path] -= 0.01 * slope / norm
+        after = float(objective.loss(indices, 0))
+    assert after < before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_judgement_is_a_score_and_minus_a_loss_and_changes_nothing(make: Make, name: str) -> None:
+    _, objective = make(name)
+    first, second = objective.evaluate(0), objective.evaluate(0)
+    assert first == second
+    assert 0 <= first[0] <= 1
+    assert math.isfinite(first[1])
+    assert first[1] <= 1e-6
+    assert len(objective.lengths) == objective.examples
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_it_tells_of_itself_can_be_written_down(make: Make, name: str) -> None:
+    _, objective = make(name)
+    told = json.loads(json.dumps(objective.details()))
+    assert told["inputs_cut"] == {"fit": 0, "selection": 0}
+    assert told["objective"] == type(objective).__name__
+
+
+# Distillation
+
+
+@pytest.mark.parametrize("name", ["labels-told", "features-causal", "answers-told"])
+def test_a_prefix_that_is_the_baked_text_has_nothing_to_learn(make: Make, name: str) -> None:
+    """Exactly what the teacher carries: both sides are the same computation on the same rows."""
+    text = TEXT + "\n\n"
+    _, objective = make(name, lambda host: FixedPrefix(host, bake(host, text)))
+    with torch.no_grad():
+        assert float(objective.loss(list(range(objective.examples)), 0)) == pytest.approx(0, abs=1e-6)
+    assert objective.evaluate(0)[1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_the_bare_model_has_something_to_learn(make: Make, name: str) -> None:
+    _, objective = make(name, lambda _: Bare())
+    with torch.no_grad():
+        assert float(objective.loss(list(range(objective.examples)), 0)) > 1e-4
+
+
+def test_the_teacher_of_answers_is_the_model_with_the_text_before_the_prompt(make: Make) -> None:
+    """Its divergence from the bare model, computed plainly: whole rows, nothing baked."""
+    bench, objective = make("answers-told", lambda _: Bare())
+    assert isinstance(objective, AnswerDistillation)
+    host, lesson = bench.host, objective.lessons[0]
+    before = tokens(host, TEXT + "\n\n", special=True)
+    with torch.no_grad():
+        told = torch.log_softmax(completion_logits(host, [before + lesson.prompt], [lesson.answer]).double(), dim=1)
+        said = torch.log_softmax(completion_logits(host, [lesson.prompt], [lesson.answer]).double(), dim=1)
+        found = float(objective.loss([0], 0))
+    wanted = float((told.exp() * (told - said)).sum() / len(lesson.answer))
+    assert found == pytest.approx(wanted, abs=1e-3)
+
+
+def test_behind_a_baked_text_the_teacher_reads_no_second_beginning(make: Make, shared_host: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    host = shared_host("llama")
+    plain = host.tokenizer.backend_tokenizer.post_processor
+    host.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    try:
+        _, objective = make("labels-told")
+        _, answers = make("document")
+        assert isinstance(objective, LabelDistillation)
+        assert isinstance(answers, AnswerDistillation)
+        assert all(lesson.prompt[0] == 1 != lesson.teacher_prompt[0] for lesson in answers.lessons)
+        assert all(lesson.prompt[1:] == lesson.teacher_prompt for lesson in answers.lessons)
+    finally:
+        host.tokenizer.backend_tokenizer.post_processor = plain
+
+
+def test_an_encoders_teacher_reads_the_text_before_the_input(make: Make) -> None:
+    bench, objective = make("features-told", lambda _: Bare())
+    assert isinstance(objective, FeatureDistillation)
+    inputs = [example.input for example in bench.splits.fit]
+    with torch.no_grad():
+        own = features(bench.host, [tokens(bench.host, text, special=True) for text in inputs])
+        behind = features(bench.host, [tokens(bench.host, f"{TEXT}\n\n{text}", special=True) for text in inputs])
+        found = float(objective.loss(list(range(len(inputs))), 0))
+    wanted = 1 - float(torch.nn.functional.cosine_similarity(own, behind).mean())
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["answers-told", "document"])
+def test_a_teacher_that_is_asked_anew_says_what_was_kept(
+    make: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, kept = make(name)
+    monkeypatch.setattr("foreword.tuning.objectives.distillation.KEPT_BYTES", 0)
+    _, asked = make(name)
+    with torch.no_grad():
+        for indices in ([0, 1, 2], [3]):
+            assert float(kept.loss(indices, 0)) == pytest.approx(float(asked.loss(indices, 0)), abs=1e-4)
+    assert kept.evaluate(0)[1] == pytest.approx(asked.evaluate(0)[1], abs=1e-4)
+
+
+def test_a_limit_on_inputs_does_not_count_the_teachers_text(make: Make) -> None:
+    bench, _ = make("features-told")
+    manner = replace(bench.manner(), max_input_tokens=8)
+    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), TEXT)
+    (row,) = teacher.rows(["apple rose"], [])
+    assert row == tokens(bench.host, f"{TEXT}\n\napple rose", special=True)
+    assert len(row) > 8
+
+
+# Self-study of a document
+
+
+def test_a_document_is_studied_piece_by_piece_and_none_of_it_is_left_out(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("gpt2")
+    text = " ".join(f"line {number} of the letter" for number in range(60))
+    found = pieces(host, text)
+    assert [token for piece in found for token in piece] == tokens(host, text, special=False)
+    assert max(map(len, found)) <= host.max_positions // 2
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert [prefix.occupies for prefix in baked_pieces(host, found)] == list(map(len, found))
+
+
+def test_self_study_is_the_same_for_the_same_seed_and_its_answers_end_once(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("llama")
+    document = pieces(host, (TEXT + ". ") * 20)
+    prefixes = baked_pieces(host, document)
+    assert len(prefixes) > 1
+    studied = [
+        self_study(host, document, prefixes, [[7, 9, 11]], count=40, new_tokens=5, seed=seed) for seed in (1, 1, 2)
+    ]
+    assert studied[0] == studied[1] != studied[2]
+    end = host.tokenizer.eos_token_id
+    for lesson in studied[0]:
+        assert 1 <= len(lesson.answer) <= 5
+        assert end not in lesson.answer[:-1]
+    assert {lesson.source for lesson in studied[0]} == set(range(len(document)))
+    assert sum(lesson.prompt == [7, 9, 11] for lesson in studied[0]) == 20
+    for lesson in studied[0][::2]:  # an excerpt of the piece that the teacher has in its context
+        inside = document[lesson.source]
+        spans = (inside[at : at + len(lesson.prompt)] for at in range(len(inside)))
+        assert lesson.prompt in spans
+
+
+def test_a_study_that_the_teacher_gave_with_each_piece_is_told_with_that_piece(make: Make) -> None:
+    """Each lesson's loss under the bare student, computed alone with its own piece attached."""
+    bench, objective = make("document", lambda _: Bare())
+    assert isinstance(objective, AnswerDistillation)
+    for index, lesson in enumerate(objective.lessons[:4]):
+        with torch.no_grad():
+            said = torch.log_softmax(completion_logits(bench.host, [lesson.prompt], [lesson.answer]).double(), dim=1)
+            with attached(bench.host, objective.prefixes[lesson.source]):
+                logits = completion_logits(bench.host, [lesson.teacher_prompt], [lesson.answer])
+            told = torch.log_softmax(logits.double(), dim=1)
+            wanted = float((told.exp() * (told - said)).sum() / len(lesson.answer))
+            assert float(objective.loss([index], 0)) == pytest.approx(wanted, abs=1e-3)
+
+
+# Leave one out
+
+
+@pytest.mark.parametrize(
+    "name", ["labels-causal", "labels-encoder", "labels-both", "completion", "labels-told", "features-causal"]
+)
+def test_no_gradient_of_an_example_reaches_the_positions_made_from_it(make: Make, name: str) -> None:
+    own: dict[int, Any] = {0: slice(0, 2), 1: slice(2, 3), 2: [3, 5]}
+    _, objective = make(name)
+    objective.hide(own)
+    for index, hidden in own.items():
+        for slope in slopes(objective, [index]).values():
+            assert torch.equal(slope[:, hidden], torch.zeros_like(slope[:, hidden]))
+        own_positions = range(POSITIONS)[hidden] if isinstance(hidden, slice) else hidden
+        rest = [at for at in range(POSITIONS) if at not in own_positions]
+        # At the start all values are zero, and keys have no slope where positions are alike; values always have.
+        # Values at the start are zero, so that keys have no slope yet; values always have.
+        moved = [slope for path, slope in slopes(objective, [index]).items() if path.endswith("values")]
+        assert any((slope[:, rest].abs().sum(dim=(0, 2)) > 0).all() for slope in moved)
+    assert objective.details()["leave_one_out"] == 3
+
+
+def test_in_a_batch_each_example_is_blind_to_its_own_positions_only(make: Make) -> None:
+    """The batch's gradient is the mean of the examples' own; one without positions of its own sees them all."""
+    own = {0: slice(0, 2), 1: slice(2, 4)}
+    _, objective = make("labels-causal", own=own, settings={"leave_one_out": True})
+    whole = slopes(objective, [1, 5, 0])
+    alone = [slopes(objective, [index]) for index in (1, 5, 0)]
+    for path, slope in whole.items():
+        mean = sum(found[path] for found in alone) / 3
+        assert float((slope - mean).abs().max()) <= 1e-4 * max(1.0, float(mean.abs().max()))
+
+
+def test_masking_is_off_below_four_demonstrations_unless_it_is_asked_for() -> None:
+    few, enough = ({index: slice(index, index + 1) for index in range(count)} for count in (3, 4))
+    assert masked_positions(few, None) == {}
+    assert masked_positions(few, True) == few
+    assert masked_positions(enough, None) == enough
+    assert masked_positions(enough, False) == {}
+    assert masked_positions(None, True) == {}
+
+
+def test_an_example_that_would_see_nothing_or_has_no_prefix_is_refused(make: Make) -> None:
+    everything = {0: slice(0, POSITIONS)}
+    _, objective = make("labels-causal", own=everything, settings={"leave_one_out": True})
+    with pytest.raises(FitError, match="see nothing"):
+        objective.loss([0, 1], 0)
+    with pytest.raises(FitError, match="positions that can be hidden"):
+        make("labels-causal", lambda host: SoftPrompt(host, positions=2, seed=0), own=everything,
+             settings={"leave_one_out": True})  # fmt: skip
+
+
+# Bad input
+
+
+def test_inputs_that_were_cut_are_counted(make: Make, shared_host: Callable[[str], Host]) -> None:
+    bench, _ = make("labels-causal")
+    long = replace(bench.splits.fit[0], input="apple rose brick " * 100)
+    predictor = Predictor(bench.host, bench.manner(), FittedPrefix(bench.host, positions=2, seed=0))
+    objective = objective_for(predictor, [long, *bench.splits.fit[1:]], [*bench.splits.selection, long], bench.score)
+    assert objective.details()["inputs_cut"] == {"fit": 1, "selection": 1}
+
+
+def test_answers_that_were_cut_are_counted(make: Make) -> None:
+    bench, _ = make("completion")
+    manner = replace(bench.manner(), max_new_tokens=3)
+    predictor = Predictor(bench.host, manner, FittedPrefix(bench.host, positions=2, seed=0))
+    short, long = (replace(bench.splits.fit[0], target=target) for target in ("the", "the cat sat on the mat"))
+    objective = objective_for(predictor, [short, long, long], bench.splits.selection, bench.score)
+    assert objective.details()["answers_cut"] == 2
+
+
+@pytest.mark.parametrize("found", ["empty", "undefined"])
+def test_a_metric_without_a_value_on_the_selection_split_is_refused(make: Make, found: str) -> None:
+    bench, _ = make("labels-causal")
+    predictor = Predictor(bench.host, bench.manner(), FittedPrefix(bench.host, positions=2, seed=0))
+    selection = () if found == "empty" else bench.splits.selection
+    with pytest.raises(DataError, match="undefined on the selection split"):
+        objective_for(predictor, bench.splits.fit, selection, lambda *_: math.nan)
+
+
+def test_objectives_that_do_not_suit_how_a_candidate_answers_are_refused(make: Make) -> None:
+    bench, _ = make("labels-encoder")
+    predictor = Predictor(bench.host, bench.manner(), Bare(), unset_readout("linear", bench))
+    given = (predictor, bench.splits.fit, bench.splits.selection, bench.score)
+    with pytest.raises(FitError, match="not how this candidate answers"):
+        objective_for(*given, settings=PrefixSettings(objective="completion"))
+    with pytest.raises(FitError, match="A document is studied by what the model writes"):
+        objective_for(*given, settings=PrefixSettings(objective="distillation", teacher_file="text.txt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "No such file"), (b"", "too short"), (b"\xff\xfe", "UnicodeDecodeError"), (b"a few words", "too short")],
+)
+def test_a_document_that_cannot_be_studied_is_refused(
+    make: Make, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "other.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        make("document", settings={"teacher_file": "other.txt"})
+
+
+def test_only_a_causal_model_studies_a_document(make: Make) -> None:
+    with pytest.raises(FitError, match="Only a causal model can study"):
+        make("completion-both", settings={"objective": "distillation", "teacher_file": "text.txt"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"objective": "distillation"}, "one of teacher_text, teacher_shots, teacher_file"),
+        (
+            {"objective": "distillation", "teacher_text": "a", "teacher_shots": 2},
+            "found teacher_text and teacher_shots",
+        ),
+        ({"teacher_text": "a"}, 'objective = "distillation" beside teacher_text'),
+        ({"objective": "similarity", "readout": "linear"}, 'readout "label-text" for objective "similarity"'),
+        ({"objective": "completion", "readout": "linear"}, 'readout "auto" for objective "completion"'),
+        ({"objective": "fastest"}, "objective"),
+        ({"self_study": 1}, "self_study"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(
+    write_task: Callable[..., Path], tmp_path: Path, fields: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TaskError, match=told):
+        Task.load(write_task(tmp_path, "base", [{"kind": "prefix", **fields}]))
+
+
+@pytest.mark.parametrize("objective", ["labels", "similarity"])
+def test_objectives_over_labels_are_not_for_generation(
+    write_task: Callable[..., Path], tmp_path: Path, objective: str
+) -> None:
+    with pytest.raises(TaskError, match=f"another objective than '{objective}'"):
+        Task.load(write_task(tmp_path, "base", [{"kind": "prefix", "objective": objective}], kind="generate"))
+
+
+# Through the candidates
+
+
+def fitted_with(
+    bench: tuple[Callable[..., Path], Callable[[str], Path], Callable[[str], Host], Path],
+    family: str,
+    table: dict[str, Any],
+    kind: str = "classify",
+) -> tuple[Workbench, Fitted]:
+    write, folder, load, path = bench
+    task = Task.load(write(path, folder(family), [{"kind": "prefix", "positions": 3, **table}], kind=kind))
+    made = Workbench(load(family), task, load_splits(task))
+    return made, candidate_for(task.candidates[0]).fit(made, seed=0)
+
+
+@pytest.fixture
+def parts(
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    load_host: Callable[[str], Host],
+    tmp_path: Path,
+) -> Any:
+    (tmp_path / "text.txt").write_text((TEXT + ". ") * 20, encoding="utf-8")
+    return write_task, model_folder, load_host, tmp_path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_task_file_can_ask_for_it_and_the_bundle_answers_as_the_fit_did(parts: Any, name: str) -> None:
+    family, kind, fields, readout = CASES[name]
+    table = {**fields, "steps": 2, "batch_size": 4, **({} if readout is None else {"readout": readout})}
+    made, fitted = fitted_with(parts, family, table, kind)
+    inputs = [example.input for example in made.splits.test][:4]
+    predictor, path = fitted.predictor, parts[3] / "one.prefix"
+    arrays = {} if predictor.readout is None else predictor.readout.arrays()
+    save_bundle(path, predictor.adaptation.prefix(), host=made.host, use=predictor.use(), readout=arrays)  # type: ignore[attr-defined]
+    assert predictor_from(load_bundle(path), made.host).answer(inputs) == predictor.answer(inputs)
+    assert fitted.details["inputs_cut"] == {"fit": 0, "selection": 0}
+
+
+def test_a_shorter_prefix_comes_close_to_the_prompt_that_it_distils(parts: Any) -> None:
+    """Three positions for a prompt of ten tokens and more: most of the divergence is gone after 60 steps."""
+    table = {"objective": "distillation", "teacher_text": TEXT, "steps": 60, "batch_size": 18, "learning_rate": 0.1}
+    _, fitted = fitted_with(parts, "llama", table)
+    losses = [moment.loss for moment in fitted.history if moment.loss is not None]
+    assert losses[-1] < losses[0] / 2
