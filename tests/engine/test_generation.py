@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foreword.engine.attach import attached
+from foreword.engine.checkpointing import checkpointed
 from foreword.engine.generation import (
     completion_loss,
     completion_scores,
@@ -390,3 +391,14 @@ def test_a_chat_without_a_template_or_refused_by_it_is_an_error(load_host: Calla
     host.tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(HostError, match="System role not supported"):
         render(host, Template("", "", chat=True, system="be brief"), "the cat")
+
+
+def test_labels_are_scored_alike_where_layers_are_computed_again(causal: Host) -> None:
+    """No cache, so each prompt is read once for each label: the same sums, to float32 rounding over a few layers."""
+    prompts, labels = [[5, 9, 12, 7], [8, 6]], [[11, 14], [13], [7, 8, 9]]
+    prefix = Prefix.random(causal, positions=3, seed=0, scale=0.5)
+    with attached(causal, prefix), torch.no_grad():
+        expected = completion_scores(causal, prompts, labels)
+    with attached(causal, prefix), checkpointed(causal.model):
+        found = completion_scores(causal, prompts, labels)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)

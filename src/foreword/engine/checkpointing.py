@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -72,6 +73,11 @@ def replayed(layout: Layout) -> Iterator[None]:
             found = layer.__dict__.get(_NAME)
             if isinstance(found, _Bound):
                 layer.__dict__[_NAME] = found.checkpoint
+
+
+def is_recomputed(layout: Layout) -> bool:
+    """Whether layers that run now are computed again in a backward pass, so that they can write to no cache."""
+    return torch.is_grad_enabled() and any(layer.gradient_checkpointing and layer.training for layer in layout.layers)
 
 
 @contextmanager

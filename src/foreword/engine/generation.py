@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.checkpointing import is_recomputed
 from foreword.engine.host import Host
 from foreword.engine.rendering import Rows, TokenIds, batches, padded
 from foreword.errors import HostError
@@ -93,14 +94,16 @@ def completion_scores(
     """Log-likelihood of every completion after every prompt, in nats, `(prompt, completion)`, differentiable.
 
     The sum over the completion's tokens of log p(token | prompt, tokens before). Each prompt is read once; what was
-    made of it is shared by all completions.
+    made of it is shared by all completions, but for layers that are computed again, which can use no cache.
     """
     if host.role == "encoder-decoder":
         return _decoded_scores(host, prompts, completions, soft)
+    longest = max(len(completion) for completion in completions)
+    if longest > 1 and is_recomputed(host.layout):
+        return _uncached_scores(host, prompts, completions, soft)
     rows = padded(host, prompts, left=True)
     inputs = _inputs(host, rows, soft)
     positions = _positions(inputs["attention_mask"])
-    longest = max(len(completion) for completion in completions)
     output = host.model(**inputs, position_ids=positions, use_cache=longest > 1)
     first = torch.log_softmax(output.logits[:, -1].float(), dim=-1)
     heads = torch.tensor([completion[0] for completion in completions], device=first.device)
@@ -108,6 +111,20 @@ def completion_scores(
     if longest == 1:
         return scores
     return scores + _tail_scores(host, output.past_key_values, inputs["attention_mask"], positions, completions)
+
+
+def _uncached_scores(
+    host: Host, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], soft: Tensor | None
+) -> Tensor:
+    """The same with each prompt read once for each completion."""
+    rows = padded(host, [[*prompt, *completion] for prompt in prompts for completion in completions])
+    logits = host.model(**_inputs(host, rows, soft), use_cache=False).logits
+    logits = logits if soft is None else logits[:, soft.shape[0] :]
+    told = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(2, rows.ids[:, 1:, None])[:, :, 0]
+    starts = torch.tensor([len(prompt) - 1 for prompt in prompts for _ in completions], device=told.device)
+    steps = torch.arange(told.shape[1], device=told.device)
+    counted = (steps[None] >= starts[:, None]) & (rows.mask[:, 1:] == 1)
+    return (told * counted).sum(dim=1).view(len(prompts), len(completions))
 
 
 def _tail_scores(host: Host, cache: Any, mask: Tensor, positions: Tensor, completions: Sequence[TokenIds]) -> Tensor:
