@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from foreword.compiler.construction.kinks import expression_kinks, kinks_of, near_kinks, sampled_kinks
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.pipeline import compile_function
 from foreword.compiler.target import Target
 
 NORMAL = np.array([0.48, -0.6, 0.64])
@@ -84,3 +87,14 @@ def test_points_near_a_kink_lie_in_the_domain_and_come_close(domain: Sphere | Cu
     distance = np.abs(points[:, 0] - 0.25)
     for exponent in range(-8, -1):  # every decade is visited on purpose: 2,000 uniform points would not come to 1e-6
         assert ((distance > 10.0**exponent) & (distance < 10.0 ** (exponent + 1))).sum() > 20
+
+
+def test_more_positions_are_never_worse_across_one_kink() -> None:
+    """Six or twelve keys across a kink are harder to place than four, which are then taken."""
+    errors = []
+    for positions in (4, 6, 12, 16):
+        made = compile_function(
+            "max(0.6*x - 0.8*y - 0.2, 0)", Sphere(2), positions=positions, method="adaptive", certify=False
+        )
+        errors.append(made.tried[0].sampled or math.inf)
+    assert errors == sorted(errors, reverse=True)

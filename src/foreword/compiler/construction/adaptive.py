@@ -50,6 +50,7 @@ NETS = (1, 4, 8, 12, 24, 48, 90, 160)  # net points beside the ridge axis
 # better beside the ridge, many do better everywhere).
 BESIDE = 12
 LEAST_RIDGE, MOST_RIDGE = 6, 96  # keys across a kink
+FEWER = (4, 8, 16, 32)  # numbers of keys across a kink that are tried where more are allowed
 STEPS = 60  # tries when a ridge is tuned for the first time; 20 afterwards
 
 
@@ -150,9 +151,12 @@ class _Ridges:
             across = min(MOST_RIDGE, int((min(positions, DENSE_LIMIT) / net) ** (1 / len(self.kinks)) + 1e-9))
             if across < (3 if net == 1 else LEAST_RIDGE):
                 break
-            self.shape = None
-            candidate = self._with(across, net)
-            best = candidate if best is None or candidate.error < best.error else best
+            # Fewer can be better: four keys at the right places make one ridge, and more are harder to place.
+            fewer = [count for count in FEWER if count < across] if net == 1 else []
+            for count in (across, *fewer):
+                self.shape = None
+                candidate = self._with(count, net)
+                best = candidate if best is None or candidate.error < best.error else best
         if best is None:
             return Obstacle(
                 "length", f"{positions} positions are too few for {len(self.kinks)} kinks.", "", "Allow more."
