@@ -128,7 +128,7 @@ def _model(family: str, vocabulary: int) -> Any:
         shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64}
         return hf.DistilBertModel(hf.DistilBertConfig(**size, **shape, pad_token_id=0))
     if family == "t5":
-        shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0}
+        shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 0.3}
         names = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 2}
         return hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=vocabulary, **shape, **names))
     if family == "bart":

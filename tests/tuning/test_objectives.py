@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "similarity-both": ("t5", "classify", {"objective": "similarity"}, "label-text"),
     "labels-told": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
     "labels-shown": ("gpt2", "classify", {"objective": "distillation", "teacher_shots": 1}, None),
-    "labels-both-told": ("t5", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "labels-both-told": ("bart", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
     "features-told": ("bert", "classify", {"objective": "distillation", "teacher_text": TEXT}, "label-text"),
     "features-causal": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, "linear"),
     "answers-told": ("gpt2", "generate", {"objective": "distillation", "teacher_text": TEXT}, None),

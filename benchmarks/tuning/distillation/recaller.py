@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from foreword.engine.host import Host
 
-KEYS, VALUES, FACTS = 32, 32, 16
+KEYS, VALUES, FACTS = 16, 16, 8
 HERE = Path(__file__).resolve().parent
 
 
@@ -43,7 +43,7 @@ def trained(folder: Path, *, steps: int = 4000, seed: int = 0) -> Host:
     if not (folder / "config.json").exists():
         reader = tokenizer()
         torch.manual_seed(seed)
-        shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+        shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
         config = LlamaConfig(vocab_size=len(reader), max_position_embeddings=128, tie_word_embeddings=True, **shape)
         model = LlamaForCausalLM(config)
         rng = random.Random(seed)
@@ -64,8 +64,8 @@ def trained(folder: Path, *, steps: int = 4000, seed: int = 0) -> Host:
             optimizer.step()
             schedule.step()
             if step % 200 == 0:
-                print(f"step {step}: loss {float(loss):.3f}", flush=True)
-            if float(loss) < 0.005:
+                print(f"step {step}: loss {loss.item():.3f}", flush=True)
+            if loss.item() < 0.005:
                 break
         model.save_pretrained(folder)
         reader.save_pretrained(folder)

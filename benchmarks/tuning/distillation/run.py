@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/tuning/distillation/run.py
 
-The model of `recaller.py`, documents of 16 facts (32 tokens), prefixes of 2 to 16 positions from zero values. Three
+The model of `recaller.py`, documents of 8 facts (16 tokens), prefixes of 1 to 8 positions from zero values. Three
 objectives, same steps, batch and rate: likelihood of every fact's value; distillation over the same answers with the
 document in the teacher's context; distillation from self-study, which sees no list of questions. Each run is a line of
-results/runs.jsonl: accuracy over all facts, and the mean divergence from the teacher over the 16 questions.
+results/runs.jsonl: accuracy over all facts, and the mean divergence from the teacher over the 8 questions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from foreword.tuning.sections import PrefixSettings
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "runs.jsonl"
 MODEL = HERE.parents[2] / "runs" / "distillation" / "model"
-LENGTHS = (2, 4, 8, 16)
+LENGTHS = (1, 2, 4, 8)
 MANNER = Manner("generate", Template("", ""), max_new_tokens=1)
 
 
@@ -65,7 +65,7 @@ def run(host: Host, facts: list[tuple[str, str]], options: dict[str, Any], lengt
         predictor, examples, examples, lambda a, b: value("exact-match", a, b),
         settings=PrefixSettings(**options), folder=MODEL.parent, seed=seed,
     )  # fmt: skip
-    settings = FitSettings(steps=steps, batch_size=16, seconds=600.0, evaluate_every=steps // 10, patience=99)
+    settings = FitSettings(steps=steps, batch_size=8, seconds=600.0, evaluate_every=steps // 10, patience=99)
     outcome = fit(objective, adaptation, settings, seed=seed)
     seconds = time.perf_counter() - began
     return {**measured(host, adaptation, facts), "best_step": outcome.best.step, "seconds": seconds}
@@ -88,7 +88,7 @@ def main() -> None:
             ways: dict[str, dict[str, Any]] = {
                 "completion": {"objective": "completion"},
                 "distillation": {"objective": "distillation", "teacher_text": text + " "},
-                "self-study": {"objective": "distillation", "teacher_file": "document.txt", "self_study": 512},
+                "self-study": {"objective": "distillation", "teacher_file": "document.txt", "self_study": 256},
             }
             for length in LENGTHS:
                 for name, options in ways.items():
