@@ -108,10 +108,10 @@ def pieces(host: Host, text: str) -> list[list[int]]:
             fix="Use teacher_text or teacher_shots, or a causal base model.",
         )
     ids = tokens(host, text, special=False)
-    if len(ids) < EXCERPT_TOKENS[1] + 1:
+    if len(ids) <= EXCERPT_TOKENS[0]:
         raise DataError(
             "The document is too short to be studied.",
-            expected=f"more than {EXCERPT_TOKENS[1]} tokens",
+            expected=f"more than {EXCERPT_TOKENS[0]} tokens",
             found=str(len(ids)),
             fix="Name another file in teacher_file, or give the text itself as teacher_text.",
         )
