@@ -4,7 +4,7 @@
 
 The model of `recaller.py`, documents of 8 facts (16 tokens), prefixes of 1 to 8 positions from zero values. Three
 objectives, same steps, batch and rate: likelihood of every fact's value; distillation over the same answers with the
-document in the teacher's context; distillation from self-study, which sees no list of questions. Each run is a line of
+document in the teacher's context; distillation from self-study, which is told no answers. Each run is a line of
 results/runs.jsonl: accuracy over all facts, and the mean divergence from the teacher over the 8 questions.
 """
 
