@@ -34,7 +34,9 @@ def test_the_starter_task_runs_on_the_starter_data(task: Task) -> None:
     assert splits.unused == splits.duplicates_merged == 0
 
 
-def test_the_starter_task_shows_every_kind_of_candidate(task: Task) -> None:
+def test_the_starter_task_shows_every_kind_of_candidate(task: Task, tmp_path: Path) -> None:
+    """A full fine-tune as a comment: it takes far more memory and time than the others."""
+    assert '# kind = "full"' in (tmp_path / "task.toml").read_text(encoding="utf-8")
     assert {candidate.kind for candidate in task.candidates} == KINDS
 
 

@@ -18,7 +18,7 @@ from foreword.errors import DataError
 
 SCHEMA = "foreword.evidence/1"
 
-CandidateKind = Literal["zero-shot", "hard-prompt", "few-shot", "probe", "soft-prompt", "prefix", "lora"]
+CandidateKind = Literal["zero-shot", "hard-prompt", "few-shot", "probe", "soft-prompt", "prefix", "lora", "full"]
 Verdict = Literal["GO", "CONDITIONAL", "NO-GO", "NOT ENOUGH EVIDENCE"]
 
 

@@ -36,6 +36,7 @@ KINDS: Mapping[str, str] = {
     "soft-prompt": "soft prompt: fitted input vectors",
     "prefix": "prefix: fitted keys and values in every layer",
     "lora": "LoRA: fitted low-rank changes to the weights",
+    "full": "full fine-tune: a fitted copy of all weights",
 }
 READOUTS: Mapping[str, str] = {
     "label-text": "nearest label text",

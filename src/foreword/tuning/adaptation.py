@@ -58,6 +58,13 @@ class Adaptation(ABC):
         """Bytes of what is stored for it."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters().values())
 
+    def recomputed(self) -> AbstractContextManager[None]:
+        """What a layer is computed again in, when that happens in a backward pass after `active` was left.
+
+        Nothing for what reaches a layer by way of its input; a prefix is put back by the engine.
+        """
+        return contextlib.nullcontext()
+
     def close(self) -> None:
         """Take back whatever was put into the model; the adaptation cannot be used afterwards."""
         return
@@ -232,15 +239,23 @@ class Lora(Adaptation):
                 self._peft = peft.get_peft_model(host.model, config)
         self._peft.eval()
         self._named = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
+        self._depth = 0
         self._switch(on=False)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        self._switch(on=True)
+        self._depth += 1
         try:
+            if self._depth == 1:
+                self._switch(on=True)
             yield
         finally:
-            self._switch(on=False)
+            self._depth -= 1
+            if self._depth == 0:
+                self._switch(on=False)
+
+    def recomputed(self) -> AbstractContextManager[None]:
+        return self.active()
 
     def _switch(self, *, on: bool) -> None:
         layers = self._peft.base_model

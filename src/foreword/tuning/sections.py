@@ -352,6 +352,12 @@ class LoraSettings(FittedSettings):
     rank: Whole = 8
 
 
+class FullSettings(FittedSettings):
+    """All weights of a copy of the base model; only when a task file asks for it: it takes 40 bytes a weight."""
+
+    kind: Literal["full"] = "full"
+
+
 AnyCandidate = Annotated[
     ZeroShotSettings
     | HardPromptSettings
@@ -359,7 +365,8 @@ AnyCandidate = Annotated[
     | ProbeSettings
     | SoftPromptSettings
     | PrefixSettings
-    | LoraSettings,
+    | LoraSettings
+    | FullSettings,
     Field(discriminator="kind"),
 ]
 BY_KIND: dict[str, type[CandidateSettings]] = {

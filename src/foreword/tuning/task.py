@@ -34,6 +34,9 @@ from foreword.tuning.sections import (
     TaskSection,
 )
 
+# Kinds that compete only when a task file names them: one needs options, the other far more memory and time.
+ASKED_FOR = ("hard-prompt", "full")
+
 
 class Task(BaseModel):
     """A task as it was understood, defaults filled in. Made by `load` from a file, or by `parse` from its values."""
@@ -66,7 +69,8 @@ class Task(BaseModel):
         if candidates is not None:
             return candidates
         generates = "task" in info.data and info.data["task"].kind == "generate"
-        return [{"kind": kind} for kind in BY_KIND if kind != "hard-prompt" and not (generates and kind == "probe")]
+        left_out = ASKED_FOR + (("probe",) if generates else ())
+        return [{"kind": kind} for kind in BY_KIND if kind not in left_out]
 
     @field_validator("candidates")
     @classmethod
