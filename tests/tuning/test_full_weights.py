@@ -14,10 +14,11 @@ from foreword.engine.generation import features
 from foreword.engine.host import Host
 from foreword.errors import FitError
 from foreword.tuning import full_weights
-from foreword.tuning.adaptation import Adaptation, Lora
+from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.loop import fit as loop
 from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.low_rank import Lora
 from foreword.tuning.recomputed import Recomputed
 
 ROWS = ([7, 21, 33, 8, 40], [50, 6, 9])

@@ -161,7 +161,7 @@ def test_an_unknown_field_suggests_the_nearest_known_one() -> None:
     assert "candidates[0].positons: expected no such field (did you mean 'positions'?)" in found
     assert "candidates[1].kind: expected one of zero-shot, " in found
     assert "(did you mean 'prefix'?), found 'prefx'" in found
-    assert "lora, found nothing" in found
+    assert "full, found nothing" in found
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
 from foreword.prefix import Prefix
 from foreword.record import RunRecord, Stopwatch
-from foreword.tuning.adaptation import FittedPrefix, Lora, SoftPrompt
+from foreword.tuning.adaptation import FittedPrefix, SoftPrompt
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.devices import Devices
@@ -30,6 +30,7 @@ from foreword.tuning.fit_log import FitLog
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
 from foreword.tuning.full_weights import FullWeights
+from foreword.tuning.low_rank import Lora
 from foreword.tuning.predictor import Answer, Predictor
 from foreword.tuning.problems import did_you_mean
 from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings
