@@ -74,7 +74,8 @@ def _tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     made.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    named = dict(zip(("pad_token", "bos_token", "eos_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **named)
 
 
 if __name__ == "__main__":

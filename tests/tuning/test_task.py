@@ -122,7 +122,18 @@ def test_settings_are_json_and_read_back_to_an_equal_task() -> None:
 
 def test_settings_have_the_defaults_filled_in() -> None:
     settings = parsed().settings()
-    assert set(settings) == {"task", "data", "labels", "model", "splits", "candidates", "run", "limits", "prices"}
+    assert set(settings) == {
+        "task",
+        "data",
+        "labels",
+        "model",
+        "splits",
+        "candidates",
+        "run",
+        "limits",
+        "forgetting",
+        "prices",
+    }
     assert settings["data"]["files"] == ["data.jsonl"]
     assert settings["run"]["seeds"] == [0]
     assert settings["prices"]["currency"] == "JPY"

@@ -74,6 +74,12 @@ class Lora(Adaptation):
                 self._peft = peft.get_peft_model(host.model, peft.LoraConfig(**options))
         self._peft.eval()
         self._named = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
+        self._layers = [
+            (holder, attribute, layer)
+            for holder in host.model.modules()
+            for attribute, layer in holder.named_children()
+            if isinstance(layer, peft.tuners.lora.LoraLayer)
+        ]
         self._depth = 0
         self._switch(on=False)
 
@@ -88,6 +94,16 @@ class Lora(Adaptation):
             self._depth -= 1
             if self._depth == 0:
                 self._switch(on=False)
+
+    @contextmanager
+    def absent(self) -> Iterator[None]:
+        for holder, attribute, layer in self._layers:
+            setattr(holder, attribute, layer.base_layer)
+        try:
+            yield
+        finally:
+            for holder, attribute, layer in self._layers:
+                setattr(holder, attribute, layer)
 
     def recomputed(self) -> AbstractContextManager[None]:
         return self.active()

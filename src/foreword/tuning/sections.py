@@ -419,6 +419,17 @@ class Limits(Section):
     overconfidence_rate: Rate = 0.20
 
 
+class ForgettingSettings(Section):
+    """[forgetting]: text outside the task that fitted candidates are looked at on.
+
+    `files`: text files, relative to the task file's folder; None: Python's own manual. `texts`: passages drawn of them,
+    0 to leave it out.
+    """
+
+    files: Annotated[tuple[Said, ...], AfterValidator(_some)] | None = None
+    texts: Annotated[int, Field(strict=True, ge=0)] = 64
+
+
 class Prices(Section):
     """[prices]: assumptions, in `currency`. The defaults are rough yen figures, to be replaced by one's own.
 

@@ -20,6 +20,7 @@ from foreword.tuning.sections import (
     BY_KIND,
     AnyCandidate,
     DataSettings,
+    ForgettingSettings,
     Kind,
     Label,
     Limits,
@@ -51,6 +52,7 @@ class Task(BaseModel):
     candidates: tuple[AnyCandidate, ...] = Field(default=None, validate_default=True)
     run: RunSettings = RunSettings()
     limits: Limits = Limits()
+    forgetting: ForgettingSettings = ForgettingSettings()
     prices: Prices = Prices()
     _folder: Path = PrivateAttr(default=Path())
 
