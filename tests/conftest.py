@@ -285,6 +285,7 @@ def write_task(colours: Callable[[int], list[dict[str, str]]]) -> Callable[..., 
             "labels": {label: " ".join(words[:2]) for label, words in COLOURS.items()} if classifies else {},
             "model": {"reference": str(base), "device": "cpu", "max_tokens": 4},
             "splits": {"fit": 6, "selection": 4, "test": "rest"} if classifies else {"fit": 18, "selection": 9},
+            "forgetting": {"texts": 4},
         }
         kept = [name for name in {**whole, **sections} if sections.get(name, {}) is not None]
         merged = {name: {**whole.get(name, {}), **(sections.get(name) or {})} for name in kept}

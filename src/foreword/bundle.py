@@ -163,7 +163,7 @@ def sign_bundle(path: str | Path, key: SigningKey, *, signer: str | None = None)
     return bundle
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
+def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` through a temporary file beside it; on failure BundleError, and `path` as it was."""
     temporary: str | None = None
     try:

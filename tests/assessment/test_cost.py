@@ -61,6 +61,7 @@ def test_a_row_is_what_it_is_by_hand(candidate: Callable[..., CandidateEvidence]
         ("soft-prompt", 100),
         ("prefix", 100),
         ("lora", 100),
+        ("full", 100),
     ],
 )
 def test_a_candidate_pays_for_the_labels_that_it_needs(kind: str, labelled: int, splits: Splits) -> None:

@@ -32,6 +32,7 @@ FITTED: list[dict[str, Any]] = [
     {"kind": "soft-prompt", "positions": 3, "steps": STEPS},
     {"kind": "prefix", "positions": 3, "steps": STEPS},
     {"kind": "lora", "rank": 2, "steps": STEPS},
+    {"kind": "full", "steps": STEPS},
 ]
 ALL: list[dict[str, Any]] = [
     {"kind": "zero-shot"},
@@ -239,6 +240,7 @@ STOPS = [
     ("judge prefix", 1),
     ("lora", 5),
     ("judge lora", 2),
+    ("full", 6),
     ("stress in-task", 1),
     ("stress very-long", 2),
 ]

@@ -26,6 +26,8 @@ CODES: dict[str, dict[str, Any]] = {
     "cheaper-equivalent": {"candidate": "probe", "chosen": "lora", **DIFFERENCE},
     "stress-failed": {"probe": "typos", "rate": 0.2, "upper": 0.27, "limit": 0.1},
     "stress-passed": {"probes": "typos, case"},
+    "other-text-loss": {"candidate": "prefix", **DIFFERENCE},
+    "other-text-neighbours": {"candidate": "prefix", **DIFFERENCE},
     "base-changed": {},
     "base-unchanged": {},
     "not-chosen-prefix": {"chosen": "probe", "prefix": "prefix"},

@@ -70,7 +70,7 @@ def load_subject() -> Callable[[str], Host]:
 
 
 def test_updates_that_peft_puts_in_and_takes_out_leave_the_layout_as_it_is(load_host: Callable[[str], Host]) -> None:
-    from foreword.tuning.adaptation import Lora
+    from foreword.tuning.low_rank import Lora
 
     host = load_host("gpt2")
     prefix = Prefix.random(host, positions=3, seed=1, scale=1.0)

@@ -34,8 +34,9 @@ TABLES: dict[str, dict[str, Any]] = {
     "soft-prompt": {"positions": POSITIONS, **FITTED},
     "prefix": {"positions": POSITIONS, **FITTED},
     "lora": {"rank": RANK, **FITTED},
+    "full": FITTED,
 }
-BY_DESCENT = ("soft-prompt", "prefix", "lora")
+BY_DESCENT = ("soft-prompt", "prefix", "lora", "full")
 PROBE_ROWS = ([7, 21, 33, 8, 40], [50, 6, 9])
 
 
@@ -166,6 +167,7 @@ def expected_numbers(case: Case) -> tuple[int, int]:
         "prefix": 2 * sites * kv_heads * POSITIONS * dim,
         "soft-prompt": POSITIONS * hidden,
         "lora": lora,
+        "full": case.bench.host.parameters,
     }
     if case.kind in descent:  # an encoder's label is read by a line, a causal model's by its likelihood
         numbers = descent[case.kind] + (line if encoder else 0)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from foreword.errors import RunFolderError
 from foreword.tuning.examples import load_splits
-from foreword.tuning.sections import Limits, ModelSettings, Prices, RunSettings, SplitSettings
+from foreword.tuning.sections import ForgettingSettings, Limits, ModelSettings, Prices, RunSettings, SplitSettings
 from foreword.tuning.starter import write_starter
 from foreword.tuning.task import Task
 
@@ -34,13 +34,24 @@ def test_the_starter_task_runs_on_the_starter_data(task: Task) -> None:
     assert splits.unused == splits.duplicates_merged == 0
 
 
-def test_the_starter_task_shows_every_kind_of_candidate(task: Task) -> None:
+def test_the_starter_task_shows_every_kind_of_candidate(task: Task, tmp_path: Path) -> None:
+    """A full fine-tune as a comment: it takes far more memory and time than the others."""
+    assert '# kind = "full"' in (tmp_path / "task.toml").read_text(encoding="utf-8")
     assert {candidate.kind for candidate in task.candidates} == KINDS
 
 
 def test_every_field_of_every_section_is_explained_in_the_template(task: Task, tmp_path: Path) -> None:
     text = (tmp_path / "task.toml").read_text(encoding="utf-8")
-    sections: list[BaseModel] = [task.task, task.data, task.model, task.splits, task.run, task.limits, task.prices]
+    sections: list[BaseModel] = [
+        task.task,
+        task.data,
+        task.model,
+        task.splits,
+        task.run,
+        task.limits,
+        task.forgetting,
+        task.prices,
+    ]
     fields = {name for section in [*sections, *task.candidates] for name in type(section).model_fields}
     assert fields == {name for name in fields if re.search(rf"^(# )?{name} = ", text, re.MULTILINE)}
     assert {name for name in Task.model_fields if not re.search(rf"^\[+{name}\]+$", text, re.MULTILINE)} == set()
@@ -49,6 +60,7 @@ def test_every_field_of_every_section_is_explained_in_the_template(task: Task, t
 def test_what_the_template_calls_a_default_is_the_default(task: Task) -> None:
     assert task.run == RunSettings()
     assert task.limits == Limits()
+    assert task.forgetting == ForgettingSettings()
     assert task.prices == Prices()
     assert task.model == ModelSettings(reference=task.model.reference)
     shares = SplitSettings()

@@ -122,7 +122,18 @@ def test_settings_are_json_and_read_back_to_an_equal_task() -> None:
 
 def test_settings_have_the_defaults_filled_in() -> None:
     settings = parsed().settings()
-    assert set(settings) == {"task", "data", "labels", "model", "splits", "candidates", "run", "limits", "prices"}
+    assert set(settings) == {
+        "task",
+        "data",
+        "labels",
+        "model",
+        "splits",
+        "candidates",
+        "run",
+        "limits",
+        "forgetting",
+        "prices",
+    }
     assert settings["data"]["files"] == ["data.jsonl"]
     assert settings["run"]["seeds"] == [0]
     assert settings["prices"]["currency"] == "JPY"
@@ -161,7 +172,7 @@ def test_an_unknown_field_suggests_the_nearest_known_one() -> None:
     assert "candidates[0].positons: expected no such field (did you mean 'positions'?)" in found
     assert "candidates[1].kind: expected one of zero-shot, " in found
     assert "(did you mean 'prefix'?), found 'prefx'" in found
-    assert "lora, found nothing" in found
+    assert "full, found nothing" in found
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from foreword.tuning.examples import Splits
 from foreword.tuning.sections import Prices
 
 # What must be labelled before a candidate exists; judging it takes the test split in every case.
-NEEDS_FIT = ("few-shot", "probe", "soft-prompt", "prefix", "lora")
-NEEDS_SELECTION = ("hard-prompt", "probe", "soft-prompt", "prefix", "lora")
+NEEDS_FIT = ("few-shot", "probe", "soft-prompt", "prefix", "lora", "full")
+NEEDS_SELECTION = ("hard-prompt", "probe", "soft-prompt", "prefix", "lora", "full")
 
 
 def cost_of(candidates: Sequence[CandidateEvidence], splits: Splits, prices: Prices) -> CostEvidence:

@@ -19,6 +19,7 @@ from foreword.assessment.evidence import (
     CostEvidence,
     DecisionEvidence,
     Difference,
+    Estimate,
     FailedCandidate,
     MetricEstimate,
     Reason,
@@ -107,6 +108,7 @@ def decide(case: Case) -> DecisionEvidence:
         *_on_baseline(case),
         *_on_prefix(case),
         *_on_stress(case),
+        *_on_other_text(case),
         *_on_base(case),
         *_on_cost(case),
         *_on_limits(case),
@@ -154,19 +156,18 @@ def _on_baseline(case: Case) -> list[Reason]:
     found = case.chosen.difference.baseline
     if found is None:
         return []
-    told = _difference(found) | {"candidate": case.chosen.name, "baseline": case.baseline.name}
+    told = _interval(found) | {"candidate": case.chosen.name, "baseline": case.baseline.name}
     return [Reason(code="better-than-baseline" if found.low > 0 else "not-better-than-baseline", parameters=told)]
 
 
-def _difference(found: Difference) -> dict[str, float | int | str | None]:
+def _interval(found: Estimate) -> dict[str, float | int | str | None]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _on_prefix(case: Case) -> list[Reason]:
     """How the prefix stands against every rival, and which cheaper candidate would do as well as the chosen one."""
     reasons = [
-        Reason(code="prefix-versus", parameters={"rival": found.to, **_difference(found)})
-        for found in case.versus_prefix
+        Reason(code="prefix-versus", parameters={"rival": found.to, **_interval(found)}) for found in case.versus_prefix
     ]
     if case.chosen is None:
         return reasons
@@ -176,7 +177,7 @@ def _on_prefix(case: Case) -> list[Reason]:
     for rival, found in case.versus_chosen:
         cheaper = rival.bytes < case.chosen.bytes and rival.latency_ms < case.chosen.latency_ms
         if cheaper and found.low <= 0 <= found.high:
-            told = {"candidate": rival.name, "chosen": case.chosen.name, **_difference(found)}
+            told = {"candidate": rival.name, "chosen": case.chosen.name, **_interval(found)}
             reasons.append(Reason(code="cheaper-equivalent", parameters=told))
     return reasons
 
@@ -187,6 +188,17 @@ def _on_stress(case: Case) -> list[Reason]:
     passed = [probe.name for probe in case.stress.probes if probe.passed]
     good = [Reason(code="stress-passed", parameters={"probes": ", ".join(passed)})] if passed else []
     return _failed_probes(case.stress) + good
+
+
+def _on_other_text(case: Case) -> list[Reason]:
+    """What the chosen candidate does to text outside the task."""
+    found = None if case.chosen is None else case.chosen.forgetting
+    if case.chosen is None or found is None:
+        return []
+    told: dict[str, float | int | str | None] = {"candidate": case.chosen.name}
+    if found.loss_change is not None:
+        return [Reason(code="other-text-loss", parameters=told | _interval(found.loss_change))]
+    return [Reason(code="other-text-neighbours", parameters=told | _interval(found.changed))]
 
 
 def _on_base(case: Case) -> list[Reason]:

@@ -18,7 +18,7 @@ from foreword.errors import DataError
 
 SCHEMA = "foreword.evidence/1"
 
-CandidateKind = Literal["zero-shot", "hard-prompt", "few-shot", "probe", "soft-prompt", "prefix", "lora"]
+CandidateKind = Literal["zero-shot", "hard-prompt", "few-shot", "probe", "soft-prompt", "prefix", "lora", "full"]
 Verdict = Literal["GO", "CONDITIONAL", "NO-GO", "NOT ENOUGH EVIDENCE"]
 
 
@@ -86,6 +86,32 @@ class HistoryPoint(Record):
     selection: float | None
 
 
+class ForgettingEvidence(Record):
+    """What a fitted candidate does, while it is active, to `texts` outside the task, `tokens` of which were read.
+
+    For a model that writes: `loss_bare` is the bare model's next-token loss, `loss_change` what is added to it (both in
+    nats a token), `divergence` the Kullback-Leibler divergence of the bare model's predictions from the candidate's, in
+    nats a token, and `changed` the share of tokens with another likeliest prediction. For an encoder: `turned` is 1
+    minus the cosine of a text's two features, and `changed` the share of texts with another nearest neighbour.
+    """
+
+    texts: int
+    tokens: int
+    loss_bare: float | None
+    loss_change: Estimate | None
+    divergence: Estimate | None
+    turned: Estimate | None
+    changed: Estimate
+
+
+class OtherTextEvidence(Record):
+    """The passages outside the task: their number, the SHA-256 of them all, and what they were drawn from."""
+
+    sources: list[str]
+    passages: int
+    sha256: str
+
+
 class CandidateEvidence(Record):
     """What was measured of one candidate.
 
@@ -110,6 +136,7 @@ class CandidateEvidence(Record):
     seeds: list[SeedResult]
     history: list[HistoryPoint]
     details: dict[str, Any] = Field(description="settings that matter: positions, template chosen, rank, ...")
+    forgetting: ForgettingEvidence | None = Field(None, description="None for what leaves the model as it is")
 
 
 class FailedCandidate(Record):
@@ -245,6 +272,7 @@ class Evidence(Record):
     candidates: list[CandidateEvidence]
     failed: list[FailedCandidate]
     stress: StressEvidence | None
+    other_text: OtherTextEvidence | None = None
     cost: CostEvidence
     decision: DecisionEvidence
     provenance: Provenance

@@ -20,6 +20,7 @@ from foreword.assessment.evidence import (
     Evidence,
     FailedCandidate,
     FileHash,
+    OtherTextEvidence,
     Provenance,
     RequirementEvidence,
     SeedResult,
@@ -75,6 +76,7 @@ def candidate_evidence(run: Run, results: dict[str, list[Judged]]) -> list[Candi
             seeds=[_seed_result(run, judged, drafts[name]) for judged in results[name]],
             history=drafts[name].history,
             details=drafts[name].details,
+            forgetting=drafts[name].forgetting,
         )
         for name, found in settings.items()
     ]
@@ -144,6 +146,7 @@ def whole_evidence(
         candidates=candidates,
         failed=failed,
         stress=stress,
+        other_text=_other_text_evidence(run),
         cost=cost,
         decision=decision,
         provenance=Provenance(**record.as_dict()),
@@ -173,6 +176,13 @@ def _base_evidence(host: Host, fingerprints: tuple[str, str]) -> BaseEvidence:
         fingerprint_before=fingerprints[0],
         fingerprint_after=fingerprints[1],
     )
+
+
+def _other_text_evidence(run: Run) -> OtherTextEvidence | None:
+    found = run.other_text
+    if found is None:
+        return None
+    return OtherTextEvidence(sources=list(found.sources), passages=len(found.passages), sha256=found.sha256)
 
 
 def _data_evidence(splits: Splits) -> DataEvidence:

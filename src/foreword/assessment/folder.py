@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from foreword.assessment.evidence import HistoryPoint
+from foreword.assessment.evidence import ForgettingEvidence, HistoryPoint
 from foreword.tuning.folder import HeldFolder
 
 
@@ -38,6 +38,7 @@ class Judged(BaseModel):
     latency_added_ms: float
     history: list[HistoryPoint]
     details: dict[str, Any]
+    forgetting: ForgettingEvidence | None
 
 
 class RunFolder:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from foreword.assessment.evidence import (
     FailedCandidate,
+    ForgettingEvidence,
     HistoryPoint,
 )
 from foreword.assessment.folder import Judged, RunFolder
+from foreword.assessment.forgetting import measure_forgetting
 from foreword.assessment.measurement import PeakMemory, measure_latency
+from foreword.assessment.other_text import OtherText
 from foreword.errors import BundleError, ForewordError, RunFolderError
 from foreword.record import Stopwatch
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
@@ -40,6 +43,7 @@ class Run:
     bench: Workbench
     bare: Predictor
     folder: RunFolder
+    other_text: OtherText | None
     watch: Watch
 
     @property
@@ -125,7 +129,9 @@ def _judge(run: Run, settings: AnyCandidate, seed: int) -> Judged:
                 lambda text: fitted.predictor.answer([text]),
                 lambda text: run.bare.answer([text]),
                 run.inputs[:LATENCY_TEXTS],
+                bare_in=fitted.predictor.adaptation.absent,
             )
+            forgetting = _forgetting(run, fitted)
         finally:
             fitted.predictor.adaptation.close()
     return Judged(
@@ -141,7 +147,16 @@ def _judge(run: Run, settings: AnyCandidate, seed: int) -> Judged:
         latency_added_ms=latency.added_ms,
         history=_history(fitted),
         details=fitted.details,
+        forgetting=forgetting,
     )
+
+
+def _forgetting(run: Run, fitted: Fitted) -> ForgettingEvidence | None:
+    """What it does to other text; None for a candidate that puts nothing into the model, or without such text."""
+    adaptation = fitted.predictor.adaptation
+    if run.other_text is None or not adaptation.parameters():
+        return None
+    return measure_forgetting(run.bench.host, adaptation, run.other_text.passages)
 
 
 def _history(fitted: Fitted) -> list[HistoryPoint]:

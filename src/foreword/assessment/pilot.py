@@ -20,6 +20,7 @@ from foreword.assessment.evidence import (
 from foreword.assessment.findings import candidate_evidence, whole_evidence
 from foreword.assessment.folder import Judged, RunFolder
 from foreword.assessment.judging import Run, Watch, make_candidates, revived
+from foreword.assessment.other_text import other_text
 from foreword.assessment.report import write_report
 from foreword.assessment.stress import run_stress
 from foreword.bundle import save_bundle
@@ -69,6 +70,7 @@ def run_pilot(
     stopwatch = Stopwatch(command, seeds=chosen_seeds)
     candidates = _selected(task, only)
     splits = load_splits(task, limit=limit)
+    other = other_text(task.forgetting, task.folder)
     watched("base model", 0, 1, task.reference)
     host = Host.load(task.reference, dtype=task.model.dtype, device=task.model.device)
     before = host.fingerprint
@@ -77,8 +79,9 @@ def run_pilot(
     bare = ZeroShot(ZeroShotSettings()).predictor(bench)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / _file_name(task.name))
     settings = {"task": task.settings(), "limit": limit, "seeds": list(chosen_seeds)}
-    with folder.held({**settings, "data": splits.hash, "base": before, "foreword": __version__}, fresh=fresh):
-        run = Run(task, candidates, chosen_seeds, limit, bench, bare, folder, watched)
+    read = {"data": splits.hash, "other_text": None if other is None else other.sha256}
+    with folder.held({**settings, **read, "base": before, "foreword": __version__}, fresh=fresh):
+        run = Run(task, candidates, chosen_seeds, limit, bench, bare, folder, other, watched)
         results, failed = make_candidates(run)
         evidence = candidate_evidence(run, results)
         chosen = choose(evidence, examples=len(splits.selection))

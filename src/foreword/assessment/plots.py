@@ -40,10 +40,11 @@ PALETTE = {
     "soft-prompt": "#0b7a75",
     "lora": "#b0378f",
     "probe": "#946200",
+    "full": "#5a6e00",
 }
 """What a colour is for, and its value on a light ground; no two are equal, since the value finds the page's name."""
 
-DASHES = {"prefix": "-", "soft-prompt": "--", "lora": "-.", "probe": ":"}
+DASHES = {"prefix": "-", "soft-prompt": "--", "lora": "-.", "probe": ":", "full": ":"}
 _VARIABLES = {value: f"var(--plot-{name}, {value})" for name, value in PALETTE.items()}
 
 

@@ -47,6 +47,15 @@ def figure(value: float | None) -> str:
     return count(value) if abs(value) >= 1000 or value == int(value) else f"{value:.3g}".replace("-", MINUS)
 
 
+def nats(value: float | None) -> str:
+    """A change in nats, with its sign and three decimals.
+
+    >>> nats(0.0503), nats(-1.2), nats(0.0), nats(None)
+    ('+0.050', '−1.200', '0.000', '—')
+    """
+    return _signed(value, None, "", sign="+", digits=3)
+
+
 def amount(value: float | None) -> str:
     """Money without its currency: whole from 100 on, two decimals from 1 on, two significant digits below.
 

@@ -60,6 +60,7 @@ class View:
     changes: tuple[Line, ...]
     all_changes: tuple[Line, ...]
     candidates: list[CandidateEvidence]
+    fitted: list[CandidateEvidence]
     failures: tuple[Failures, ...]
     intervals: tuple[NamedInterval, ...]
     splits: tuple[str, ...]
@@ -109,6 +110,7 @@ def _view(evidence: Evidence) -> View:
         changes=wording.headlines(decision.changes, CHANGES_ON_FIRST_SCREEN),
         all_changes=wording.lines(decision.changes),
         candidates=ranked(evidence),
+        fitted=[found for found in ranked(evidence) if found.forgetting is not None],
         failures=_failures(evidence),
         intervals=_intervals(evidence),
         splits=tuple(counts),
@@ -188,6 +190,7 @@ def _template() -> Template:
         byte_size=quantities.byte_size,
         duration=quantities.duration,
         milliseconds=quantities.milliseconds,
+        nats=quantities.nats,
         months=quantities.months,
         word=lambda code, catalogue: wording.word(getattr(wording, catalogue), code),
         method=wording.method_of,

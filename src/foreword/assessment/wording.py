@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foreword.assessment.evidence import CandidateEvidence, Reason
-from foreword.assessment.quantities import UNKNOWN, amount, count, months, percent, points
+from foreword.assessment.quantities import UNKNOWN, amount, count, months, nats, percent, points
 
 Tone = Literal["good", "bad", "open", "plain"]
 Side = Literal["better", "worse", "same"]
@@ -36,6 +36,7 @@ KINDS: Mapping[str, str] = {
     "soft-prompt": "soft prompt: fitted input vectors",
     "prefix": "prefix: fitted keys and values in every layer",
     "lora": "LoRA: fitted low-rank changes to the weights",
+    "full": "full fine-tune: a fitted copy of all weights",
 }
 READOUTS: Mapping[str, str] = {
     "label-text": "nearest label text",
@@ -70,7 +71,7 @@ METHODS: Mapping[str, str] = {
     "exact-unconditional": "exact unconditional test of paired answers, turned into an interval: valid at any number.",
     "identity": "a candidate compared with itself: nothing is uncertain.",
     "betting": "betting confidence interval for a bounded mean: valid at any number, whatever the distribution.",
-    "bayes-bootstrap": "Bayesian bootstrap over the test examples: an estimate, not a guarantee.",
+    "bayes-bootstrap": "Bayesian bootstrap over the examples or texts: an estimate, not a guarantee.",
 }
 REASONS: Mapping[str, str] = {
     "requirement-met": "The {metric:metric} is at least {low:low}, and {at_least:percent} is required.",
@@ -95,6 +96,10 @@ REASONS: Mapping[str, str] = {
     "stress-failed": "Under stress by {probe:probe} it fails at {rate:percent}, and possibly at up to {upper:high}; "
     "the limit is {limit:percent}.",
     "stress-passed": "The measured failure rates under stress are within the limits: {probes:probes}.",
+    "other-text-loss": "On text outside the task “{candidate}” adds {value:nats} nats to the loss of a token "
+    "(interval {low:nats} to {high:nats}) while it is active.",
+    "other-text-neighbours": "Of texts outside the task “{candidate}” gives {value:percent} another nearest neighbour "
+    "(interval {low:low} to {high:high}) while it is active.",
     "base-changed": "The base model's weights changed during the run, so nothing measured here can be relied on.",
     "base-unchanged": "The base model's weights are the same after the run as before.",
     "not-chosen-prefix": "The choice falls on “{chosen}”, not on the prefix “{prefix}”.",
@@ -238,6 +243,7 @@ _SPECS: Mapping[str, Callable[[Any], str]] = {
     "high_points": lambda value: points(value, bound="high"),
     "gap": lambda value: points(abs(value)).removeprefix("+"),
     "count": count,
+    "nats": nats,
     "amount": amount,
     "months": months,
     "metric": lambda code: word(METRICS, code),

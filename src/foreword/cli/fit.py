@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def fit(
     task: Path = typer.Argument(..., help="The task file, or the folder of a fit to go on with."),
-    method: str = typer.Option("prefix", "--method", help="prefix, soft-prompt or lora."),
+    method: str = typer.Option("prefix", "--method", help="prefix, soft-prompt, lora or full."),
     length: int | None = typer.Option(None, "--length", min=1, help="Positions; of LoRA the rank."),
     start: str | None = typer.Option(None, "--start", help="First values of a prefix; auto is what measured best."),
     steps: int | None = typer.Option(None, "--steps", min=1, help="At most so many steps."),

@@ -13,7 +13,7 @@ too: there each layer is in training mode as it is entered, and out of it as it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -81,11 +81,11 @@ def is_recomputed(layout: Layout) -> bool:
 
 
 @contextmanager
-def checkpointed(model: nn.Module) -> Iterator[None]:
+def checkpointed(model: nn.Module, again: Callable[[], AbstractContextManager[None]] = nullcontext) -> Iterator[None]:
     """Within this context the model's layers keep no activations for the backward pass, which computes them again.
 
-    Dropout stays off. Caches cannot be used: a layer would write to them twice. HostError for a model without layers
-    that transformers can recompute.
+    Each layer computes within `again()`, the second time as the first. Dropout stays off. Caches cannot be used: a
+    layer would write to them twice. HostError for a model without layers that transformers can recompute.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
@@ -98,7 +98,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     before = [(layer, layer.training, layer.gradient_checkpointing) for layer in layers]
     for layer in layers:
         layer.gradient_checkpointing, layer.training = True, True
-        layer.__dict__[_NAME] = _Calm(layer)
+        layer.__dict__[_NAME] = _Calm(layer, again)
     try:
         yield
     finally:
@@ -110,14 +110,15 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 class _Calm:
     """A layer's checkpointing function that takes the layer out of training mode while it computes."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+    def __init__(self, layer: nn.Module, again: Callable[[], AbstractContextManager[None]]) -> None:
+        self.layer, self.again = layer, again
 
     def __call__(self, run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         def calmly(*again: Any, **more: Any) -> Any:
             before, self.layer.training = self.layer.training, False
             try:
-                return run(*again, **more)
+                with self.again():
+                    return run(*again, **more)
             finally:
                 self.layer.training = before
 

@@ -1,18 +1,17 @@
-"""What stands between a frozen base model and a task: nothing, a prefix, a soft prompt, or LoRA.
+"""What stands between a frozen base model and a task: nothing, a prefix, or a soft prompt.
 
 An adaptation is entered like a context; inside it the host computes differently, outside it the base model is what it
 was. Its parameters are the only things that a fit may change. Each kind is final and knows its own start and its own
-learning rates: the scale of keys and values is not that of weights.
+learning rates: the scale of keys and values is not that of weights. What changes weights has modules of its own:
+`low_rank` and `full_weights`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -57,6 +56,17 @@ class Adaptation(ABC):
     def nbytes(self) -> int:
         """Bytes of what is stored for it."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters().values())
+
+    def recomputed(self) -> AbstractContextManager[None]:
+        """What a layer is computed again in, when that happens in a backward pass after `active` was left.
+
+        Nothing for what reaches a layer by way of its input; a prefix is put back by the engine.
+        """
+        return contextlib.nullcontext()
+
+    def absent(self) -> AbstractContextManager[None]:
+        """Within this context the model is as it was before, without even layers that are switched off."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """Take back whatever was put into the model; the adaptation cannot be used afterwards."""
@@ -172,11 +182,14 @@ def _only(tensors: Mapping[str, SiteTensors], positions: Sequence[int]) -> dict[
 
 
 class SoftPrompt(Adaptation):
-    """`positions` embeddings before the tokens, started as the embeddings of randomly drawn tokens."""
+    """`positions` embeddings before the tokens, started as those of the tokens `ids`, over and over until it is full.
+
+    Without `ids` they are drawn from the vocabulary.
+    """
 
     RATE = 1e-2
 
-    def __init__(self, host: Host, *, positions: int, seed: int) -> None:
+    def __init__(self, host: Host, *, positions: int, seed: int, ids: Sequence[int] = ()) -> None:
         table = host.model.get_input_embeddings().weight
         if positions >= host.max_positions:
             raise FitError(
@@ -185,8 +198,10 @@ class SoftPrompt(Adaptation):
                 found=str(positions),
                 fix="Use fewer positions, or a prefix, which takes none.",
             )
-        drawn = torch.randint(len(table), (positions,), generator=torch.Generator().manual_seed(seed))
-        self.soft = nn.Parameter(table[drawn.to(table.device)].detach().clone().float())
+        first = torch.randint(len(table), (positions,), generator=torch.Generator().manual_seed(seed))
+        if ids:
+            first = torch.tensor([ids[place % len(ids)] for place in range(positions)])
+        self.soft = nn.Parameter(table[first.to(table.device)].detach().clone().float())
 
     def active(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -196,70 +211,6 @@ class SoftPrompt(Adaptation):
 
     def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
         return [{"params": list(self.parameters().values()), "lr": learning_rate or self.RATE}]
-
-
-class Lora(Adaptation):
-    """Low-rank updates of the weights by the peft library: put into the model when made, taken out by `close`.
-
-    Outside `active` the updates are switched off. Targets are peft's own choice for the family, or all linear layers
-    where it has none.
-    """
-
-    RATE = 2e-3
-
-    def __init__(self, host: Host, *, rank: int, seed: int) -> None:
-        try:
-            import peft
-        except ImportError as error:
-            raise FitError(
-                "LoRA needs the peft library, which is not installed.",
-                expected="peft 0.21 or later",
-                found="no peft in this environment",
-                fix="pip install 'foreword[compare]', or leave the lora candidate out of the task file.",
-            ) from error
-        self.host = host
-        _ = host.fingerprint  # kept from here on: with the updates in the model it would be measured with them
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # What peft says of itself: it asks transformers by a name that is going, and sets GPT-2's layout by itself.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
-            torch.manual_seed(seed)
-            try:
-                config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0)
-                self._peft = peft.get_peft_model(host.model, config)
-            except ValueError:  # peft has no default targets for this family
-                config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-                self._peft = peft.get_peft_model(host.model, config)
-        self._peft.eval()
-        self._named = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
-        self._switch(on=False)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._switch(on=True)
-        try:
-            yield
-        finally:
-            self._switch(on=False)
-
-    def _switch(self, *, on: bool) -> None:
-        layers = self._peft.base_model
-        (layers.enable_adapter_layers if on else layers.disable_adapter_layers)()
-        for parameter in self._named.values():  # peft's switch changes this too
-            parameter.requires_grad_(True)
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._named)
-
-    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        return [{"params": list(self._named.values()), "lr": learning_rate or self.RATE}]
-
-    def save(self, folder: Path) -> None:
-        """Write the updates in peft's own format."""
-        self._peft.save_pretrained(str(folder))
-
-    def close(self) -> None:
-        self._peft.unload()
 
 
 def state_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

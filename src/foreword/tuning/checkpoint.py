@@ -19,6 +19,8 @@ from torch import Tensor
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import FitError
 
+_DIGEST_BYTES = 32
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -71,9 +73,11 @@ class Checkpoint:
         state = {**asdict(replace(self.state, best={})), "best": self.state.best}
         parts = {name: getattr(self, name) for name in ("identity", "settings", "parameters", "optimizer", "scaler")}
         buffer = io.BytesIO()
+        buffer.write(bytes(_DIGEST_BYTES))  # room for the digest: what is written may be large, and is not copied
         torch.save({**parts, "memory": self.memory, "state": state}, buffer)
-        written = buffer.getvalue()
-        write_bytes_atomically(path, hashlib.sha256(written).digest() + written)
+        whole = buffer.getbuffer()
+        whole[:_DIGEST_BYTES] = hashlib.sha256(whole[_DIGEST_BYTES:]).digest()
+        write_bytes_atomically(path, whole)
 
     @classmethod
     def read(cls, path: Path, *, identity: str, settings: dict[str, Any]) -> Checkpoint | None:
@@ -82,7 +86,7 @@ class Checkpoint:
             return None
         try:
             whole = path.read_bytes()
-            digest, written = whole[:32], whole[32:]
+            digest, written = whole[:_DIGEST_BYTES], whole[_DIGEST_BYTES:]
             if hashlib.sha256(written).digest() != digest:  # torch.load itself lets changed numbers pass
                 raise ValueError("truncated or changed since it was written")
             told: dict[str, Any] = torch.load(io.BytesIO(written), weights_only=True)

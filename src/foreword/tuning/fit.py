@@ -21,7 +21,7 @@ from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
 from foreword.prefix import Prefix
 from foreword.record import RunRecord, Stopwatch
-from foreword.tuning.adaptation import FittedPrefix, Lora, SoftPrompt
+from foreword.tuning.adaptation import FittedPrefix, SoftPrompt
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.devices import Devices
@@ -29,6 +29,8 @@ from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.fit_log import FitLog
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
+from foreword.tuning.full_weights import FullWeights
+from foreword.tuning.low_rank import Lora
 from foreword.tuning.predictor import Answer, Predictor
 from foreword.tuning.problems import did_you_mean
 from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings
@@ -118,7 +120,7 @@ class Fit:
         )
 
     def close(self) -> None:
-        """Take out of the model what was put into it (LoRA); a prefix leaves nothing behind."""
+        """Take out of the model what was put into it (LoRA), and let a full copy go; a prefix leaves nothing behind."""
         self.predictor.adaptation.close()
 
 
@@ -143,10 +145,10 @@ class _Verb:
     ) -> Fit:
         """Fit a prefix to a task on a frozen host, or a rival of it, and keep the best state on the selection split.
 
-        `host` is a Host, a reference, or None for the task's own. `method` is "prefix", "soft-prompt" or "lora";
-        `length` its number of positions (of LoRA: its rank). `options` are the other fields of that candidate in a task
-        file (`start`, `steps`, `batch_size`, `learning_rate`, `seconds`, ...); fields that the task's own candidate of
-        this kind sets are the defaults.
+        `host` is a Host, a reference, or None for the task's own. `method` is "prefix", "soft-prompt", "lora"
+        or "full"; `length` its number of positions (of LoRA: its rank). `options` are the other fields of that
+        candidate in a task file (`start`, `steps`, `batch_size`, `learning_rate`, `seconds`, ...); fields that the
+        task's own candidate of this kind sets are the defaults.
 
         With `out` everything is kept in that folder (checkpoint, log.jsonl, bundle, record), and the same call, or
         `fit.resume(out)`, goes on after an interruption or a kill, to the same numbers on the same machine. FitError
@@ -256,8 +258,8 @@ class _Work:
         folder = _held(made.folder or Path())
         folder.write(folder.path / "result.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         adaptation = made.predictor.adaptation
-        if isinstance(adaptation, Lora):
-            adaptation.save(folder.path / "lora")
+        if isinstance(adaptation, Lora | FullWeights):
+            adaptation.save(folder.path / made.method)
         elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
             made.save(folder.path / "best.prefix")
 
@@ -283,7 +285,20 @@ def _held(folder: Path) -> HeldFolder:
         work="fit",
         same="the same task, data, base model, settings and seed as before",
         identity_name="fit.json",
-        made=("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "tensorboard/events.*"),
+        made=("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "full/*", "tensorboard/events.*"),
+    )
+
+
+def _length_of(method: str, kind: type[CandidateSettings]) -> str:
+    """The field that a length is of this kind of candidate."""
+    for field in ("positions", "rank"):
+        if field in kind.model_fields:
+            return field
+    raise FitError(
+        f"A {method} has no length.",
+        expected="a length for prefix, soft-prompt (positions) or lora (rank)",
+        found=method,
+        fix="Leave the length out.",
     )
 
 
@@ -300,7 +315,7 @@ def _settings(task: Task, method: str, length: int | None, options: Mapping[str,
     own = next((found for found in task.candidates if found.kind == method), None)
     values = {} if own is None else own.model_dump(include=own.model_fields_set, mode="json")
     if length is not None:
-        values["rank" if method == "lora" else "positions"] = length
+        values[_length_of(method, kind)] = length
     unknown = [name for name in options if name not in kind.model_fields]
     if unknown:
         raise FitError(

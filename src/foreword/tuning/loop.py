@@ -30,8 +30,9 @@ SMALLEST_RATE = 1e-9
 SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
 # A mean loss above so many times the first one (and 1 more) has diverged; so many times the best state is taken back.
 DIVERGED, RESCUES = 3.0, 3
-# Between evaluations the state is saved when this many seconds have passed since it last was.
-SAVE_SECONDS = 30.0
+# Between evaluations the state is saved when this many seconds have passed since it last was. A large state (of a full
+# fine-tune) takes seconds to write: saving may take this share of the time, and at an evaluation waits until it does.
+SAVE_SECONDS, SAVE_SHARE, QUICK_SAVE_SECONDS = 30.0, 0.1, 0.5
 
 
 def fit(
@@ -47,8 +48,9 @@ def fit(
 ) -> FitOutcome:
     """Fit `fitted` to `problem` and leave the best state in its parameters.
 
-    With `checkpoint` the state is saved there at every evaluation, every 30 seconds between them, and when the fit is
-    interrupted between two steps, and a fit of the same `identity` goes on from it. FitError when loss or gradient stay
+    With `checkpoint` the state is saved there at every evaluation (one that takes long to write: less often, so that
+    saving takes a tenth of the time), every 30 seconds between them, when the fit is interrupted between two steps, and
+    at its end, and a fit of the same `identity` goes on from it. FitError when loss or gradient stay
     not finite, when not even one example fits into memory, or the checkpoint is of another fit.
     """
     place = _Place(checkpoint, identity)
@@ -67,10 +69,20 @@ class _Place:
     path: Path | None
     identity: str
     at: float = field(default_factory=time.perf_counter)
+    took: float = 0.0
 
     @property
     def is_due(self) -> bool:
-        return self.path is not None and time.perf_counter() - self.at > SAVE_SECONDS
+        return self.path is not None and self._rested > SAVE_SECONDS and self.is_cheap
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether writing the state now leaves saving within its share of the time."""
+        return self.took < QUICK_SAVE_SECONDS or self._rested * SAVE_SHARE >= self.took
+
+    @property
+    def _rested(self) -> float:
+        return time.perf_counter() - self.at
 
 
 class _Loop:
@@ -199,7 +211,8 @@ class _Loop:
             state.since_best += 1
         self._guard(loss)
         self.watch.evaluated(moment)
-        self._save()
+        if self.place.is_cheap:
+            self._save()
 
     def _guard(self, loss: float | None) -> None:
         """Take the best state back, with half the learning rates, when the loss has run away."""
@@ -247,17 +260,21 @@ class _Loop:
     def _save(self) -> None:
         if self.place.path is None or not self.devices.is_first:
             return
-        self.state.part = self.gradient.part
+        started, state = time.perf_counter(), self.state
+        state.part = self.gradient.part
+        # The best state is written once when it is the present one: torch.save knows shared memory.
+        is_best = state.best_at == state.step and bool(state.best)
         Checkpoint(
             self.place.identity,
             asdict(self.settings),
-            state_of(self.parameters),
+            state.best if is_best else state_of(self.parameters),
             self.optimizer.state_dict(),
             self.scaler.state_dict(),
             self.problem.memory(),
-            self.state,
+            state,
         ).write(self.place.path)
         self.place.at = time.perf_counter()
+        self.place.took = self.place.at - started
 
     def _loaded(self) -> FitState | None:
         """The saved state, put into parameters, optimizer and problem; None when nothing was saved."""

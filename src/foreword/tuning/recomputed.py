@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from torch import Tensor
 
@@ -12,17 +13,20 @@ from foreword.tuning.fittable import Problem
 
 
 class Recomputed:
-    """`problem`, with gradient checkpointing in its losses and none in its evaluations, which may use caches."""
+    """`problem`, with gradient checkpointing in its losses and none in its evaluations, which may use caches.
 
-    def __init__(self, problem: Problem, host: Host) -> None:
-        self.problem, self.host, self.examples = problem, host, problem.examples
+    A layer is computed again within `again()`: what an adaptation put into the layers must be there then, too.
+    """
+
+    def __init__(self, problem: Problem, host: Host, again: Callable[[], AbstractContextManager[None]]) -> None:
+        self.problem, self.host, self.again, self.examples = problem, host, again, problem.examples
 
     @property
     def lengths(self) -> Sequence[int]:
         return self.problem.lengths
 
     def loss(self, indices: list[int], step: int) -> Tensor:
-        with checkpointed(self.host.model):
+        with checkpointed(self.host.model, self.again):
             return self.problem.loss(indices, step)
 
     def weight(self, indices: list[int]) -> float:

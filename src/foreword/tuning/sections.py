@@ -338,8 +338,18 @@ class FittedSettings(CandidateSettings):
 
 
 class SoftPromptSettings(FittedSettings):
+    """`start`: the tokens that the vectors start as: drawn at random, of the labels' texts, or of `start_text`."""
+
     kind: Literal["soft-prompt"] = "soft-prompt"
     positions: Whole = 16
+    start: Literal["vocabulary", "labels", "text"] = "vocabulary"
+    start_text: Said | None = None
+
+    @model_validator(mode="after")
+    def _starts_from_what_is_given(self) -> Self:
+        if (self.start == "text") != (self.start_text is not None):
+            raise ValueError(f'start = "text" and start_text together, found start = "{self.start}"')
+        return self
 
 
 class PrefixSettings(FittedSettings):
@@ -348,8 +358,22 @@ class PrefixSettings(FittedSettings):
 
 
 class LoraSettings(FittedSettings):
+    """`alpha`: scale of the updates, over the rank (over its root when `rank_stabilized`); None: twice the rank.
+
+    `targets`: the linear layers that get an update; "auto" is peft's choice for the family.
+    """
+
     kind: Literal["lora"] = "lora"
     rank: Whole = 8
+    alpha: Positive | None = None
+    rank_stabilized: bool = False
+    targets: Literal["auto", "attention", "mlp", "all-linear"] = "auto"
+
+
+class FullSettings(FittedSettings):
+    """All weights of a copy of the base model; only when a task file asks for it: it takes 40 bytes a weight."""
+
+    kind: Literal["full"] = "full"
 
 
 AnyCandidate = Annotated[
@@ -359,7 +383,8 @@ AnyCandidate = Annotated[
     | ProbeSettings
     | SoftPromptSettings
     | PrefixSettings
-    | LoraSettings,
+    | LoraSettings
+    | FullSettings,
     Field(discriminator="kind"),
 ]
 BY_KIND: dict[str, type[CandidateSettings]] = {
@@ -392,6 +417,17 @@ class Limits(Section):
     flip_rate: Rate = 0.10
     crash_rate: Rate = 0.0
     overconfidence_rate: Rate = 0.20
+
+
+class ForgettingSettings(Section):
+    """[forgetting]: text outside the task that fitted candidates are looked at on.
+
+    `files`: text files, relative to the task file's folder; None: Python's own manual. `texts`: passages drawn of them,
+    0 to leave it out.
+    """
+
+    files: Annotated[tuple[Said, ...], AfterValidator(_some)] | None = None
+    texts: Annotated[int, Field(strict=True, ge=0)] = 64
 
 
 class Prices(Section):

@@ -20,6 +20,7 @@ from foreword.tuning.sections import (
     BY_KIND,
     AnyCandidate,
     DataSettings,
+    ForgettingSettings,
     Kind,
     Label,
     Limits,
@@ -33,6 +34,9 @@ from foreword.tuning.sections import (
     SplitSettings,
     TaskSection,
 )
+
+# Kinds that compete only when a task file names them: one needs options, the other far more memory and time.
+ASKED_FOR = ("hard-prompt", "full")
 
 
 class Task(BaseModel):
@@ -48,6 +52,7 @@ class Task(BaseModel):
     candidates: tuple[AnyCandidate, ...] = Field(default=None, validate_default=True)
     run: RunSettings = RunSettings()
     limits: Limits = Limits()
+    forgetting: ForgettingSettings = ForgettingSettings()
     prices: Prices = Prices()
     _folder: Path = PrivateAttr(default=Path())
 
@@ -66,7 +71,8 @@ class Task(BaseModel):
         if candidates is not None:
             return candidates
         generates = "task" in info.data and info.data["task"].kind == "generate"
-        return [{"kind": kind} for kind in BY_KIND if kind != "hard-prompt" and not (generates and kind == "probe")]
+        left_out = ASKED_FOR + (("probe",) if generates else ())
+        return [{"kind": kind} for kind in BY_KIND if kind not in left_out]
 
     @field_validator("candidates")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.candidates.few_shot import FewShot
+from foreword.tuning.candidates.full import Full
 from foreword.tuning.candidates.hard_prompt import HardPrompt
 from foreword.tuning.candidates.lora import Lora
 from foreword.tuning.candidates.prefix import Prefix
@@ -23,6 +24,7 @@ CANDIDATES: Mapping[str, type[Candidate[Any]]] = {
     "soft-prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
+    "full": Full,
 }
 
 

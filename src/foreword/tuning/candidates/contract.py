@@ -173,7 +173,7 @@ def fit_adaptation(
     checkpoint: Path | None,
     watch: FitWatch | None,
 ) -> Fitted:
-    """The common way of prefix, soft prompt and LoRA: same read-outs, same loop, same budget."""
+    """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget."""
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
     if settings.objective == "similarity":
         kind = "label-text"
@@ -193,7 +193,7 @@ def fit_adaptation(
     )
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
-        Recomputed(objective, bench.host) if settings.checkpointing else objective,
+        Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
         adaptation,
         settings.loop(seconds),
         seed=seed,

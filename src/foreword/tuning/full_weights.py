@@ -1,0 +1,121 @@
+"""All weights of the base model as an adaptation: a fitted copy that takes the place of the originals while active.
+
+The originals are never written to: inside `active` every module holds the copy's parameters, outside it the very
+tensors that it held before. So the host stays bit-identical, at the price of memory, which is looked at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from foreword.engine.host import Host
+from foreword.errors import FitError
+from foreword.tuning.adaptation import Adaptation, ParameterGroup
+
+# Per weight, in units of the fitted copy: the copy, its gradient and Adam's two moments where the model runs; in main
+# memory the best state and, while a checkpoint is written, the state again and the file's bytes (all four).
+ON_DEVICE, IN_MAIN_MEMORY = 4, 6
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a module holds one of the model's weights."""
+
+    module: nn.Module
+    attribute: str
+    original: nn.Parameter
+    copy: nn.Parameter
+
+
+class FullWeights(Adaptation):
+    """A copy of all floating-point weights, in float32 at least, to be fitted; a weight used twice stays one weight.
+
+    FitError when copy, gradients, optimizer and checkpoint do not fit into the memory that is free: 16 bytes a weight
+    on the model's device and 24 in main memory (40 together on the CPU).
+    """
+
+    RATE = 5e-5
+
+    def __init__(self, host: Host) -> None:
+        self.host, self._depth = host, 0
+        _ = host.fingerprint  # kept from here on: inside `active` it would be measured of the copy
+        fitted = {name: own for name, own in host.model.named_parameters() if own.is_floating_point()}
+        _check_room(host, sum(own.numel() * _dtype(own).itemsize for own in fitted.values()))
+        self._named = {name: nn.Parameter(own.detach().to(_dtype(own), copy=True)) for name, own in fitted.items()}
+        copies = {id(own): self._named[name] for name, own in fitted.items()}
+        self._places = [
+            _Place(module, attribute, own, copies[id(own)])
+            for module in host.model.modules()
+            for attribute, own in module.named_parameters(recurse=False)
+            if id(own) in copies
+        ]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            if self._depth == 1:
+                self._put(copies=True)
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._put(copies=False)
+
+    def _put(self, *, copies: bool) -> None:
+        for place in self._places:
+            setattr(place.module, place.attribute, place.copy if copies else place.original)
+
+    def recomputed(self) -> AbstractContextManager[None]:
+        return self.active()
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self._named)
+
+    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
+        return [{"params": list(self._named.values()), "lr": learning_rate or self.RATE}]
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted model and its tokenizer as transformers does; `Host.load(str(folder))` reads them."""
+        with self.active():
+            self.host.model.save_pretrained(str(folder))
+        if self.host.tokenizer is not None:
+            self.host.tokenizer.save_pretrained(str(folder))
+
+    def close(self) -> None:
+        """Let the copy go; the model holds its own weights already."""
+        self._named, self._places = {}, []
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where tensors of this device are made."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _check_room(host: Host, size: int) -> None:
+    """FitError when a fit of a copy of so many bytes does not fit, with what it would take."""
+    cpu = torch.device("cpu")
+    needed = {host.device: ON_DEVICE * size}
+    needed[cpu] = needed.get(cpu, 0) + IN_MAIN_MEMORY * size
+    for device, least in needed.items():
+        if (free := free_bytes(device)) < least:
+            raise FitError(
+                "A full fine-tune of this base model does not fit into memory.",
+                expected=f"{least / 1e9:,.1f} GB free on {device}, for gradients, optimizer and checkpoint too",
+                found=f"{free / 1e9:,.1f} GB",
+                fix="Fit a prefix or LoRA instead, name a smaller base model, or leave the full fine-tune out.",
+            )
+
+
+def _dtype(own: nn.Parameter) -> torch.dtype:
+    """What the copy is fitted in: steps of 1e-5 would be lost in half precision."""
+    return torch.promote_types(own.dtype, torch.float32)
