@@ -1,6 +1,6 @@
 """The table of results/runs.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
 
-    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py
+    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written]
 
 Differences are paired by example: each test example's mean over the seeds, ours minus the rival's, with a betting
 interval (`foreword.confidence.mean_interval`, 95%) for its mean over the examples that the task is drawn from.
@@ -8,6 +8,7 @@ interval (`foreword.confidence.mean_interval`, 95%) for its mean over the exampl
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
@@ -18,7 +19,7 @@ import numpy as np
 
 from foreword.confidence import mean_interval
 
-RESULTS = Path(__file__).resolve().parent / "results" / "runs.jsonl"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def steps_to(curve: list[list[float]], accuracy: float) -> float:
@@ -45,7 +46,10 @@ def accuracies(runs: list[dict[str, Any]]) -> list[float]:
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", default="runs", choices=("runs", "written"))
+    path = RESULTS / f"{parser.parse_args().file}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     ratios: list[float] = []
     print("| task | runs | steps ours / PEFT | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread ours / PEFT |")
     print("|---|---|---|---|---|---|---|---|---|")
