@@ -1,9 +1,10 @@
-"""The same question for a causal model that writes: ours, PEFT's PrefixTuning and Cartridge, on the laboratory's skills.
+"""The same question for a causal model that writes: ours, PEFT's PrefixTuning and Cartridge, on the laboratory.
 
     .venv/bin/python benchmarks/tuning/peft_prefix/writing.py --models runs/laboratory/models
 
-256 sequences to fit, 128 to select by, 256 unseen; exact matches. PEFT's kind and rate are chosen on the selection split
-of one seed; ours runs with its defaults. Lines go to results/written.jsonl; `summary.py --file written` makes the table.
+256 sequences to fit, 128 to select by, 256 unseen; exact matches. PEFT's kind and rate are chosen on the selection
+split of one seed; ours runs with its defaults. Lines go to results/written.jsonl; `summary.py --file written` makes the
+table.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft_writer import GRID, Written, WriterSettings, run_writer
+from peft_writer import GRID, WriterSettings, Written, run_writer
 
 import foreword as fw
 from foreword.engine.host import Host
