@@ -16,7 +16,9 @@ from foreword.assessment.evidence import (
     DecisionEvidence,
     Difference,
     Differences,
+    Estimate,
     Evidence,
+    ForgettingEvidence,
     HistoryPoint,
     LabelFailures,
     MetricEstimate,
@@ -85,6 +87,19 @@ def fit_history(kind: str, final: float, seconds: float) -> list[HistoryPoint]:
     return points
 
 
+def moved(kind: str) -> ForgettingEvidence | None:
+    """What an encoder's candidate does to other text; None for what puts nothing into the model."""
+    if kind not in ("soft-prompt", "prefix", "lora"):
+        return None
+    turned, changed = {"soft-prompt": (0.081, 0.141), "prefix": (0.052, 0.109), "lora": (0.133, 0.266)}[kind]
+    around = {"level": 0.95, "method": "bayes-bootstrap", "n": 64}
+    return ForgettingEvidence(
+        texts=64, tokens=5123 + len(kind), loss_bare=None, loss_change=None, divergence=None,
+        turned=Estimate(value=turned, low=turned - 0.011, high=turned + 0.012, **around),
+        changed=Estimate(value=changed, low=changed - 0.061, high=changed + 0.072, **around),
+    )  # fmt: skip
+
+
 def candidate(row: tuple[str, str, str, float, float, int, int, float, int, float, float]) -> CandidateEvidence:
     name, kind, readout, accuracy, selection, numbers, size, seconds, memory, latency, added = row
     low, high = wilson(accuracy, N)
@@ -115,6 +130,7 @@ def candidate(row: tuple[str, str, str, float, float, int, int, float, int, floa
         ],
         history=fit_history(kind, selection, seconds),
         details=details,
+        forgetting=moved(kind),
     )
 
 
@@ -207,6 +223,7 @@ def sample_evidence(**changes: Any) -> Evidence:
             {"name": "lora-64", "kind": "lora", "code": "FitError", "message": "The loss is not finite after step 3."}
         ],
         "stress": stress(),
+        "other_text": {"sources": ["pydoc_data.topics"], "passages": 64, "sha256": "07" * 32},
         "cost": CostEvidence(
             currency="JPY",
             assumptions={"machine_per_hour": 30.0, "requests_per_month": 100_000, "alternative_per_request": 0.3},

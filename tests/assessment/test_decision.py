@@ -15,8 +15,10 @@ from foreword.assessment.evidence import (
     DecisionEvidence,
     Difference,
     Differences,
+    Estimate,
     Evidence,
     FailedCandidate,
+    ForgettingEvidence,
     LabelFailures,
     MetricEstimate,
     ProbeEvidence,
@@ -48,6 +50,13 @@ def probe(name: str, *, passed: bool | None, rate: float | None = 0.2) -> ProbeE
     )  # fmt: skip
 
 
+def forgetting(**changes: Estimate | None) -> ForgettingEvidence:
+    """Of an encoder, unless a loss is given."""
+    moved = Estimate(value=0.03, low=0.01, high=0.06, level=0.95, method="bayes-bootstrap", n=8)
+    none: dict[str, Any] = dict.fromkeys(("loss_bare", "loss_change", "divergence", "turned"))
+    return ForgettingEvidence(**{"texts": 8, "tokens": 90, **none, "changed": moved, **changes})
+
+
 def stress(*probes: ProbeEvidence) -> StressEvidence:
     return StressEvidence(candidate="prefix", probes=list(probes))
 
@@ -64,6 +73,7 @@ def case(sample_evidence: Callable[..., Evidence], candidates: dict[str, Candida
         update={
             "difference": Differences(baseline=difference(0.2, 0.3, 0.4), best=None),
             "failures": {"a": LabelFailures(n=50, wrong=10), "b": LabelFailures(n=50, wrong=10)},
+            "forgetting": None,
         }
     )
     return Case(
@@ -240,6 +250,17 @@ def test_a_limited_run_few_examples_and_failures_are_told(case: Case) -> None:
     assert parameters(found, "candidate-failed") == [{"name": "lora", "code": "FitError"}]
 
 
+def test_what_the_chosen_one_does_to_other_text_is_told_and_decides_nothing(case: Case) -> None:
+    assert case.chosen is not None
+    for changes, code in (({"loss_change": estimate(0.1, 0.2, 0.3)}, "other-text-loss"), ({}, "other-text-neighbours")):
+        chosen = case.chosen.model_copy(update={"forgetting": forgetting(**changes)})
+        found = decide(replace(case, chosen=chosen))
+        shown = changes.get("loss_change", forgetting().changed)
+        interval = {"value": shown.value, "low": shown.low, "high": shown.high}
+        assert parameters(found, code) == [{"candidate": "prefix", **interval}]
+        assert found.verdict == decide(case).verdict
+
+
 def test_every_code_has_its_sentence(case: Case, candidates: dict[str, CandidateEvidence]) -> None:
     """All codes that a decision can give, out of cases that give them, are in the catalogue, and each speaks."""
     unclear = Differences(baseline=difference(-0.1, 0.0, 0.1), best=None)
@@ -254,6 +275,8 @@ def test_every_code_has_its_sentence(case: Case, candidates: dict[str, Candidate
         replace(case, judged=estimate(0.5, 0.6, 0.65), chosen=few),
         replace(case, stress=stress(probe("typos", passed=False))),
         replace(case, chosen=None, judged=None),
+        replace(case, chosen=few.model_copy(update={"forgetting": forgetting()})),
+        replace(case, chosen=few.model_copy(update={"forgetting": forgetting(loss_change=estimate(0.1, 0.2, 0.3))})),
         replace(
             case, versus_chosen=[(few.model_copy(update={"latency_ms": 0.1}), difference(-0.1, 0.0, 0.1, "prefix"))]
         ),

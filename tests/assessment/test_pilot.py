@@ -112,6 +112,11 @@ def test_every_kind_is_judged_with_every_seed_that_matters_to_it(pilot: Pilot) -
     for found in pilot.evidence.candidates:
         assert [result.seed for result in found.seeds] == (SEEDS if CANDIDATES[found.kind].uses_seed else SEEDS[:1])
         assert [result.judged for result in found.seeds].count(True) == 1
+        # Seeds matter to what is fitted by descent, and only that changes what the model makes of other text.
+        assert (found.forgetting is not None) == CANDIDATES[found.kind].uses_seed
+        if found.forgetting is not None:
+            assert found.forgetting.texts == 4
+            assert (found.forgetting.loss_change is None) == (pilot.evidence.base.family == "bert")
 
 
 def test_the_evidence_has_every_field_that_is_promised(pilot: Pilot) -> None:

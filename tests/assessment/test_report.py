@@ -175,7 +175,7 @@ def in_every_form(value: Any) -> Iterator[str]:
     yield str(value)
     forms: list[Callable[[float], str]] = [
         *(quantities.count, quantities.figure, quantities.amount, quantities.byte_size),
-        *(quantities.duration, quantities.milliseconds, quantities.months),
+        *(quantities.duration, quantities.milliseconds, quantities.months, quantities.nats),
     ]
     yield from (form(value) for form in forms)
     for bound in (None, "low", "high"):
@@ -247,9 +247,15 @@ def test_a_pilot_that_measured_little_still_has_a_page(sample_evidence: Sample) 
             "failures": {},
             "seeds": [],
             "readout": None,
+            "forgetting": None,
         }
     )
-    nothing = {"stress": None, "cost": {"currency": "USD", "assumptions": {}, "rows": []}, "failed": []}
+    nothing = {
+        "stress": None,
+        "other_text": None,
+        "cost": {"currency": "USD", "assumptions": {}, "rows": []},
+        "failed": [],
+    }
     undecided = {"verdict": "NOT ENOUGH EVIDENCE", "chosen": None, "reasons": [], "changes": []}
     data = {"hash": "0", "files": [], "duplicates_merged": 0, "counts": {}}
     unknown = {
@@ -268,6 +274,21 @@ def test_a_pilot_that_measured_little_still_has_a_page(sample_evidence: Sample) 
         assert "NOT ENOUGH EVIDENCE" in page
         assert "No stress probe was run." in page
         assert "None" not in "".join(Page(page).text)
+
+
+def test_of_a_model_that_writes_the_nats_added_to_other_text_are_shown(sample_evidence: Sample) -> None:
+    evidence = sample_evidence()
+    found = []
+    for candidate in evidence.candidates:
+        forgetting = candidate.forgetting
+        if forgetting is not None:
+            nats = forgetting.changed.model_copy(update={"value": 0.1234, "low": -0.0321, "high": 0.4567})
+            loss = {"loss_bare": 3.4567, "loss_change": nats, "divergence": nats, "turned": None}
+            forgetting = forgetting.model_copy(update=loss)
+        found.append(candidate.model_copy(update={"forgetting": forgetting}))
+    text = " ".join(Page(render(sample_evidence(candidates=found))).text)
+    assert all(shown in text for shown in ("+3.457", "+0.123", "−0.032 to +0.457", "likeliest token"))
+    assert "nearest neighbour" not in text
 
 
 @pytest.mark.parametrize("verdict", ["GO", "CONDITIONAL", "NO-GO", "NOT ENOUGH EVIDENCE"])

@@ -14,7 +14,7 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -40,12 +40,15 @@ class Failures:
 
 @dataclass(frozen=True)
 class NamedInterval:
-    """One interval of the page with what it is an interval of; `wins` and `losses` for a difference."""
+    """One interval of the page with what it is an interval of, and how its numbers are written.
+
+    "points" is a paired difference, which has wins and losses.
+    """
 
     candidate: str
     quantity: str
     estimate: Estimate
-    is_difference: bool
+    form: Literal["share", "points", "plain"]
 
 
 @dataclass(frozen=True)
@@ -149,15 +152,26 @@ def _intervals(evidence: Evidence) -> tuple[NamedInterval, ...]:
     found = []
     for candidate in ranked(evidence):
         metric = wording.word(wording.METRICS, candidate.metric.name)
-        found.append(NamedInterval(candidate.name, metric, candidate.metric, is_difference=False))
+        found.append(NamedInterval(candidate.name, metric, candidate.metric, "share"))
         for difference, what in ((candidate.difference.baseline, "baseline"), (candidate.difference.best, "best")):
             if difference is not None:
-                found.append(
-                    NamedInterval(
-                        candidate.name, f"{metric}, minus {what} “{difference.to}”", difference, is_difference=True
-                    )
-                )
+                quantity = f"{metric}, minus {what} “{difference.to}”"
+                found.append(NamedInterval(candidate.name, quantity, difference, "points"))
+        found += _of_other_text(candidate)
     return tuple(found)
+
+
+def _of_other_text(candidate: CandidateEvidence) -> list[NamedInterval]:
+    found = candidate.forgetting
+    if found is None:
+        return []
+    named: list[tuple[str, Estimate | None, Literal["share", "plain"]]] = [
+        ("other text: nats a token added", found.loss_change, "plain"),
+        ("other text: divergence, nats a token", found.divergence, "plain"),
+        ("other text: 1 − cosine of features", found.turned, "plain"),
+        ("other text: share changed", found.changed, "share"),
+    ]
+    return [NamedInterval(candidate.name, quantity, x, form) for quantity, x, form in named if x is not None]
 
 
 def _told(value: Any) -> str:
