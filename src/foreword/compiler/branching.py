@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.cover import DEEPEST, Cover
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.probe import Probe
@@ -22,7 +23,6 @@ from foreword.compiler.recording import kinks_of
 from foreword.compiler.residual import Found, Residual
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
 Progress = Callable[[float, float, float], None]
 Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
 

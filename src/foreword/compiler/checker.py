@@ -17,6 +17,7 @@ from flint import arb
 from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, as_balls, magnitude, precise, space_of
 from foreword.compiler.charts import Chart
 from foreword.compiler.claim import Claim, Findings, compare
@@ -32,7 +33,6 @@ from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
 from foreword.errors import CertificateError, CompileError
 
-Floats = NDArray[np.float64]
 Progress = Callable[[float], None]
 
 BLOCK = 32  # cells at once; near each other, since they share one shift of the keys

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 SUM_SLACK = 2.0**-48  # a float64 sum of a handful of terms is nearer than this to the exact one
 

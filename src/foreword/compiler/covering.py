@@ -19,12 +19,11 @@ from flint import arb, arb_mat
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, as_balls
 from foreword.compiler.charts import Chart, Flat
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,12 @@ from functools import cached_property
 
 import numpy as np
 from flint import arb, arb_mat
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, Model, Space, as_balls, magnitude, space_of
 from foreword.compiler.expression import Node
 from foreword.compiler.functions import apply, enclose
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

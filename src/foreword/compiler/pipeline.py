@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.a_priori import a_priori_certificate
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.checker import CheckResult, check_compiled
 from foreword.compiler.checks import check
@@ -34,7 +35,6 @@ from foreword.errors import CompileError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float64]
 Function = Target | Expression | str | Callable[[Floats], ArrayLike] | Floats
 
 CONSTRUCTIONS: dict[str, Construction] = {made.name: made for made in (Adaptive(), Spectral(), Nearest())}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreword.certificate import Assumption, Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.branching import SAMPLES, Progress, Search, begin, run
 from foreword.compiler.charts import Chart
 from foreword.compiler.cover import Cover
@@ -32,8 +32,6 @@ from foreword.compiler.taylor import smoothness
 from foreword.errors import CompileError
 
 __all__ = ["Progress", "Proof", "prove"]
-
-Floats = NDArray[np.float64]
 
 # Numbers of interpolation points that an axis may have, by dimension, and points of the grid for each degree.
 POINTS = {1: (1, 4, 8, 12, 16, 20), 2: (1, 3, 6, 9, 12, 15), 3: (1, 2, 4, 6, 8, 10), 4: (1, 2, 3, 4, 5, 6)}
