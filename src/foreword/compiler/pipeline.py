@@ -103,9 +103,14 @@ class CompiledFunction:
         found = self.domain.check(points)
         return self.head.evaluate(self.chart(found), block=max(1, BLOCK // self.positions))
 
-    def verify(self, *, seconds: float = 600.0) -> CheckResult:
-        """What the independent checker says of the certificate."""
-        return check_compiled(self._file(), seconds=seconds)
+    def verify(self, *, seconds: float = 600.0, progress: Callable[[float], None] | None = None) -> CheckResult:
+        """What the independent checker says of the certificate.
+
+        A target that is a Python function is handed to it: a file alone does not hold one. `progress` gets the share
+        that is done.
+        """
+        target = self.target if self.target is not None and self.target.function is not None else None
+        return check_compiled(self._file(), target=target, seconds=seconds, progress=progress)
 
     def host_in(self, config: Any, *, dtype: str = "float64", layer: int = 0) -> Hosted:
         """Frozen weights and a prefix for an unmodified `GPT2Model` or `LlamaModel` of this configuration."""

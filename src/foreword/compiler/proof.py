@@ -237,12 +237,14 @@ class _Report:
 
     def _premises(self) -> tuple[Assumption, ...]:
         """What the bound rests on: the target's facts that were used, and libm."""
-        used = {"expression"}
+        used, told = {"expression"}, []
         if self.target.expression is None:
             used = [set(), {"lipschitz"}, {"gradient", "second"}, {"gradient", "hessian", "third"}][
                 smoothness(self.target)[0]
             ]
-        facts = [premise for premise in self.target.assumptions if premise.code in used]
+            used |= {"lipschitz"} if self.target.kinks else set()
+            told = [Assumption("values", "what the function returns is exact but for a few roundings", "declared")]
+        facts = [premise for premise in self.target.assumptions if premise.code in used] + told
         library = Assumption("libm", "NumPy's elementary functions are within 4 units in the last place", "sampled")
         return (*facts, library)
 
