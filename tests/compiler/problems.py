@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Gnomonic, chart_of
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.expression import coordinate_names
@@ -14,7 +14,6 @@ from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
 # {a} and {c} are linear terms, {b} lies in [-1, 1].
 FORMS = (
     "sin({a})", "cos({a})", "exp({a})", "tanh({a})", "sinh({a})", "cosh({a})", "arctan({a})", "sqrt(1.5+{b})",

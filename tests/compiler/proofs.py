@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.charts import Chart, chart_of
@@ -17,8 +16,6 @@ from foreword.compiler.floating import rounding_terms
 from foreword.compiler.head import Head
 from foreword.compiler.nets import sphere_net
 from foreword.compiler.parser import parse_expression
-
-Floats = NDArray[np.float64]
 
 CIRCLE = "0.5*sin(3*x) + 0.5*cos(2*y)*y"
 SPHERE = "0.5*sin(3*x) + 0.5*cos(2*y)*z"

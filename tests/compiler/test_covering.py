@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tests.compiler.proofs import certificate_for
 
-from foreword.certificate import Verdict
+from foreword.certificate import Assumption, Verdict
 from foreword.compiler.balls import precise
 from foreword.compiler.charts import Flat, Identity, chart_of
 from foreword.compiler.checker import check
@@ -18,6 +19,8 @@ from foreword.compiler.covering import covering_cosine, nearest_bound
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import sphere_net
+from foreword.compiler.pipeline import compile_function
+from foreword.compiler.target import Target
 
 
 def radius_of(keys: np.ndarray) -> float | None:
@@ -79,18 +82,32 @@ def test_a_lipschitz_certificate_is_confirmed_or_says_what_is_missing() -> None:
     head, radius = soft_neighbours(2, 200, 0.1)
     chart = chart_of(domain)
 
-    def verdict(approximation: float, lipschitz: object, told: Head = head, **known: Any) -> Verdict:
-        certificate = certificate_for(told, chart, None, domain, None, approximation, 0.0)
-        certificate = replace(certificate, target={"expression": None, "lipschitz": lipschitz}).sealed()
-        return check(told, chart, None, domain, certificate, **({"function": zero} | known)).verdict
+    def verdict(
+        approximation: float,
+        lipschitz: Any,
+        told: Head = head,
+        *,
+        function: Callable[[np.ndarray], np.ndarray] | None = zero,
+        named: str = "lipschitz",
+    ) -> Verdict:
+        target = None
+        if function is not None:
+            target = Target(function, domain=domain, lipschitz=lipschitz)
+        certificate = replace(
+            certificate_for(told, chart, None, domain, None, approximation, 0.0),
+            target={"expression": None, "lipschitz": lipschitz} if target is None else target.as_dict(),
+            assumptions=(Assumption(named, "by the caller", "declared"),),
+        )
+        return check(told, chart, None, domain, certificate.sealed(), target=target).verdict
 
     assert verdict(1.2 * radius, 1.0) is Verdict.PROVED
+    assert verdict(1.2 * radius, 1.0, named="luck") is Verdict.NOT_REACHED
     assert verdict(1.2 * radius, 1.0, function=None) is Verdict.ASSUMPTION_UNVERIFIED
     assert verdict(1.2 * radius, 1.0, function=lambda points: zero(points) + 1.0) is Verdict.ASSUMPTION_UNVERIFIED
     assert verdict(1.2 * radius, 1.1) is Verdict.ASSUMPTION_UNVERIFIED
     assert verdict(0.9 * radius, 1.0) is Verdict.ASSUMPTION_UNVERIFIED
     assert verdict(1.2 * radius, None) is Verdict.ASSUMPTION_UNVERIFIED
-    assert verdict(1.2 * radius, "1") is Verdict.ASSUMPTION_UNVERIFIED
+    assert verdict(1.2 * radius, "1", function=None) is Verdict.ASSUMPTION_UNVERIFIED
     mirrored = head.keys * np.where(np.arange(200) == 3, -1, 1)[:, None]
     for changed in (
         Head(mirrored, head.biases, head.values),
@@ -134,3 +151,23 @@ def test_a_grid_of_gaussians_on_a_cube_is_bounded_as_statement_a2_says() -> None
         tilted = Head(head.keys, head.biases * np.linspace(1, 1.01, len(net)), head.values)
         worse = nearest_bound(tilted, 2.0, domain=domain, chart=chart)
         assert worse is None or worse.error > bound.error
+
+
+@pytest.mark.parametrize(
+    ("domain", "count"),
+    [(Sphere(1), 1), (Sphere(1), 2), (Sphere(2), 2), (Sphere(3), 5), (Sphere(3), 9), (Cube([(29, 85)] * 3), 1)],
+)
+def test_prefixes_of_very_few_positions_are_checked_too(domain: Sphere | Cube, count: int) -> None:
+    """Where a net is too coarse for the statement, an average of values is never off by more than L times the size."""
+    compiled = compile_function("abs", domain, positions=count, lipschitz=1.0, method="nearest")
+    assert compiled.positions <= count
+    assert compiled.verify().verdict is compiled.certificate.verdict is Verdict.PROVED  # type: ignore[union-attr]
+
+
+def test_the_check_of_a_long_net_keeps_to_its_time() -> None:
+    compiled = compile_function("abs", Sphere(3), positions=3_000, lipschitz=1.0, method="nearest")
+    assert "ran out of time" in compiled.verify(seconds=0.0).reasons[0]
+    shares: list[float] = []
+    assert compiled.verify(progress=shares.append).verdict is Verdict.PROVED
+    assert shares == sorted(shares)
+    assert len(shares) > 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from foreword.compiler.balls import precise
 from foreword.compiler.charts import Chart, Flat, Gnomonic, Identity
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.enclosure import Problem
+from foreword.compiler.functions import enclose
 from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
 
@@ -32,8 +35,8 @@ def subjects(seed: int) -> tuple[Problem, Sphere | Cube, Chart, str]:
         keys, sharpness * rng.normal(size=positions), 10.0 ** rng.uniform(-1, 2) * rng.normal(size=(positions, 2))
     )
     frame = frame_along(rng.normal(size=columns)) if kind == 1 else None
-    outputs = parse_expression(TEXTS[columns], columns).outputs
-    return Problem(head, chart.expressions(columns), outputs, kind < 2, frame), domain, chart, TEXTS[columns]
+    wanted = partial(enclose, parse_expression(TEXTS[columns], columns).outputs)
+    return Problem(head, chart.expressions(columns), wanted, kind < 2, frame), domain, chart, TEXTS[columns]
 
 
 @settings(max_examples=60, deadline=None)

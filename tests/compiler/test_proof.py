@@ -260,13 +260,13 @@ def test_a_search_that_ran_out_of_time_bounds_what_it_has_and_resumes() -> None:
     head, target, domain = _trig(2, 96, 1e-7)
     chart = chart_of(domain)
     shares: list[float] = []
-    stopped = prove(head, chart, target, domain, seconds=0.0, progress=lambda share, _u, _s: shares.append(share))
+    stopped = prove(head, chart, target, domain, seconds=0.0, progress=lambda search: shares.append(search.share))
     assert stopped.search is not None
     assert stopped.certificate.effort["open"] > 0
     truth = _largest_error(head, target, domain)
     assert stopped.certificate.bound >= truth
     kept = Search.from_arrays(stopped.search.arrays())
-    whole = prove(head, chart, target, domain, resume=kept, progress=lambda share, _u, _s: shares.append(share))
+    whole = prove(head, chart, target, domain, resume=kept, progress=lambda search: shares.append(search.share))
     assert whole.certificate.effort["open"] == 0
     assert truth <= whole.certificate.bound <= 1.26 * truth
     assert shares[-1] == 1.0

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.adaptive import Adaptive
 from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request
 from foreword.compiler.construction.nearest import Nearest, reach, sharpness_for
@@ -17,7 +17,6 @@ from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
 CONSTRUCTIONS: list[Construction] = [Nearest(), Spectral(), Adaptive()]
 TABLE = FiniteSet(np.random.default_rng(0).normal(size=(60, 2)))
 DOMAINS: list[Domain] = [Sphere(1), Sphere(2), Sphere(3), Cube([(-1, 1)]), Cube([(0, 2), (-3, -1)]), TABLE]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.cover import DEEPEST, Cover
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.probe import Probe
@@ -22,22 +23,21 @@ from foreword.compiler.recording import kinks_of
 from foreword.compiler.residual import Found, Residual
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
-Progress = Callable[[float, float, float], None]
 Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
 
 SAMPLES = 4096  # points a search starts from: cells can be dropped only once an error has been seen
 BLOCK = 256  # cells at once
-FLOOR = 4.0  # goals are never less than this many times the rounding of f - g
 MOST_OPEN = 2_000_000
 PARALLEL = 1e-9  # a kink counts as along an axis when its normal's other entries are below this
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Search:
     """Where a branch and bound stands: open cells, finished ones with their bounds, the largest error found.
 
-    It can be handed to `prove` again (`resume`), which goes on where it stopped; `arrays` and `from_arrays` keep it.
+    It can be handed to `prove` again (`resume`), which goes on where it stopped; `arrays` and `from_arrays` keep it. A
+    search is never changed: every step makes the next one, so that whatever interrupts a step loses that step only.
+    `done` are the finished cells in parts, older and larger ones first; `highest` is the largest of their bounds.
     """
 
     knots: list[Floats]
@@ -45,7 +45,8 @@ class Search:
     levels: NDArray[np.int8]
     indices: NDArray[np.uint64]
     bounds: Floats
-    done: list[Cells] = field(default_factory=list)
+    done: tuple[Cells, ...] = ()
+    highest: float = 0.0
     seen: float = 0.0
     seen_at: Floats | None = None
     cells: int = 0
@@ -55,22 +56,37 @@ class Search:
     @property
     def upper(self) -> float:
         """The bound that stands proved now, over finished and open cells."""
-        finished = max((float(bounds.max(initial=0.0)) for _, _, bounds in self.done), default=0.0)
-        return max(finished, float(self.bounds.max(initial=0.0)))
+        return max(self.highest, float(self.bounds.max(initial=0.0)))
+
+    @property
+    def closed(self) -> int:
+        """How many cells are finished."""
+        return sum(len(bounds) for _, _, bounds in self.done)
+
+    @property
+    def share(self) -> float:
+        """How much of the box's volume is finished."""
+        if not len(self.levels):
+            return 1.0
+        block = Cover(self.levels, self.indices, self.knots)
+        box = math.prod(float(knots[-1] - knots[0]) for knots in self.knots)
+        return max(1.0 - float(np.prod(block.upper - block.lower, axis=1).sum()) / box, 0.0)
 
     @property
     def cover(self) -> Cover:
         """All cells, finished and open."""
-        levels, indices, _ = (np.concatenate(part) for part in zip(*self.done, self._open, strict=True))
+        levels, indices, _ = self._all
         return Cover(levels, indices, self.knots, self.frame)
 
     @property
-    def _open(self) -> Cells:
-        return self.levels, self.indices, self.bounds
+    def _all(self) -> Cells:
+        parts = zip(*self.done, (self.levels, self.indices, self.bounds), strict=True)
+        levels, indices, bounds = (np.concatenate(part) for part in parts)
+        return levels, indices, bounds
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The search as named arrays; `from_arrays` reads them back."""
-        levels, indices, bounds = (np.concatenate(part) for part in zip(*self.done, self._open, strict=True))
+        levels, indices, bounds = self._all
         cover = Cover(levels, indices, self.knots, self.frame)
         place = np.empty(0) if self.seen_at is None else self.seen_at
         numbers = np.array([len(self.levels), self.seen, self.cells, self.evaluations, self.seconds])
@@ -85,18 +101,42 @@ class Search:
         start = len(cover) - int(count)
         if bounds.shape != (len(cover),) or not 0 <= start <= len(cover) or not np.all(bounds >= 0):
             raise ValueError("the bounds do not belong to the cells")
-        done = [(cover.levels[:start], cover.indices[:start], bounds[:start])]
+        if not all(math.isfinite(number) and number >= 0 for number in (seen, cells, evaluations, seconds)):
+            raise ValueError("the numbers are not those of a search")
+        done = (cover.levels[:start], cover.indices[:start], bounds[:start])
         place = np.asarray(named["seen_at"], dtype=np.float64)
         return cls(
-            list(cover.knots), cover.frame, cover.levels[start:], cover.indices[start:], bounds[start:], done, seen,
-            place if place.size else None, int(cells), int(evaluations), seconds,
+            list(cover.knots), cover.frame, cover.levels[start:], cover.indices[start:], bounds[start:],
+            (done,) if start else (), float(done[2].max(initial=0.0)), seen, place if place.size else None, int(cells),
+            int(evaluations), seconds,
         )  # fmt: skip
 
-    def note(self, points: Floats, errors: Floats) -> None:
-        """Remember the largest of `errors` `(batch,)`, attained at `points` `(batch, column)`."""
+    def noted(self, points: Floats, errors: Floats) -> Search:
+        """The search that knows the largest of `errors` `(batch,)`, attained at `points` `(batch, column)`."""
         best = int(np.argmax(errors))
-        if errors[best] > self.seen:
-            self.seen, self.seen_at = float(errors[best]), np.array(points[best])
+        if not errors[best] > self.seen:
+            return self
+        return replace(self, seen=float(errors[best]), seen_at=np.array(points[best]))
+
+    def stepped(self, left: slice, finished: Cells, children: Cells) -> Search:
+        """The search with the open cells `left` and `children`, and with `finished` ones besides."""
+        done = [*self.done, finished] if len(finished[2]) else list(self.done)
+        while len(done) > 1 and len(done[-2][2]) <= 2 * len(done[-1][2]):  # few parts, and little copying
+            done[-2:] = [_joined(*done[-2:])]
+        levels, indices, bounds = _joined((self.levels[left], self.indices[left], self.bounds[left]), children)
+        highest = max(self.highest, float(finished[2].max(initial=0.0)))
+        return replace(self, levels=levels, indices=indices, bounds=bounds, done=tuple(done), highest=highest)
+
+
+Progress = Callable[[Search], None]
+
+
+def _joined(one: Cells, other: Cells) -> Cells:
+    return (
+        np.concatenate([one[0], other[0]]),
+        np.concatenate([one[1], other[1]]),
+        np.concatenate([one[2], other[2]]),
+    )
 
 
 def begin(target: Target, domain: Sphere | Cube, frame: Floats | None, probe: Probe) -> Search:
@@ -122,8 +162,7 @@ def begin(target: Target, domain: Sphere | Cube, frame: Floats | None, probe: Pr
     search = Search(list(cover.knots), cover.frame, cover.levels, cover.indices, np.full(len(cover), np.inf))
     points = domain.spread(SAMPLES)
     errors, slack = probe.look(points)
-    search.note(points, errors - slack)
-    return search
+    return search.noted(points, errors - slack)
 
 
 def _places(domain: Sphere | Cube, normal: Floats, offset: float) -> list[tuple[int, float]]:
@@ -146,42 +185,45 @@ def run(
     residual: Residual,
     probe: Probe,
     *,
-    tightness: float,
-    rounding: float,
+    goal: Callable[[float], float],
     deadline: float,
     progress: Progress | None = None,
-) -> None:
-    """Search until every cell is below `tightness` times the largest error found, or until `deadline` (perf_counter).
+) -> Search:
+    """The search continued until every cell is below the goal, or until `deadline` (perf_counter).
 
-    `rounding` is about how much rounding is in f - g: below a multiple of it nothing can be asked for.
+    `goal` says what is small enough when an error has been seen. `progress` gets every step's search.
     """
-    box = math.prod(float(knots[-1] - knots[0]) for knots in search.knots)
-    floor = FLOOR * rounding
-    started = time.perf_counter()
+    began, before = time.perf_counter(), search.seconds
     while len(search.levels) and time.perf_counter() < deadline:
-        # The oldest cells first, so that all shrink together; the youngest first when there are too many.
-        count, is_oldest = len(search.levels), len(search.levels) <= MOST_OPEN
-        taken = slice(0, BLOCK) if is_oldest else slice(count - BLOCK, None)
-        left = slice(BLOCK, None) if is_oldest else slice(0, count - BLOCK)
-        levels, indices, known = search.levels[taken], search.indices[taken], search.bounds[taken]
-        block = Cover(levels, indices, search.knots)
-        found = residual.bound(block.lower, block.upper, tightness * search.seen + floor)
-        search.cells += len(levels)
-        upper = np.fmin(found.upper, known)
-        _follow(search, residual, probe, found, block)
-        goal = tightness * search.seen + floor
-        is_noise = (found.noise > 0.25 * goal) & (upper <= goal + 2 * found.noise)
-        is_done = (upper <= goal) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
-        search.done.append((levels[is_done], indices[is_done], upper[is_done]))
-        children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
-        search.levels = np.concatenate([search.levels[left], children[0]])
-        search.indices = np.concatenate([search.indices[left], children[1]])
-        search.bounds = np.concatenate([search.bounds[left], children[2]])
+        search = _step(search, residual, probe, goal)
+        search = replace(search, seconds=before + time.perf_counter() - began)
         if progress is not None:
-            progress(_share(search, box), search.upper, search.seen)
-    if len(search.levels):
-        now = time.perf_counter()
-        _settle(search, residual, tightness * search.seen + floor, now + max(1.0, 0.1 * (now - started)))
+            progress(search)
+    return search
+
+
+def _step(search: Search, residual: Residual, probe: Probe, goal: Callable[[float], float]) -> Search:
+    """One block of cells bounded, finished or halved."""
+    # The oldest cells first, so that all shrink together; the youngest first when there are too many.
+    count, is_oldest = len(search.levels), len(search.levels) <= MOST_OPEN
+    taken = slice(0, BLOCK) if is_oldest else slice(count - BLOCK, None)
+    left = slice(BLOCK, None) if is_oldest else slice(0, count - BLOCK)
+    levels, indices, known = search.levels[taken], search.indices[taken], search.bounds[taken]
+    block = Cover(levels, indices, search.knots)
+    evaluations = residual.evaluations
+    found = residual.bound(block.lower, block.upper, goal(search.seen))
+    search = replace(
+        search,
+        cells=search.cells + len(levels),
+        evaluations=search.evaluations + residual.evaluations - evaluations,
+    )
+    upper = np.fmin(found.upper, known)
+    search = _followed(search, residual, probe, found, block)
+    wanted = goal(search.seen)
+    is_noise = (found.noise > 0.25 * wanted) & (upper <= wanted + 2 * found.noise)
+    is_done = (upper <= wanted) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
+    children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
+    return search.stepped(left, (levels[is_done], indices[is_done], upper[is_done]), children)
 
 
 def _halves(levels: NDArray[np.int8], indices: NDArray[np.uint64], bounds: Floats, shares: Floats) -> Cells:
@@ -198,14 +240,14 @@ def _halves(levels: NDArray[np.int8], indices: NDArray[np.uint64], bounds: Float
     return np.repeat(levels, 2, axis=0), both, np.repeat(bounds, 2)
 
 
-def _follow(search: Search, residual: Residual, probe: Probe, found: Found, block: Cover) -> None:
-    """Look at the places where the block's error seems largest."""
+def _followed(search: Search, residual: Residual, probe: Probe, found: Found, block: Cover) -> Search:
+    """The search after a look at the places where the block's error seems largest."""
     domain = residual.model.domain
     worth = np.flatnonzero(found.seen > search.seen)
     if not worth.size:
         worth = np.flatnonzero(found.is_sampled & (found.upper > search.seen))
     if not worth.size:
-        return
+        return search
     worth = worth[np.argsort(-found.upper[worth])[:64]]
     lower, upper = block.lower[worth], block.upper[worth]
     points = domain.embed(lower + (upper - lower) * (found.where[worth] + 1) / 2)
@@ -213,25 +255,22 @@ def _follow(search: Search, residual: Residual, probe: Probe, found: Found, bloc
         points = points if search.frame is None else points @ search.frame.T
         points = points / np.linalg.norm(points, axis=1, keepdims=True)
     errors, slack = probe.look(points)
-    search.note(points, errors - slack)
+    return search.noted(points, errors - slack)
 
 
-def _settle(search: Search, residual: Residual, goal: float, deadline: float) -> None:
-    """Time is up: the open cells get what bounds they have, tried against ever larger goals."""
+def settled(search: Search, residual: Residual, goal: float, deadline: float) -> Search:
+    """The search where its open cells have what bounds they have, tried against ever larger goals: time is up.
+
+    It is for a certificate; a search that is to go on goes on from where it was.
+    """
+    bounds = search.bounds.copy()
     for factor in (2.0, 6.0, 30.0, 1e3, 1e6):
-        waiting = np.flatnonzero(search.bounds > factor * goal)
+        waiting = np.flatnonzero(bounds > factor * goal)
         for start in range(0, len(waiting), BLOCK):
             if time.perf_counter() > deadline:
-                return
+                return replace(search, bounds=bounds)
             rows = waiting[start : start + BLOCK]
             block = Cover(search.levels[rows], search.indices[rows], search.knots)
             found = residual.bound(block.lower, block.upper, factor * goal)
-            search.bounds[rows] = np.fmin(search.bounds[rows], found.upper)
-
-
-def _share(search: Search, box: float) -> float:
-    """How much of the box's volume is finished."""
-    if not len(search.levels):
-        return 1.0
-    block = Cover(search.levels, search.indices, search.knots)
-    return 1.0 - float(np.prod(block.upper - block.lower, axis=1).sum()) / box
+            bounds[rows] = np.fmin(bounds[rows], found.upper)
+    return replace(search, bounds=bounds)

@@ -11,12 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from foreword.compiler.expression import coordinate_names
 
-Floats = NDArray[np.float64]
 Kinks = list[tuple[list[float], float]]
 
 

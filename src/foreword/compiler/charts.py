@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Node
 from foreword.errors import CompileError
-
-Floats = NDArray[np.float64]
 
 
 class Chart(Protocol):

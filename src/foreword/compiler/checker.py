@@ -9,36 +9,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from flint import arb
 from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, as_balls, magnitude, precise, space_of
 from foreword.compiler.charts import Chart
-from foreword.compiler.claim import Claim, Findings, compare
+from foreword.compiler.claim import Claim, Examined, Findings, compare
 from foreword.compiler.cover import Cover
 from foreword.compiler.covering import nearest_bound
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
-from foreword.compiler.enclosure import Problem, exact_head, exact_outputs
+from foreword.compiler.enclosure import exact_head, exact_outputs
 from foreword.compiler.expression import Expression, ordered
 from foreword.compiler.file import CompiledFile
 from foreword.compiler.floating import rounding_terms
 from foreword.compiler.functions import enclose
 from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.sweep import Progress, sweep
+from foreword.compiler.target import Target
 from foreword.errors import CertificateError, CompileError
 
-Floats = NDArray[np.float64]
-Progress = Callable[[float], None]
+POINTS = 32  # of a table at once
 
-BLOCK = 32  # cells at once; near each other, since they share one shift of the keys
-DEEPEST = 40  # halvings of a stored cell before the check gives up
 BEST_ORDER = {1: 14, 2: 8, 3: 6}  # by dimension; a heuristic: the cost of a cell grows faster than the cells save
-MOST_CELLS = 5_000_000
 MOST_MONOMIALS = 5_000
 MOST_FEATURES = 4_000_000  # numbers of a hundred bytes each
 LONGEST_TEXT = 200_000  # characters; a traced function may be longer than what people type
@@ -50,12 +50,14 @@ class CheckResult:
 
     NOT_REACHED: `reasons` say what is wrong, or that the bound, though confirmed, exceeds the tolerance.
     ASSUMPTION_UNVERIFIED: nothing was found wrong, but `reasons` name what could not be checked. `cells` were examined.
+    `lines` tell what was checked, one part of the claim each.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     seconds: float
     cells: int
+    lines: tuple[Examined, ...] = ()
 
     @property
     def is_refused(self) -> bool:
@@ -72,26 +74,26 @@ def check(
     cover: Cover | None = None,
     *,
     samples: Floats | None = None,
-    function: Callable[[Floats], Floats] | None = None,
+    target: Target | None = None,
     seconds: float = 600.0,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Whether the certificate holds of this head, chart, target and domain.
 
-    `samples` are the values at a finite domain's points. `function`, points `(batch, columns)` to `(batch, output)`,
-    is needed for the a-priori bound of a target without an expression: that values are the target's is not in a file.
+    `samples` are the values at a finite domain's points. `target` is needed where it is no expression: its values and
+    derivatives are in no file, and what is declared of it stays an assumption, which the certificate must name.
     At most about `seconds` are spent; `progress` gets the share of the cells done. No input raises: what is wrong is
     a reason in the result.
     """
     started = time.perf_counter()
-    claim = Claim(head, chart, domain, certificate, expression, cover, samples, function)
+    claim = Claim(head, chart, domain, certificate, expression, cover, samples, target)
     found = Findings()
     try:
         compare(claim, found)
         if not found.wrong:
             with precise(_order(claim)):
                 _recompute(claim, found, started + seconds, progress)
-    except (CertificateError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (CertificateError, CompileError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         found.wrong.append(f"the claim cannot be followed ({type(error).__name__}: {error})")
     reasons = (*found.wrong, *found.unchecked)
     verdict = certificate.verdict
@@ -99,13 +101,13 @@ def check(
         verdict = Verdict.NOT_REACHED
     elif found.unchecked:
         verdict = Verdict.ASSUMPTION_UNVERIFIED
-    return CheckResult(verdict, reasons, time.perf_counter() - started, found.cells)
+    return CheckResult(verdict, reasons, time.perf_counter() - started, found.cells, tuple(found.lines))
 
 
 def check_compiled(
     compiled: CompiledFile,
     *,
-    function: Callable[[Floats], Floats] | None = None,
+    target: Target | None = None,
     seconds: float = 600.0,
     progress: Progress | None = None,
 ) -> CheckResult:
@@ -123,7 +125,7 @@ def check_compiled(
     if compiled.target != certificate.target or compiled.method != certificate.method:
         return CheckResult(Verdict.NOT_REACHED, ("the certificate is for another target or method",), 0.0, 0)
     parts = (compiled.head, compiled.chart, expression, compiled.domain, certificate, compiled.cover)
-    return check(*parts, samples=compiled.samples, function=function, seconds=seconds, progress=progress)
+    return check(*parts, samples=compiled.samples, target=target, seconds=seconds, progress=progress)
 
 
 def _order(claim: Claim) -> int:
@@ -131,10 +133,12 @@ def _order(claim: Claim) -> int:
     dimension, width = claim.domain.dimension, claim.chart.width
     order = int((claim.certificate.cover or {}).get("order", 2))
     order = max(min(order, BEST_ORDER.get(dimension, 4)), 2)
+    if claim.declared is not None:
+        order = min(order, claim.declared.terms + 1)
     largest = min(MOST_MONOMIALS, MOST_FEATURES // claim.head.values.size)
     while order > 2 and any(math.comb(order - 1 + size, size) > largest for size in (dimension, width)):
         order -= 1
-    return order
+    return max(order, 2)
 
 
 def _recompute(claim: Claim, found: Findings, deadline: float, progress: Progress | None) -> None:
@@ -142,10 +146,8 @@ def _recompute(claim: Claim, found: Findings, deadline: float, progress: Progres
     told = claim.certificate
     rounding = rounding_terms(claim.head, norm=_query_norm(claim), query_roundings=_query_roundings(claim))
     for name, least in rounding.items():
-        if not arb(told.terms.get(name, math.nan)) >= least:
-            found.wrong.append(f"{name} is {told.terms.get(name)!r} where {float(least.upper()):.4g} can occur")
-    if told.terms["context"] > 0:
-        found.unchecked.append("the context term rests on facts about the model's other tokens")
+        found.examine(name, f"{told.terms.get(name, math.nan):.6g}", partial(_check_term, claim, found, name, least))
+    found.examine("context", f"{told.terms['context']:.6g}", partial(_check_context, told, found))
     if found.wrong:
         return
     if not math.isfinite(told.bound):
@@ -153,13 +155,53 @@ def _recompute(claim: Claim, found: Findings, deadline: float, progress: Progres
         return
     exact = arb(told.bound) - rounding["rounding_float64"] - arb(told.terms["context"])
     allowed = arb(told.terms["approximation"]).min(exact).lower()
-    if isinstance(claim.domain, FiniteSet):
-        _check_points(claim, found, allowed, deadline)
-    elif claim.expression is not None and claim.cover is not None:
-        _check_seen(claim, found)
-        _check_cells(claim, found, allowed, deadline, progress)
-    else:
-        _check_a_priori(claim, found, allowed)
+    is_finite = isinstance(claim.domain, FiniteSet)
+    is_bounded = claim.expression is not None or (claim.declared is not None and claim.declared.terms > 0)
+    by_cells = is_bounded and claim.cover is not None and not is_finite
+    if by_cells:
+        found.examine("seen", f"{told.seen:.6g}", partial(_check_seen, claim, found))
+
+    def approximation() -> str:
+        if is_finite:
+            return _check_points(claim, found, allowed, deadline)
+        if by_cells:
+            return _check_cells(claim, found, allowed, deadline, progress)
+        return _check_a_priori(claim, found, allowed, deadline, progress)
+
+    found.examine("approximation", f"{told.terms['approximation']:.6g}", approximation)
+
+
+def _check_term(claim: Claim, found: Findings, name: str, least: arb) -> str:
+    """A rounding term, against what can occur."""
+    told = claim.certificate.terms.get(name, math.nan)
+    if not arb(told) >= least:
+        found.wrong.append(f"{name} is {told!r} where {float(least.upper()):.4g} can occur")
+    return f"at most {float(least.upper()):.4g}"
+
+
+def _check_context(told: Certificate, found: Findings) -> str:
+    if told.terms["context"] > 0:
+        found.unchecked.append("the context term rests on facts about the model's other tokens")
+    return "no other token is spoken of"
+
+
+def _check_cells(claim: Claim, found: Findings, allowed: arb, deadline: float, progress: Progress | None) -> str:
+    """By cells, and with what is declared of a target that is no expression."""
+    if claim.declared is not None:
+        _check_named(claim, found, claim.declared.premises)
+        if claim.declared.terms > 1 and claim.declared.target.kinks and claim.declared.target.lipschitz is None:
+            found.unchecked.append("beyond a declared kink nothing bounds the target: it has no Lipschitz constant")
+        if found.wrong or found.unchecked:
+            return ""
+    return sweep(claim, found, allowed, order=_order(claim), deadline=deadline, progress=progress)
+
+
+def _check_named(claim: Claim, found: Findings, codes: Sequence[str]) -> None:
+    """What the bound rests on and no code can check has to stand in the certificate as an assumption."""
+    named = {premise.code for premise in claim.certificate.assumptions}
+    missing = [code for code in codes if code not in named]
+    if missing:
+        found.wrong.append(f"the certificate does not name what it rests on: {', '.join(missing)}")
 
 
 def _query_norm(claim: Claim) -> arb:
@@ -186,83 +228,13 @@ def _query_roundings(claim: Claim) -> int:
     return max(sum(bool(inner.arguments) for inner in ordered([node])) for node in nodes)
 
 
-def _problem(claim: Claim) -> Problem:
-    expression, domain = claim.expression, claim.domain
-    if expression is None or len(expression.outputs) != claim.head.values.shape[1]:
-        raise CertificateError(
-            "The target has another number of outputs than the head.",
-            expected=str(claim.head.values.shape[1]),
-            found=str(0 if expression is None else len(expression.outputs)),
-            fix="Check the prefix with the target that it was compiled for.",
-        )
-    frame = None if claim.cover is None else claim.cover.frame
-    queries = claim.chart.expressions(domain.columns)
-    return Problem(claim.head, queries, expression.outputs, isinstance(domain, Sphere), frame)
-
-
-def _check_cells(claim: Claim, found: Findings, allowed: arb, deadline: float, progress: Progress | None) -> None:
-    """|f - g| <= allowed over every cell; a cell that fails is halved along its worst axis, up to `DEEPEST` times."""
-    problem, order = _problem(claim), _order(claim)
-    cover = claim.cover
-    lower, upper = (np.empty((0, 0)),) * 2 if cover is None else (cover.lower, cover.upper)
-    for depth in range(DEEPEST + 1):
-        open_cells: list[tuple[Floats, Floats]] = []
-        for start, rows in _blocks(lower, upper):
-            if time.perf_counter() > deadline or found.cells > MOST_CELLS:
-                share = start / len(lower) if depth == 0 else 1.0
-                found.unchecked.append(
-                    f"ran out of time or cells after {share:.0%} of the cover, {depth} halvings deep"
-                )
-                return
-            bounds = problem.bounds(lower[rows], upper[rows], order)
-            found.cells += len(rows)
-            if any(least > allowed for least in bounds.least):
-                row = rows[next(i for i, least in enumerate(bounds.least) if least > allowed)]
-                middle = ((lower[row] + upper[row]) / 2).tolist()
-                found.wrong.append(f"the error exceeds the approximation term at the parameters {middle}")
-                return
-            failed = np.array([not error <= allowed for error in bounds.error])
-            if failed.any():
-                swing = np.where(np.isfinite(bounds.swing[failed]), bounds.swing[failed], 0.0)
-                open_cells.append(_halved(lower[rows[failed]], upper[rows[failed]], swing))
-            if progress is not None and depth == 0:
-                progress((start + len(rows)) / len(lower))
-        if not open_cells:
-            return
-        lower, upper = (np.concatenate(ends) for ends in zip(*open_cells, strict=True))
-    found.wrong.append(f"the error could not be shown to stay below the approximation term in {len(lower)} cells")
-
-
-def _blocks(lower: Floats, upper: Floats) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Rows in blocks of neighbours, by interleaving the bits of their places."""
-    middle = (lower + upper) / 2
-    low, high = middle.min(axis=0), middle.max(axis=0)
-    grid = ((middle - low) / np.where(high > low, high - low, 1.0) * 1023).astype(np.int64)
-    code = np.zeros(len(middle), dtype=np.int64)
-    for bit in range(9, -1, -1):
-        for axis in range(min(grid.shape[1], 6)):
-            code = 2 * code + ((grid[:, axis] >> bit) & 1)
-    order = np.argsort(code, kind="stable")
-    for start in range(0, len(order), BLOCK):
-        yield start, order[start : start + BLOCK]
-
-
-def _halved(lower: Floats, upper: Floats, swing: Floats) -> tuple[Floats, Floats]:
-    """Both halves of each cell, along the axis of the largest swing; the widest where nothing is known."""
-    width = upper - lower
-    axis = np.where(swing.max(axis=1) > 0, (swing * (width > 0)).argmax(axis=1), width.argmax(axis=1))
-    rows = np.arange(len(lower))
-    middle = (lower[rows, axis] + upper[rows, axis]) / 2
-    left, right = upper.copy(), lower.copy()
-    left[rows, axis], right[rows, axis] = middle, middle
-    return np.concatenate([lower, right]), np.concatenate([left, upper])
-
-
 def _errors(claim: Claim, points: Floats, samples: Floats | None) -> NDArray[np.object_]:
-    """Bounds on |f - g| at each point `(batch, output)`: f the expression, or the samples."""
+    """Bounds on |f - g| at each point `(batch, output)`: f the expression, what the callable returns, or samples."""
     queries = exact_outputs(claim.chart.expressions(points.shape[1]), points)
     if claim.expression is not None:
         wanted = exact_outputs(claim.expression.outputs, points)
+    elif samples is None and claim.declared is not None:
+        wanted = claim.declared.values(points)
     else:
         wanted = as_balls(np.empty((0, 0)) if samples is None else samples)
     given = exact_head(claim.head, queries)
@@ -271,66 +243,87 @@ def _errors(claim: Claim, points: Floats, samples: Floats | None) -> NDArray[np.
     return np.asarray(magnitude(wanted - given))
 
 
-def _check_points(claim: Claim, found: Findings, allowed: arb, deadline: float) -> None:
+def _check_points(claim: Claim, found: Findings, allowed: arb, deadline: float) -> str:
     """A finite domain: the error at every point."""
     points = claim.domain.points if isinstance(claim.domain, FiniteSet) else np.empty((0, 0))
-    if claim.expression is None and claim.samples is None:
+    if claim.expression is None and claim.samples is None and claim.declared is None:
         found.unchecked.append("the table's values are not at hand")
-        return
-    for start in range(0, len(points), BLOCK):
+        return ""
+    for start in range(0, len(points), POINTS):
         if time.perf_counter() > deadline:
             found.unchecked.append(f"ran out of time after {start} of {len(points)} points")
-            return
-        rows = slice(start, start + BLOCK)
+            return ""
+        rows = slice(start, start + POINTS)
         errors = _errors(claim, points[rows], None if claim.samples is None else claim.samples[rows])
         found.cells += len(errors)
         failed = [row for row, error in enumerate(errors) if not all(entry <= allowed for entry in error)]
         if failed:
             found.wrong.append(f"the error at point {start + failed[0]} is not below the approximation term")
-            return
+            return ""
+    return f"shown at all {len(points):,} points"
 
 
-def _check_seen(claim: Claim, found: Findings) -> None:
+def _check_seen(claim: Claim, found: Findings) -> str:
     """Where the certificate says at which point it saw its error, that the error is there."""
     told = claim.certificate.effort.get("seen_at")
     if told is None:
-        return
+        return "no point is named"
     errors = _errors(claim, np.array([told], dtype=np.float64), None)
     if not any(error >= arb(claim.certificate.seen) for error in errors.ravel()):
         found.wrong.append("the error that the certificate says it saw is not at the point that it names")
+    return "attained at the point that is named"
 
 
-def _check_a_priori(claim: Claim, found: Findings, allowed: arb) -> None:
+def _check_a_priori(claim: Claim, found: Findings, allowed: arb, deadline: float, progress: Progress | None) -> str:
     """Without cells: statement A.2, when the target's Lipschitz constant was declared."""
     lipschitz = claim.certificate.target.get("lipschitz")
     if claim.expression is not None and claim.cover is None and lipschitz is None:
         found.unchecked.append("the cells of the proof are not at hand")
-        return
+        return ""
     if not isinstance(lipschitz, (int, float)) or not math.isfinite(lipschitz) or lipschitz < 0:
         found.unchecked.append("the target has no expression, and no Lipschitz constant was declared")
-        return
-    known = nearest_bound(claim.head, float(lipschitz), domain=claim.domain, chart=claim.chart)
+        return ""
+    _check_named(claim, found, ("lipschitz",))
+
+    def watch(share: float) -> None:
+        if time.perf_counter() > deadline:
+            raise TimeoutError
+        if progress is not None:
+            progress(share)
+
+    try:
+        known = nearest_bound(claim.head, float(lipschitz), domain=claim.domain, chart=claim.chart, watch=watch)
+    except TimeoutError:
+        found.unchecked.append("ran out of time while the net's covering radius was computed")
+        return ""
     if known is None:
         found.unchecked.append("statement A.2 gives no bound for this prefix")
-        return
-    off = _off_at_the_net(claim, known.net)
+        return ""
+    off = _off_at_the_net(claim, known.net, arb(lipschitz))
     if off is None:
         found.unchecked.append("whether the values are the target's at the net: it is no expression, nor at hand")
-    elif not known.error + off <= allowed:
-        told = f"{float(known.error + off):.6g}"
-        found.unchecked.append(f"statement A.2 gives {told} for this prefix, not the approximation term")
+        return ""
+    told = f"statement A.2 gives {float(known.error + off):.6g}"
+    if not known.error + off <= allowed:
+        found.unchecked.append(f"{told} for this prefix, not the approximation term")
+    return f"{told} for {claim.head.positions:,} positions"
 
 
-def _off_at_the_net(claim: Claim, net: Balls) -> arb | None:
-    """How far the values are from the target's at the net, at most; None when the target is not at hand."""
+def _off_at_the_net(claim: Claim, net: Balls, lipschitz: arb) -> arb | None:
+    """How far the values are from the target's at the net, at most; None when the target is not at hand.
+
+    A callable is asked at the doubles next to the net's points, and moves by `lipschitz` from there.
+    """
     values = as_balls(claim.head.values)
+    moved = arb(0)
     if claim.expression is not None:
-        columns = [space_of(1, 1).constant(column) for column in net.T]
-        models = enclose(claim.expression.outputs, columns)
-        wanted = np.array([model.coefficients[0] + model.rest * arb(0, 1) for model in models], dtype=object).T
-    elif claim.function is not None:
-        found = np.asarray(claim.function(net.astype(np.float64)), dtype=np.float64)
-        wanted = as_balls(found.reshape(len(net), -1))
+        wanted = _at_points(claim.expression, net)
+    elif claim.declared is not None:
+        near = net.astype(np.float64)
+        wanted = claim.declared.values(near)
+        for row in net - as_balls(near):
+            moved = moved.max((row * row).sum().sqrt().upper())
+        moved = moved * arb.pi() / 2  # an angle is at most so much longer than its chord
     else:
         return None
     if wanted.shape != values.shape:
@@ -338,4 +331,11 @@ def _off_at_the_net(claim: Claim, net: Balls) -> arb | None:
     off = arb(0)
     for entry in (wanted - values).ravel():
         off = off.max(entry.abs_upper())
-    return off
+    return off + lipschitz * moved
+
+
+def _at_points(expression: Expression, points: Balls) -> Balls:
+    """Balls around an expression's outputs `(batch, output)` at points that are balls themselves."""
+    columns = [space_of(1, 1).constant(column) for column in points.T]
+    models = enclose(expression.outputs, columns)
+    return np.array([model.coefficients[0] + model.rest * arb(0, 1) for model in models], dtype=object).T

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
-
-Floats = NDArray[np.float64]
 
 PAIRS = 2_000
 ROUNDINGS = 64  # of the largest value: no head computes nearer than that in float64

@@ -11,34 +11,53 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flint import arb
-from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.cover import Cover
+from foreword.compiler.declared import Declared
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
+from foreword.compiler.target import Target
 
 SUM_SLACK = 2.0**-48  # a float64 sum of a handful of terms is nearer than this to the exact one
 
 
+@dataclass(frozen=True)
+class Examined:
+    """One line of a check: `what`, what the certificate says of it, what was `found`; `holds` is None if unchecked."""
+
+    what: str
+    told: str
+    found: str
+    holds: bool | None
+
+
 @dataclass
 class Findings:
-    """What is wrong, what could not be checked, and how many cells were examined."""
+    """What is wrong, what could not be checked, how many cells were examined, and the lines of the check."""
 
     wrong: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     cells: int = 0
+    lines: list[Examined] = field(default_factory=list)
+
+    def examine(self, what: str, told: str, work: Callable[[], str | None]) -> None:
+        """Do `work`, and add its line: it holds unless the work finds something wrong or unchecked, else it says so."""
+        wrong, unchecked = len(self.wrong), len(self.unchecked)
+        found = work()
+        reasons = [*self.wrong[wrong:], *self.unchecked[unchecked:]]
+        holds = False if len(self.wrong) > wrong else None if reasons else True
+        self.lines.append(Examined(what, told, "; ".join(reasons) or found or "", holds))
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
     """Everything that a certificate is about. `samples` `(count, output)` are the values on a finite domain.
 
-    `function` is the target itself, where somebody still has it.
+    `target` is the target itself, where somebody still has it.
     """
 
     head: Head
@@ -48,26 +67,49 @@ class Claim:
     expression: Expression | None = None
     cover: Cover | None = None
     samples: Floats | None = None
-    function: Callable[[Floats], Floats] | None = None
+    target: Target | None = None
+
+    @property
+    def declared(self) -> Declared | None:
+        """What the target's caller says of it, where it is at hand and no expression."""
+        return None if self.expression is not None or self.target is None else Declared(self.target)
 
 
 def compare(claim: Claim, found: Findings) -> None:
     """What needs no analysis: the parts belong together, and the numbers agree with each other."""
-    told, head, expression = claim.certificate, claim.head, claim.expression
-    arrays = (head.keys, head.biases, head.values)
-    if not all(np.isfinite(array).all() for array in arrays):
+    head = claim.head
+    if not all(np.isfinite(array).all() for array in (head.keys, head.biases, head.values)):
         found.wrong.append("the head has numbers that are not finite")
         return
-    text = None if expression is None else expression.text
+    told = claim.certificate
+    found.examine("parts", f"seal {told.seal[:12]}", lambda: _compare_parts(claim, found))
+    found.examine("bound", f"{told.bound:.6g}", lambda: _compare_numbers(told, found))
+    if claim.cover is not None or told.cover is not None:
+        count = str((told.cover or {}).get("cells"))[:20]
+        found.examine("cells", count, lambda: _compare_cover(claim, found))
+
+
+def _compare_parts(claim: Claim, found: Findings) -> str:
+    told, target = claim.certificate, claim.target
+    text = None if claim.expression is None else claim.expression.text
+    differences = {
+        "the seal does not fit: a number was changed after the certificate was made": told.seal == told.digest,
+        "the head is not the one that the certificate is for": told.head == claim.head.digest,
+        "the domain is not the one that the certificate is for": told.domain == claim.domain.as_dict(),
+        "the expression is not the one that the certificate is for": told.target.get("expression") == text,
+        "the target at hand is not the one that the certificate is for": target is None
+        or (target.as_dict() == told.target and target.domain == claim.domain),
+    }
+    found.wrong += [reason for reason, is_so in differences.items() if not is_so]
+    return "seal, head, domain and target are the certificate's"
+
+
+def _compare_numbers(told: Certificate, found: Findings) -> str:
     terms = told.terms
     numbers = [told.bound, told.seen, *terms.values()]
     in_bound = [terms.get(name, math.nan) for name in ("approximation", "context", "rounding_float64")]
     reached = told.tolerance is None or told.bound <= told.tolerance
     differences = {
-        "the seal does not fit: a number was changed after the certificate was made": told.seal == told.digest,
-        "the head is not the one that the certificate is for": told.head == head.digest,
-        "the domain is not the one that the certificate is for": told.domain == claim.domain.as_dict(),
-        "the expression is not the one that the certificate is for": told.target.get("expression") == text,
         "a bound or term is missing, negative or not a number": all(number >= 0 for number in numbers + in_bound),
         "the bound is not the sum of its terms": math.fsum(in_bound) <= told.bound * (1 + SUM_SLACK)
         and told.bound <= math.fsum(in_bound) * (1 + SUM_SLACK),
@@ -80,15 +122,14 @@ def compare(claim: Claim, found: Findings) -> None:
         }[told.verdict],
     }
     found.wrong += [reason for reason, is_so in differences.items() if not is_so]
-    if claim.cover is not None or told.cover is not None:
-        _compare_cover(claim, found)
+    return "the sum of its terms"
 
 
-def _compare_cover(claim: Claim, found: Findings) -> None:
+def _compare_cover(claim: Claim, found: Findings) -> str:
     told, cover = claim.certificate.cover, claim.cover
     if told is None or cover is None:
         found.wrong.append("the cells and what the certificate says of them are not both there")
-        return
+        return ""
     order = told.get("order")
     if not (isinstance(order, int) and not isinstance(order, bool) and 1 <= order <= 64):
         found.wrong.append(f"the order {order!r} is not an integer from 1 to 64")
@@ -103,6 +144,7 @@ def _compare_cover(claim: Claim, found: Findings) -> None:
         found.wrong.append("the cells leave out a margin of the domain")
     elif hole := cover.find_hole():
         found.wrong.append(f"the cells leave a hole: {hole}")
+    return "no hole, no margin left out"
 
 
 def _reaches(cover: Cover, domain: Domain) -> bool:

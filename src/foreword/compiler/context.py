@@ -13,15 +13,14 @@ from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.head import Head
 from foreword.compiler.nets import Net, sphere_net_of
 from foreword.errors import CompileError
 
-Floats = NDArray[np.float64]
 Region = Literal["sphere", "cube"]
 
 NET_POINTS = 2_000  # of the net on which the least mass over a sphere is looked for

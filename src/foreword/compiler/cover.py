@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.errors import CertificateError
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # An index over 2^level stays an exact double.

@@ -6,7 +6,8 @@ For keys along a net of covering radius delta, values f at the net, f L-Lipschit
 
 D the largest distance of a point to a key; C = cos on the sphere, where the keys' lengths lie near lambda; C = -r^2 / 2
 on a cube, where keys and biases make Gaussians. The covering radius is found anew: half the largest gap on a circle,
-from a triangulation by hull facets on higher spheres, axis by axis for a grid.
+from a triangulation by hull facets on higher spheres, axis by axis for a grid. Where none is found, g is still an
+average of values f(b_k): |f - g| <= L D.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from flint import arb, arb_mat
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, as_balls
 from foreword.compiler.charts import Chart, Flat
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
 
-Floats = NDArray[np.float64]
+Watch = Callable[[float], None]
+
+WATCHED = 256  # facets between two calls
+ALMOST_BACK = 1e-9  # tangent of how far two opposite keys may be from half a turn
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,17 @@ class NearestBound:
     net: Balls
 
 
-def nearest_bound(head: Head, lipschitz: float, *, domain: Domain, chart: Chart) -> NearestBound | None:
+def nearest_bound(
+    head: Head, lipschitz: float, *, domain: Domain, chart: Chart, watch: Watch = lambda _: None
+) -> NearestBound | None:
     """Statement A.2 for a head whose keys are along a net; None when none was found.
 
     `lipschitz` is in angles on a sphere and in Euclidean distance on a cube; a Euclidean constant serves for both.
+    `watch` gets the share of the net that was examined, now and then, and stops the work by raising.
     """
     match domain, chart:
         case Sphere(), _ if chart.name == "identity":
-            found = _on_the_sphere(head)
+            found = _on_the_sphere(head, watch)
         case Cube(), Flat():
             found = _on_the_cube(head, domain, chart)
         case _:
@@ -52,25 +60,29 @@ def nearest_bound(head: Head, lipschitz: float, *, domain: Domain, chart: Chart)
     return NearestBound((arb(lipschitz) * found.error).upper(), found.net)
 
 
-def _on_the_sphere(head: Head) -> NearestBound | None:
+def _on_the_sphere(head: Head, watch: Watch) -> NearestBound | None:
     keys = as_balls(head.keys)
     lengths = [(key * key).sum().sqrt() for key in keys]
     if not all(length > 0 for length in lengths):
         return None
-    cosine = covering_cosine(head.keys)
-    if cosine is None or not cosine > 0:
-        return None
+    net = keys / np.array(lengths, dtype=object)[:, None]
+    cosine = covering_cosine(head.keys, watch)
+    if cosine is None:
+        return NearestBound(arb.pi().upper(), net)
     shortest, longest = lengths[0].lower(), lengths[0].upper()
     for length in lengths:
         shortest, longest = shortest.min(length.lower()), longest.max(length.upper())
     span = arb(float(head.biases.max())) - arb(float(head.biases.min()))
-    # A key beyond r <= pi / 2 scores at most longest cos r, the nearest one at least shortest cos delta.
-    error = _best(
-        lambda reach: shortest * cosine - longest * reach.cos() - span,
-        arb.pi() * head.positions,
-        (cosine.acos().upper(), arb.pi() / 2),
-    )
-    return None if error is None else NearestBound(error, keys / np.array(lengths, dtype=object)[:, None])
+    nearest = (shortest * cosine).min(longest * cosine)
+
+    def exponent(reach: arb) -> arb:
+        """A key beyond r scores at most as much as the longest or the shortest one there; the nearest at least so."""
+        far = reach.cos()
+        left: arb = nearest - (longest * far).max(shortest * far) - span
+        return left
+
+    error = _best(exponent, arb.pi() * head.positions, (cosine.acos().upper(), arb.pi()))
+    return NearestBound(arb.pi().upper() if error is None else error.min(arb.pi().upper()), net)
 
 
 def _on_the_cube(head: Head, domain: Cube, chart: Flat) -> NearestBound | None:
@@ -79,6 +91,12 @@ def _on_the_cube(head: Head, domain: Cube, chart: Flat) -> NearestBound | None:
     What the biases lack of that, after rounding, is their span.
     """
     half, middle = as_balls(np.array(chart.half)), as_balls(np.array(chart.middle))
+    lower, upper = (as_balls(ends) - middle for ends in domain.box.T)
+    if head.positions == 1:  # one value everywhere: it may stand at any point
+        farthest = sum(
+            (low.abs_upper().max(high.abs_upper()) ** 2 for low, high in zip(lower, upper, strict=True)), arb(0)
+        )
+        return NearestBound(farthest.sqrt().upper(), middle[None, :])
     scaled = head.keys / np.array(chart.half)
     row = int(np.abs(head.biases).argmax())
     if not head.biases[row] < 0:
@@ -86,7 +104,6 @@ def _on_the_cube(head: Head, domain: Cube, chart: Flat) -> NearestBound | None:
     sharpness = arb(float((scaled[row] ** 2).sum() / (-2 * head.biases[row])))
     if not sharpness > 0:
         return None
-    lower, upper = (as_balls(ends) - middle for ends in domain.box.T)
     squared, diameter = arb(0), arb(0)
     count = 1
     for axis in range(domain.dimension):
@@ -130,28 +147,29 @@ def _best(exponent: Callable[[arb], arb], factor: arb, ends: tuple[arb, arb]) ->
     return best
 
 
-def covering_cosine(keys: Floats) -> arb | None:
+def covering_cosine(keys: Floats, watch: Watch = lambda _: None) -> arb | None:
     """A lower bound on the cosine of the keys' covering radius on the unit sphere; None when none was verified."""
     directions = keys / np.linalg.norm(keys, axis=1, keepdims=True)  # used only to guess what is next to what
-    return _circle(keys, directions) if keys.shape[1] == 2 else _sphere(keys, directions)
+    return _circle(keys, directions) if keys.shape[1] == 2 else _sphere(keys, directions, watch)
 
 
 def _circle(keys: Floats, directions: Floats) -> arb | None:
-    """Once around the circle, each step a turn to the left by less than pi, which is checked."""
+    """Once around the circle, each step a turn to the left, by less than pi or hardly more, which is checked."""
     around = keys[np.argsort(np.arctan2(directions[:, 1], directions[:, 0]))]
     widest = arb(0)
     points = [(arb(x), arb(y)) for x, y in around.tolist()]
     for (a, b), (c, d) in zip(points, points[1:] + points[:1], strict=True):
         cross, dot = a * d - b * c, a * c + b * d
-        if not cross > 0:
-            if a.overlaps(c) and b.overlaps(d) and dot > 0:
-                continue  # the same key again
+        if cross > 0:
+            widest = widest.max(arb.atan2(cross, dot))
+        elif dot < 0 and abs(cross) < -ALMOST_BACK * dot:  # half a turn, and rounding may have made it more
+            widest = widest.max(arb.pi() + (cross / dot).abs_upper())  # the tangent is above its angle
+        elif not (a.overlaps(c) and b.overlaps(d) and dot > 0):  # the same key again
             return None
-        widest = widest.max(arb.atan2(cross, dot))
     return (widest / 2).cos().lower() if widest > 0 else None
 
 
-def _sphere(keys: Floats, directions: Floats) -> arb | None:
+def _sphere(keys: Floats, directions: Floats, watch: Watch) -> arb | None:
     """From a closed triangulated surface around the origin whose simplices all turn the same way: it covers.
 
     Such a surface projects to the sphere with a positive degree, so it misses nothing. Within a simplex with corners
@@ -169,14 +187,16 @@ def _sphere(keys: Floats, directions: Floats) -> arb | None:
         return None
     balls = as_balls(keys)
     units = np.array([key / (key * key).sum().sqrt() for key in balls], dtype=object)
-    return _least_cosine(units, facets)
+    return _least_cosine(units, facets, watch)
 
 
-def _least_cosine(units: Balls, facets: NDArray[np.int_]) -> arb | None:
+def _least_cosine(units: Balls, facets: NDArray[np.int_], watch: Watch) -> arb | None:
     size = units.shape[1]
     ones = arb_mat([[1]] * size)
     steepest = arb(0)
-    for facet in facets:
+    for row, facet in enumerate(facets):
+        if row % WATCHED == 0:
+            watch(row / len(facets))
         corners = arb_mat(units[facet].tolist())
         try:
             normal = corners.solve(ones)

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
-
-Floats = NDArray[np.float64]
 
 UNIT_TOLERANCE = 1e-9  # how far from 1 the norm of a point on the sphere may lie
 ON_A_SIDE = 0.05  # share of `Cube.spread` that lies on each side: that is where a fit is worst

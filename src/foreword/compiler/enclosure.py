@@ -1,4 +1,4 @@
-"""Upper bounds on |f - g| over blocks of cells, in ball arithmetic: f an expression, g a softmax head (statement C.1).
+"""Upper bounds on |f - g| over blocks of cells, in ball arithmetic: g a softmax head (statement C.1).
 
 With q(s) = q(0) + h(s) the query over a cell, w_k the weights at its middle and z_k = <u_k - shift, h>,
 
@@ -11,20 +11,18 @@ polynomial: what f and g have in common cancels in its coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from flint import arb, arb_mat
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import Balls, Model, Space, as_balls, magnitude, space_of
 from foreword.compiler.expression import Node
 from foreword.compiler.functions import apply, enclose
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,15 @@ class Bounds:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """f and g over a box: a head, the nodes of its query coordinates, f's nodes, and the box's place in space.
+    """f and g over a box: a head, the nodes of its query coordinates, f, and the box's place in space.
 
-    `is_sphere` tells that parameters are angles; `frame` is the cover's, or None.
+    `wanted` gives models of f's outputs from models of the columns. `is_sphere` tells that parameters are angles;
+    `frame` is the cover's, or None.
     """
 
     head: Head
     queries: Sequence[Node]
-    outputs: Sequence[Node]
+    wanted: Callable[[Sequence[Model]], list[Model]]
     is_sphere: bool
     frame: Floats | None = None
 
@@ -90,7 +89,7 @@ class Problem:
     def _bounds(self, lower: Floats, upper: Floats, order: int) -> Bounds:
         space = space_of(lower.shape[1], order)
         columns = self.points(space, lower, upper)
-        wanted = enclose(self.outputs, columns)
+        wanted = self.wanted(columns)
         numerators, denominator, guesses = _moments(self.head, enclose(self.queries, columns))
         smallest = denominator.range()[0]
         error, least, swing = _nothing(len(lower)), _nothing(len(lower)), np.zeros(lower.shape)

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
-
-Floats = NDArray[np.float64]
 
 # What each operation does in float64. By name are handled: `variable`, `constant`, `pi` (no arguments; the number
 # itself in a rigorous evaluation, not the double beside it) and `power` (an integer exponent in `value`).

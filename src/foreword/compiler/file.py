@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from foreword.bundle import write_bytes_atomically
 from foreword.certificate import Certificate
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_from_dict
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain, FiniteSet, domain_from_dict
@@ -28,8 +29,6 @@ from foreword.compiler.head import Head
 from foreword.errors import BundleError, CertificateError, CompileError, ForewordError
 from foreword.tensorfile import HEADER_LIMIT, content_digest, decoded, parsed, read_content
 from foreword.version import __version__
-
-Floats = NDArray[np.float64]
 
 SCHEMA = "foreword.compiled/1"
 MANIFEST = "foreword"

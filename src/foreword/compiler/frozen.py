@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
 from foreword.prefix import DTYPES
 
-Floats = NDArray[np.float64]
 Array = NDArray[Any]
 
 # Unit roundoff of each dtype that a host can have.

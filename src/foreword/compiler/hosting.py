@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import (
     ROUNDOFF,
     Frozen,
@@ -41,7 +42,6 @@ from foreword.compiler.weights import state
 from foreword.errors import CompileError
 from foreword.prefix import DTYPES, Prefix
 
-Floats = NDArray[np.float64]
 Array = NDArray[Any]
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import ROUNDOFF, SLACK, Frozen
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 
 def context_score(frozen: Frozen) -> float:

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from foreword.compiler.arrays import Floats
 
 
 @lru_cache(maxsize=256)

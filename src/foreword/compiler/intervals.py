@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from foreword.compiler.arrays import Floats
 
 ULP = 2.0**-52
 TINY = 1e-300  # above every rounding error in the subnormal range

@@ -14,14 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from foreword.compiler.bounds import LengthBound, PrefixLength, prefix_length
 from foreword.compiler.canvas import COLOURS, check_picture_path, framed, new_figure, ruled, write_picture
 from foreword.compiler.lengths import TOLERANCES, LengthStudy
 from foreword.errors import PictureError
-
-Floats = NDArray[np.float64]
 
 NAMES = {
     "published": "published (B.1), λ = ε⁻⁴",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreword.compiler.bounds import LengthBound, prefix_length
 from foreword.compiler.domain import Cube, Domain, Sphere
@@ -23,8 +22,6 @@ from foreword.errors import CompileError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 
 LENGTHS = (6, 12, 24, 48, 96, 192)
 TOLERANCES = 40  # at which the class bounds are worked out

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Identity
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Node
@@ -23,7 +24,6 @@ from foreword.compiler.tape import KINKED, Known, StandIn, Tape
 from foreword.compiler.target import Target
 from foreword.compiler.taylor import ON_KINK, taylor_of, taylor_size, taylor_values
 
-Floats = NDArray[np.float64]
 UP = 1 + 1e-9  # outward: covers a handful of roundings of nonnegative terms
 NEGLIGIBLE = 1e-4  # share of the goal that left-out keys may add
 

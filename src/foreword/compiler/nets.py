@@ -18,9 +18,9 @@ from scipy.optimize import brentq
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.special import gammaln
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Sphere
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))

@@ -19,9 +19,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
-from numpy.typing import NDArray
 
 from foreword.certificate import Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.canvas import (
     COLOURS,
     check_picture_path,
@@ -34,8 +34,6 @@ from foreword.compiler.canvas import (
 )
 from foreword.compiler.subject import Compiled, Subject
 from foreword.compiler.view import View
-
-Floats = NDArray[np.float64]
 
 FAR = 12.0  # a bound so many times the largest error seen is told, not drawn: the error would be a flat line
 SEPARATE = 300  # dots of full size on a map: more of them would run together

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.relevance import Relevance
 from foreword.errors import CompileError
 
-Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 # log(1 / unit roundoff) of float32: a context of the largest log-sum-exp seen keeps a share that rounds away.

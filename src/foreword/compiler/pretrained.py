@@ -23,12 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.placing import MARGIN, Layout, Problem, chosen, solved
 from foreword.compiler.relevance import Relevance, relevance
 from foreword.errors import CompileError
 from foreword.prefix import DTYPES, Prefix
-
-Floats = NDArray[np.float64]
 
 # The bias that hides a prefix from the other heads of its site: e^-10000 is 0 in every dtype.
 HIDDEN = -1.0e4

@@ -6,8 +6,8 @@ A search compares its bounds with the largest of them, and a certificate quotes 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
@@ -15,7 +15,6 @@ from foreword.compiler.intervals import ULP
 from foreword.compiler.recording import tape_of
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
 ENTRIES = 2_000_000  # weights at once
 
 

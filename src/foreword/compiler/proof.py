@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreword.certificate import Assumption, Certificate, Verdict
-from foreword.compiler.branching import SAMPLES, Progress, Search, begin, run
+from foreword.compiler.arrays import Floats
+from foreword.compiler.branching import SAMPLES, Progress, Search, begin, run, settled
 from foreword.compiler.charts import Chart
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
@@ -33,11 +33,10 @@ from foreword.errors import CompileError
 
 __all__ = ["Progress", "Proof", "prove"]
 
-Floats = NDArray[np.float64]
-
 # Numbers of interpolation points that an axis may have, by dimension, and points of the grid for each degree.
 POINTS = {1: (1, 4, 8, 12, 16, 20), 2: (1, 3, 6, 9, 12, 15), 3: (1, 2, 4, 6, 8, 10), 4: (1, 2, 3, 4, 5, 6)}
 OVERSAMPLING = {1: 8, 2: 6, 3: 5}
+FLOOR = 4.0  # cells are never asked for less than this many times the rounding of f - g
 MOST_DIMENSIONS = 8
 LARGEST_NUMBER = 1e150  # products of two larger ones overflow
 
@@ -69,7 +68,7 @@ def prove(
     """The smallest bound on |f - g| that can be proved in about `seconds`, at best `tightness` times the true maximum.
 
     `tightness` is by default 1.25, and 1.5 from three dimensions on. `frame` turns the sphere's angles, so that kinks
-    lie on cell borders; by default it is found from the target. `progress(share, upper, seen)` is called now and then.
+    lie on cell borders; by default it is found from the target. `progress` gets the search after every step.
     `context` is the context term (`context.context_term`), a summand of the bound. CompileError for numbers that are
     not finite or too large to compute with, and for a target with another number of outputs than the head.
 
@@ -95,18 +94,17 @@ def prove(
     axes = domain.dimension
     model = Model(head, chart, target, domain, search.frame)
     residual = Residual(model, POINTS.get(axes, (1, 2, 3)), OVERSAMPLING.get(axes, 4))
-    run(
-        search,
-        residual,
-        report.probe,
-        tightness=tightness,
-        rounding=report.rounding()["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()),
-        deadline=started + seconds,
-        progress=progress,
-    )
-    search.seconds += time.perf_counter() - started
-    search.evaluations += residual.evaluations
-    return report.of_search(search, max(residual.orders))
+    floor = FLOOR * (report.rounding()["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()))
+
+    def goal(seen: float) -> float:
+        return tightness * seen + floor
+
+    search = run(search, residual, report.probe, goal=goal, deadline=started + seconds, progress=progress)
+    told = search
+    if len(search.levels):
+        now = time.perf_counter()
+        told = settled(search, residual, goal(search.seen), now + max(1.0, 0.1 * (now - started)))
+    return report.of_search(told, search, max(residual.orders))
 
 
 def _check(head: Head, target: Target, domain: Domain, tolerance: float | None) -> None:
@@ -182,8 +180,8 @@ class _Report:
         premise = Assumption("sampled", f"no error is larger than at {len(points)} points", "sampled")
         return Proof(self._certificate(float(errors[worst]), seen, effort, None, premise), None, None)
 
-    def of_search(self, search: Search, order: int) -> Proof:
-        """What the search has proved so far."""
+    def of_search(self, search: Search, resumed: Search, order: int) -> Proof:
+        """What the search has proved so far; `resumed` is where it goes on."""
         cover = search.cover
         effort = {
             "cells": search.cells,
@@ -193,7 +191,7 @@ class _Report:
             "seen_at": None if search.seen_at is None else search.seen_at.tolist(),
         }
         told = {"digest": cover.digest, "cells": len(cover), "order": int(order)}
-        return Proof(self._certificate(search.upper, search.seen, effort, told), cover, search)
+        return Proof(self._certificate(search.upper, search.seen, effort, told), cover, resumed)
 
     def _certificate(
         self,
@@ -239,12 +237,14 @@ class _Report:
 
     def _premises(self) -> tuple[Assumption, ...]:
         """What the bound rests on: the target's facts that were used, and libm."""
-        used = {"expression"}
+        used, told = {"expression"}, []
         if self.target.expression is None:
             used = [set(), {"lipschitz"}, {"gradient", "second"}, {"gradient", "hessian", "third"}][
                 smoothness(self.target)[0]
             ]
-        facts = [premise for premise in self.target.assumptions if premise.code in used]
+            used |= {"lipschitz"} if self.target.kinks else set()
+            told = [Assumption("values", "what the function returns is exact but for a few roundings", "declared")]
+        facts = [premise for premise in self.target.assumptions if premise.code in used] + told
         library = Assumption("libm", "NumPy's elementary functions are within 4 units in the last place", "sampled")
         return (*facts, library)
 

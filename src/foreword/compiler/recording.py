@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Node, walk
 from foreword.compiler.intervals import ULP
 from foreword.compiler.tape import KINKED, Linear, Step, Tape
-
-Floats = NDArray[np.float64]
 
 
 class _Recorder:

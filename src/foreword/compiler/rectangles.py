@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler import intervals as real
+from foreword.compiler.arrays import Floats
 from foreword.compiler.intervals import Interval, finite, outward, point
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-Floats = NDArray[np.float64]
+from foreword.compiler.arrays import Floats
 
 ROUNDS = 6
 BANDWIDTHS = (0.1, 0.3, 1.0, 3.0, 10.0)

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler import interpolation
+from foreword.compiler.arrays import Floats
 from foreword.compiler.intervals import ULP, Interval, point
 from foreword.compiler.model import Model, Surface
 from foreword.compiler.rectangles import Rectangle
-
-Floats = NDArray[np.float64]
 
 RATIOS = np.array([1.3, 1.7, 2.2, 2.8, 3.5, 4.4, 5.5, 7.0, 9.0, 12.0, 16.0, 24.0])
 INFLATION = 1 + 1e-9  # covers the rounding of sums of up to 10^6 nonnegative terms

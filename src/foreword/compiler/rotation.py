@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.prefix import DTYPES
-
-Floats = NDArray[np.float64]
 
 # Pairs per number: more gain nothing in float32, in which transformers computes the cosines.
 MOST_PAIRS = 8

@@ -16,11 +16,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreword.compiler.head import Head
 
-Floats = NDArray[np.float64]
 UP = 1 + 1e-9  # outward: covers the rounding of the few operations below
 
 

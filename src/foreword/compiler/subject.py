@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import BLOCK, unseen
 from foreword.compiler.domain import Domain, FiniteSet
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 from foreword.compiler.view import View, known_kinks, view_of
-
-Floats = NDArray[np.float64]
 
 WORK = 200_000_000  # weights that one picture may take: a few seconds
 OUTPUTS = 3  # outputs that are drawn: the first ones

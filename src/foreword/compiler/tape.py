@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler import rectangles
+from foreword.compiler.arrays import Floats
 from foreword.compiler.expression import OPERATIONS
 from foreword.compiler.intervals import LIBRARY, ULP, Interval, point
 from foreword.compiler.rectangles import Rectangle
 
-Floats = NDArray[np.float64]
 KINKED = ("absolute", "maximum", "minimum")
 
 

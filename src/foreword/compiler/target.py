@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from foreword.certificate import Assumption
+from foreword.compiler.arrays import Floats
 from foreword.compiler.catalogue import CATALOGUE, Entry
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
@@ -23,7 +24,6 @@ from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
 from foreword.compiler.tracing import trace
 from foreword.errors import CompileError
 
-Floats = NDArray[np.float64]
 Metric = Literal["geodesic", "euclidean"]
 
 COMPARED = 2_000

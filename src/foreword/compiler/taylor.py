@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.intervals import ULP
 from foreword.compiler.rectangles import Rectangle
 from foreword.compiler.target import Target
 
-Floats = NDArray[np.float64]
 UP = 1 + 1e-9
 ON_KINK = 1e-12  # cells that reach no further over a declared kink count as on one side of it
 

@@ -10,14 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import coordinate_names
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 CURVE = 2_000  # points of a curve, as many again near kinks
 MAP = 30_000  # points of a map

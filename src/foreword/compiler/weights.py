@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import Frozen
-
-Floats = NDArray[np.float64]
 
 
 def state(frozen: Frozen) -> dict[str, Floats]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Flat, chart_of
 from foreword.compiler.construction.contract import (
     SELECTED,
@@ -42,8 +42,6 @@ from foreword.compiler.construction.tensor import NODES, gaussian_axis, graded_a
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 NETS = (1, 4, 8, 12, 24, 48, 90, 160)  # net points beside the ridge axis
 # Up to so many, on a sphere, they lie at right angles to the normals; more are spread over all of it (seen: few do

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.kinks import Kink, near_kinks
 from foreword.compiler.domain import Cube, Domain
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 HEADROOM = 1.25  # a proved bound is up to so much above the largest error that sampling finds
 UNSEEN = 20_000  # points at which a draft's error is reported

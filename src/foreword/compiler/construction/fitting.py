@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, svd
 
-Floats = NDArray[np.float64]
+from foreword.compiler.arrays import Floats
 
 LEAST = -15.5  # log10 of the least mu, in units of the largest singular value: float64 bears no less
 MOST = 3.0

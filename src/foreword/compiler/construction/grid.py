@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
 from foreword.compiler.construction.kinks import Kink, near_kinks
@@ -29,8 +29,6 @@ from foreword.compiler.construction.tensor import (
 )
 from foreword.compiler.domain import Cube
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 LIMIT = 20_000  # positions: float64 evaluation of more takes longer than their solution
 SMOOTH = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7), (1.2, 0.2))  # (reach, overlap) of `gaussian_axis`

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Node, walk
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
-Floats = NDArray[np.float64]
 Kink = tuple[Floats, float]
 Affine = tuple[Floats, float]
 

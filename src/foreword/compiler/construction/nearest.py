@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Flat, chart_of
 from foreword.compiler.construction.contract import (
     SELECTED,
@@ -32,8 +32,6 @@ from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import Net, covering_radius, cube_net, net_within, positions_for, sphere_net, sphere_net_of
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 LIMIT = 200_000  # positions; beyond, a prefix is of no use and its net takes minutes
 MARGIN = 1.001  # what is claimed above what is computed: another choice of r shows it too, as the checker's does

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 REFINEMENTS = 2  # tries between the last size that failed and the first that succeeded
 HOPELESS = 100.0  # an extrapolated error that many times the goal ends a search

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
 from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
@@ -25,8 +25,6 @@ from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import relaxed, sphere_net
 from foreword.compiler.target import Target
-
-Floats = NDArray[np.float64]
 
 CHEAP = 260  # positions up to which the sharpness is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.fitting import BISECTIONS, LEAST, MOST, Factors
 from foreword.compiler.head import Head
-
-Floats = NDArray[np.float64]
 
 # Samples along an axis, by the number of axes: at most a million in all.
 NODES = {1: 400, 2: 100, 3: 48, 4: 24, 5: 15, 6: 10}

@@ -1,0 +1,183 @@
+"""One method's attempt at a compilation: a draft, then its proof; taken from unfinished work where they are there.
+
+Which methods are tried, in what order, and which attempt is the result is `pipeline.py`'s to say.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from foreword.certificate import Certificate, Verdict
+from foreword.compiler.a_priori import a_priori_certificate
+from foreword.compiler.branching import Search
+from foreword.compiler.compiled import Tried
+from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request
+from foreword.compiler.cover import Cover
+from foreword.compiler.domain import Domain
+from foreword.compiler.proof import prove
+from foreword.compiler.target import Target
+from foreword.compiler.unfinished import Unfinished
+
+BETWEEN = 0.1  # seconds between two words on a proof's progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a compilation is: "drafting" or "proving" by a method, and how much of that is done (0 to 1).
+
+    Of a proof: the prefix's length, cells that are `open` and `closed`, the `bound` that stands so far, the largest
+    error `seen`, and the time that is left for it.
+    """
+
+    name: str
+    method: str
+    share: float
+    positions: int | None = None
+    open: int = 0
+    closed: int = 0
+    bound: float = math.inf
+    seen: float = 0.0
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A draft with its proof; `outcome` is an obstacle when there is no draft. `name` is that of its piece of work."""
+
+    name: str
+    method: str
+    outcome: Draft | Obstacle
+    seconds: float
+    certificate: Certificate | None = None
+    cover: Cover | None = None
+
+    @property
+    def row(self) -> Tried:
+        """For the table of what was tried."""
+        if isinstance(self.outcome, Obstacle):
+            return Tried(self.method, None, None, None, "no draft", self.seconds, str(self.outcome))
+        proved = self.certificate
+        return Tried(
+            self.method,
+            self.outcome.head.positions,
+            self.outcome.sampled,
+            None if proved is None else proved.bound if math.isfinite(proved.bound) else None,
+            "not proved: another was shorter or better, or time was up" if proved is None else str(proved.verdict),
+            self.seconds,
+            _advice(self.outcome),
+        )
+
+
+@dataclass
+class Clock:
+    """The time for proofs: `left` seconds of it."""
+
+    left: float
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.left -= time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller asked for, beside the method; what was found already; the time that is left for proofs."""
+
+    target: Target
+    domain: Domain
+    request: Request
+    seed: int
+    is_certified: bool
+    progress: Callable[[Stage], None] | None
+    work: Unfinished
+    clock: Clock
+
+    def draft(self, construction: Construction, share: float = 1.0) -> Attempt:
+        """One draft, for a share of the tolerance, with its time."""
+        name = f"{construction.name} {share:g} {getattr(construction, 'most', None)}"
+        if name not in self.work.drafts:
+            self.tell(Stage("drafting", construction.name, 0.0))
+            started = time.perf_counter()
+            tolerance = self.request.tolerance
+            request = replace(self.request, tolerance=None if tolerance is None else share * tolerance)
+            outcome = construction.draft(self.target, self.domain, request, rng=np.random.default_rng(self.seed))
+            self.work.drafts[name] = (outcome, time.perf_counter() - started)
+            self.work.write_if_due()
+        outcome, seconds = self.work.drafts[name]
+        length = None if isinstance(outcome, Obstacle) else outcome.head.positions
+        self.tell(Stage("drafting", construction.name, 1.0, length))
+        return Attempt(name, construction.name, outcome, seconds)
+
+    def proved(self, attempt: Attempt) -> Attempt:
+        """The attempt with its certificate: by the a-priori theorem where that suffices, else by search."""
+        started, draft, kept = time.perf_counter(), attempt.outcome, self.work.proofs.get(attempt.name)
+        if isinstance(draft, Obstacle):
+            return attempt
+        bound = draft.a_priori
+        if kept is not None:
+            certificate, cover = kept
+        elif bound is not None and (self.request.tolerance is None or bound <= self.request.tolerance):
+            certificate, cover = a_priori_certificate(draft, self.target, self.domain, self.request.tolerance), None
+        else:
+            with self.clock.running():
+                certificate, cover = self._searched(attempt.name, draft)
+        seconds = attempt.seconds + time.perf_counter() - started
+        return replace(attempt, certificate=certificate.sealed(), cover=cover, seconds=seconds)
+
+    def _searched(self, name: str, draft: Draft) -> tuple[Certificate, Cover | None]:
+        """What branch and bound proves in the time that is left, going on where it stopped."""
+        ends, shown = time.perf_counter() + max(self.clock.left, 0.0), -math.inf
+
+        def step(search: Search) -> None:
+            nonlocal shown
+            self.work.keep(name, search)
+            now = time.perf_counter()
+            if self.progress is not None and (now >= shown + BETWEEN or not len(search.levels)):
+                shown = now
+                left, closed = max(ends - now, 0.0), search.closed
+                length, still = draft.head.positions, len(search.levels)
+                self.tell(
+                    Stage("proving", draft.method, search.share, length, still, closed, search.upper, search.seen, left)
+                )
+
+        proof = prove(
+            draft.head,
+            draft.chart,
+            self.target,
+            self.domain,
+            tolerance=self.request.tolerance,
+            seconds=max(self.clock.left, 0.0),
+            progress=step,
+            resume=self.work.searches.get(name),
+            method=draft.method,
+        )
+        if proof.search is not None and len(proof.search.levels):
+            self.work.searches[name] = proof.search
+        elif proof.search is not None:
+            self.work.finish(name, proof.certificate, proof.cover)
+        return proof.certificate, proof.cover
+
+    def is_settled(self, certificate: Certificate | None) -> bool:
+        """Whether more time could not make the result better: no search is open, or the tolerance is proved."""
+        is_reached = certificate is not None and certificate.verdict is Verdict.PROVED
+        return not self.work.searches or (is_reached and self.request.tolerance is not None)
+
+    def tell(self, stage: Stage) -> None:
+        if self.progress is not None:
+            self.progress(stage)
+
+
+def _advice(draft: Draft) -> str:
+    if draft.notes.get("known") == "found by sampling":
+        return f"Kinks were found by sampling: declare Target(kinks={draft.notes['kinks']}) to be sure of them."
+    return ""
