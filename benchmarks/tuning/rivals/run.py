@@ -56,17 +56,13 @@ PLACES = (("kinds", "causal"), ("regions", "minilm"), ("modules", "causal"))
 
 
 def plan() -> Iterator[tuple[str, str, str, dict[str, Any], int]]:
-    """(task, base, kind, options, seed): rates first, then schedule, search and forms, then more seeds."""
-    for seed in (0, 1, 2):
-        for task, base in PLACES:
+    """(task, base, kind, options, seed): one place after the other, the first seed of everything first."""
+    for task, base in PLACES:
+        for seed in (0, 1, 2):
             for kind, rates in RATES.items():
-                for rate in rates:
-                    yield task, base, kind, {"learning_rate": rate}, seed
-        for task, base in PLACES:
+                yield from ((task, base, kind, {"learning_rate": rate}, seed) for rate in rates)
             for kind in RATES:
-                yield task, base, kind, {"learning_rate": "find"}, seed
-                yield task, base, kind, {"schedule": "cosine"}, seed
-                for form in FORMS.get(kind, ()):
+                for form in ({"learning_rate": "find"}, {"schedule": "cosine"}, *FORMS.get(kind, ())):
                     yield task, base, kind, form, seed
 
 
