@@ -118,7 +118,7 @@ Case = Compilation | Lengths | Bounds
 CASES: tuple[Case, ...] = (
     Compilation(
         "smooth-circle.png", "A smooth function on the circle",
-        "Keys, biases and values are moved together from an even start: the error is spread evenly, just below the bound.",
+        "Keys, biases and values moved together from an even start: the error is spread evenly, just below the bound.",
         "sin(3*x) * exp(y)", Sphere(1), {"tolerance": 1e-7},
     ),
     Compilation(
