@@ -118,7 +118,7 @@ Case = Compilation | Lengths | Bounds
 CASES: tuple[Case, ...] = (
     Compilation(
         "smooth-circle.png", "A smooth function on the circle",
-        "Evenly placed keys with solved values: the error is spread as evenly, just below the bound.",
+        "Keys, biases and values moved together from an even start: the error is spread evenly, just below the bound.",
         "sin(3*x) * exp(y)", Sphere(1), {"tolerance": 1e-7},
     ),
     Compilation(
@@ -133,7 +133,7 @@ CASES: tuple[Case, ...] = (
     ),
     Compilation(
         "smooth-sphere.png", "A smooth function on the sphere",
-        "No bias is needed: all keys have one length, and differ in direction.",
+        "Keys start as an even net without biases; moving them with biases and values saves positions.",
         "0.5*sin(3*x) + 0.5*cos(2*y)*z", Sphere(2), {"tolerance": 1e-5},
     ),
     Compilation(
@@ -148,7 +148,7 @@ CASES: tuple[Case, ...] = (
     ),
     Compilation(
         "smooth-square.png", "A smooth function on the square",
-        "Keys on a grid: their weights are products of weights along the axes.",
+        "Keys start on a grid, where weights are products of weights along the axes; those of a short prefix leave it.",
         "sin(3*x) * exp(-y**2)", SQUARE, {"tolerance": 1e-4},
     ),
     Compilation(

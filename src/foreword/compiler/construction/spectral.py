@@ -1,7 +1,8 @@
 """Values by regularised least squares on a net's softmax features: for smooth targets the error falls exponentially.
 
 Keys are a net with a small sharpness, so that features are wide and the target is approximated as by a spectral method.
-The sharpness is chosen by the error at points of selection; what is reported is the error at other points.
+The sharpness is chosen by the error at points of selection; what is reported is the error at other points. A short
+prefix's keys then leave the net (`polish.py`), which is worth as much as three times its length.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, R
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.nearest import net_of_at_most, soft_head
+from foreword.compiler.construction.polish import parameters, polished
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
 from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
@@ -29,6 +31,10 @@ from foreword.compiler.target import Target
 CHEAP = 260  # positions up to which the sharpness is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
 LAWSON = 8  # rounds of reweighting
+MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some seconds
+SAMPLED = 3  # fitting points for each of them
+LEAST_SAMPLES = 600
+LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
 SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
 # Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
@@ -50,8 +56,9 @@ class Spectral:
             problem = GridProblem.of(target, domain, chart, request, rng, kinks=())
         else:
             problem = _OnNet.of(target, domain, chart, request, rng)
+        polish = _Polish.of(target, domain, chart, problem)
         if request.positions is not None:
-            candidate = problem.best_of(min(request.positions, problem.sizes[-1]))
+            candidate = polish.improved(problem.best_of(min(request.positions, problem.sizes[-1])))
         else:
             sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
             found, least = shortest(
@@ -63,7 +70,7 @@ class Spectral:
             )
             if found is None:
                 return too_rough(request, sizes[-1], least)
-            candidate = problem.trimmed(found)
+            candidate = polish.shortened(problem.trimmed(found), request)
         judged = unseen(target, domain, chart, candidate.head.positions)
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
 
@@ -142,6 +149,58 @@ class _OnNet:
         best = int(np.argmin(errors))
         made = Head(head.keys, head.biases, found[best])
         return Candidate(made, float(errors[best]), {"sharpness": sharpness, "levelled": best == 1})
+
+
+@dataclass(frozen=True)
+class _Polish:
+    """Candidates whose keys leave the net or grid that they began at."""
+
+    problem: _OnNet | GridProblem
+    fitted: Sampled
+
+    @classmethod
+    def of(cls, target: Target, domain: Domain, chart: Chart, problem: _OnNet | GridProblem) -> _Polish:
+        if isinstance(problem, _OnNet):
+            return cls(problem, problem.fitted)
+        rng = np.random.default_rng(SELECTED)
+        share = (1.0 - np.cos(math.pi * rng.random((SAMPLED * MOST_PARAMETERS, domain.columns)))) / 2
+        lower, upper = domain.box.T  # dense near the sides, where errors are largest, as Chebyshev's points are
+        points = near_sides(domain, np.clip(lower + share * (upper - lower), lower, upper), rng)
+        return cls(problem, Sampled.at(points, target, chart))
+
+    def improved(self, candidate: Candidate) -> Candidate:
+        """The candidate polished and its values solved anew, where that is better and it is short enough."""
+        outputs = self.fitted.values.shape[1]
+        count = parameters(candidate.head.positions, candidate.head.keys.shape[1], outputs)
+        rows = slice(0, max(LEAST_SAMPLES, SAMPLED * count // outputs))
+        queries, wanted = self.fitted.queries[rows], self.fitted.values[rows]
+        if count > MOST_PARAMETERS or outputs > LEVELLED_OUTPUTS or len(queries) < 2 * count // outputs:
+            return candidate
+        head, limit = polished(candidate.head, queries, wanted, self.problem.limit), self.problem.limit
+        factors = Factors.of(head.weights(queries))
+        start = bounded(factors, wanted, limit)
+        kept = np.clip(head.values, -limit, limit)
+        for values in (kept, start.values, levelled(factors, wanted, limit, start, rounds=LAWSON)):
+            made = Head(head.keys, head.biases, values)
+            error = self.problem.chosen.worst(made)
+            if error < candidate.error:
+                candidate = Candidate(made, error, {**candidate.notes, "polished": True})
+        return candidate
+
+    def shortened(self, candidate: Candidate, request: Request) -> Candidate:
+        """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
+        width, outputs = candidate.head.keys.shape[1], self.fitted.values.shape[1]
+        most = min(candidate.head.positions - 1, MOST_PARAMETERS // parameters(1, width, outputs))
+        sizes = [size for size in self.problem.sizes if LEAST_SHARE * candidate.head.positions <= size <= most]
+        low, high = -1, len(sizes)
+        while high - low > 1:
+            middle = (low + high) // 2
+            made = self.improved(self.problem.attempt(sizes[middle]))
+            if request.is_met_by(made.error):
+                high, candidate = middle, made
+            else:
+                low = middle
+        return candidate
 
 
 def _error_of(candidate: Candidate) -> float:
