@@ -19,16 +19,15 @@ from pairs import Pair, pairs
 
 import foreword as fw
 from foreword.bundle import write_bytes_atomically
-from foreword.tuning.adaptation import Adaptation, Lora
+from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.candidates import Fitted, Workbench
 from foreword.tuning.candidates.contract import fit_adaptation
 from foreword.tuning.examples import load_splits
+from foreword.tuning.low_rank import Lora
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.quiet_prefix import QuietPrefix
 from foreword.tuning.sections import FittedSettings, LoraSettings, PrefixSettings
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BUDGET: dict[str, Any] = {"steps": 250, "batch_size": 16, "evaluate_every": 125, "patience": 100, "schedule": "cosine"}
 
 
@@ -38,7 +37,7 @@ def adapted(method: str, bench: Workbench) -> Fitted:
         adaptation: Adaptation = QuietPrefix(bench.host, positions=8, seed=0)
         settings: FittedSettings = PrefixSettings(positions=8, **BUDGET)
     else:
-        adaptation = Lora(bench.host, rank=2, seed=0, targets=LINEAR)
+        adaptation = Lora(bench.host, rank=2, seed=0, targets="all-linear")
         settings = LoraSettings(rank=2, learning_rate=1e-2, **BUDGET)
     return fit_adaptation(bench, adaptation, settings, seed=0, checkpoint=None, watch=None)
 

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foreword.engine.generation import Template, completion_loss
-from foreword.engine.host import Host
-from foreword.errors import DataError
-from foreword.tuning.adaptation import Adaptation, Bare, Lora
+from foreword.engine.generation import completion_loss
+from foreword.errors import FitError
+from foreword.tuning.adaptation import Adaptation, Bare
 from foreword.tuning.candidates import Workbench
-from foreword.tuning.candidates.contract import first_examples, unset_readout
+from foreword.tuning.candidates.contract import unset_readout
+from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.fittable import Problem
 from foreword.tuning.gradient_shape import GradientShape, gradient_shape
 from foreword.tuning.loop import fit
 from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.low_rank import Lora, Targets, linear_layers
 from foreword.tuning.objective import objective_for
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.quiet_prefix import QuietPrefix
@@ -110,10 +111,8 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
     made: dict[str, float | None] = {
         "prefix": timed("prefix", lambda: _after(small, QuietPrefix(host, positions=POSITIONS, seed=seed), seed, None))
     }
-    for name, targets in _linear(host).items():
-        made[name] = None
-        if targets:
-            made[name] = timed(name, partial(_lora, small, targets, seed))
+    for targets in ("attention", "mlp"):
+        made[f"lora_{targets}"] = timed(f"lora_{targets}", partial(_lora, small, targets, seed))
     return Probes(
         bare[0],
         _constant(small),
@@ -179,25 +178,24 @@ def _shape(bench: Workbench) -> GradientShape:
 
 
 def _with_demonstrations(bench: Workbench) -> float | None:
-    """The loss with a few fit examples written before each input; None for an encoder, or when they do not fit."""
+    """The loss with a few fit examples written before each input; None but for a causal model, or when none fits."""
     if bench.host.role != "causal":
         return None
     labels = bench.splits.labels if bench.task.kind == "classify" else ()
     shown = first_examples(bench.splits.fit, labels, None)[: max(SHOWN, len(labels))]
-    own = bench.template
-    space = "" if not own.after or own.after[-1].isspace() else " "
-    text = "".join(f"{own.before}{x.input}{own.after}{space}{x.target}\n" for x in shown)
-    predictor = Predictor(bench.host, bench.manner(Template(text + own.before, own.after)))
-    try:
-        rows, bare = predictor.rows([bench.splits.selection[0].input]), Predictor(bench.host, bench.manner())
-        if len(rows[0]) <= len(bare.rows([bench.splits.selection[0].input])[0]):
-            return None
-        return _mean_loss(predictor, bench.splits.selection)
-    except DataError:
+    found = demonstrations(bench.host, bench.template, shown)
+    if not found.used:
         return None
+    template = replace(bench.template, before=found.text + bench.template.before)
+    return _mean_loss(Predictor(bench.host, bench.manner(template)), bench.splits.selection)
 
 
-def _lora(bench: Workbench, targets: Sequence[str], seed: int) -> float:
+def _lora(bench: Workbench, targets: Targets, seed: int) -> float | None:
+    """The loss after a short fit of rank 1; None when the model has no such layers."""
+    try:
+        linear_layers(bench.host, targets)
+    except FitError:
+        return None
     adaptation = Lora(bench.host, rank=1, seed=seed, targets=targets)
     try:
         return _after(bench, adaptation, seed, LORA_RATE)
@@ -238,13 +236,3 @@ class _ByLoss:
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         self.objective.remember(memory)
-
-
-def _linear(host: Host) -> dict[str, tuple[str, ...]]:
-    """Names of the linear layers inside attention, and of the others between the embeddings and the head."""
-    attention = tuple(f"{site.name.partition('#')[0]}." for site in host.sites)
-    inside, outside = set[str](), set[str]()
-    for path, module in host.backbone.named_modules():
-        if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":
-            (inside if path.startswith(attention) else outside).add(path.rpartition(".")[2])
-    return {"lora_attention": tuple(sorted(inside)), "lora_mlp": tuple(sorted(outside - inside))}
