@@ -164,7 +164,7 @@ def rule(works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 
         Score(("lora_gain",), (0.3,), (0.1,), (works,), 0.0),
         Score(("prefix_gain",), (0.3,), (0.1,), (prefix,), 0.0),
     )
-    return Calibration(*scores, pairs, right, right, ("causal",), ("generate",))
+    return Calibration(*scores, pairs, right, right + 1, ("causal",), ("generate",))
 
 
 def verdict(probes: Probes, **told: Any) -> fw.Foretelling:
@@ -182,12 +182,14 @@ def test_each_verdict_follows_from_its_probes() -> None:
 
 
 def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_measured() -> None:
-    rate = verdict(probes_with()).error_rate
-    assert rate is not None
-    interval = rate_interval(2, 20)
-    assert (rate.wrong, rate.pairs, rate.low, rate.high) == (2, 20, interval.low, interval.high)
-    for told in ({"role": "encoder"}, {"kind": "classify"}):
-        found = verdict(probes_with(), **told)
+    told = verdict(probes_with())
+    for rate, wrong in ((told.error_rate, 1), (told.verdict_error_rate, 2)):
+        assert rate is not None
+        interval = rate_interval(wrong, 20)
+        assert (rate.wrong, rate.pairs, rate.low, rate.high) == (wrong, 20, interval.low, interval.high)
+        assert rate.text in told.reliability
+    for other in ({"role": "encoder"}, {"kind": "classify"}):
+        found = verdict(probes_with(), **other)
         assert found.error_rate is None
         assert "not measured" in found.reliability
 
@@ -199,7 +201,10 @@ def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from()
     assert {case["pair"][0] for case in cases} == {"v"}  # the names of the validation part's bases
     assert told["validation"]["pairs"] == len(cases) >= 20
     assert told["validation"]["right"] == sum(case["said"] == case["truth"] for case in cases)
-    assert Calibration.load().right == told["validation"]["right"]
+    rule = Calibration.load()
+    assert (rule.pairs, rule.right) == (len(cases), told["validation"]["right"])
+    prefix_right = sum((case["said"] == "prefix") == (case["truth"] == "prefix") for case in cases)
+    assert rule.prefix_right == told["validation"]["prefix_right"] == prefix_right
 
 
 def test_a_wrong_task_file_is_refused_with_all_its_problems(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ RULE = Path(__file__).parent / "results" / "rule.json"
 SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration" / "foretelling.json"
 # What counts as a gain on the metric, and which part of LoRA's gain a prefix must reach to be said to do the task.
 GAIN, SHARE = 0.2, 0.5
-# Features that a rule may use. Whether anything works: what fits moved. Whether a prefix then does: what a prefix moved,
-# and what the gradient says of it; not what LoRA moved, which with so few pairs goes along with it by chance.
+# Features that a rule may use. Whether anything works: what short fits moved. Whether a prefix then does: what a prefix
+# moved and the gradient says; not what LoRA moved, which with so few pairs goes along with the truth by chance.
 WORKS = ("prefix_gain", "lora_gain", "prefix_below_constant", "lora_below_constant")
 PREFIX = ("prefix_gain", "prefix_below_constant", "agreement", "constant_share", "per_example_share")
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
@@ -137,18 +137,15 @@ def validate(work: Path) -> None:
         truth = truth_of(measured := json.loads((work / "truth" / f"{pair.name}.json").read_text()))
         works, prefix = (score.of(found.features) for score in scores)
         said = "other base" if works < 0.5 else "prefix" if prefix >= 0.5 else "lora"
-        probe_seconds = sum(found.seconds.values())
-        fit_seconds = max(measured["seconds"].values())
         cases.append(
             {
                 "pair": pair.name,
                 "truth": truth,
                 "said": said,
-                "works": works,
-                "prefix": prefix,
-                **{name: measured[name] for name in ("bare", "prefix", "lora")},
-                "probe_seconds": probe_seconds,
-                "fit_seconds": fit_seconds,
+                "chances": {"works": works, "prefix": prefix},
+                "reached": {name: measured[name] for name in ("bare", "prefix", "lora")},
+                "probe_seconds": found.seconds,
+                "fit_seconds": measured["seconds"],
             }
         )
         print(cases[-1])

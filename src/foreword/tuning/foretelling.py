@@ -110,7 +110,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """Of `pairs` held-out pairs the verdict was wrong on `wrong`; the rate lies in [`low`, `high`] at `level`."""
+    """Of `pairs` held-out pairs `wrong` were told wrongly; the rate lies in [`low`, `high`] at `level` (exact)."""
 
     wrong: int
     pairs: int
@@ -118,13 +118,27 @@ class ErrorRate:
     high: float
     level: float
 
+    @classmethod
+    def of(cls, right: int, pairs: int) -> ErrorRate:
+        """From counts, with Clopper and Pearson's interval at 95%."""
+        found = rate_interval(pairs - right, pairs)
+        return cls(pairs - right, pairs, found.low, found.high, found.level)
+
+    @property
+    def text(self) -> str:
+        """The count and the interval, in words."""
+        return (
+            f"{self.wrong} of {self.pairs} (error rate {self.low:.0%} to {self.high:.0%}, {self.level:.0%} confidence)"
+        )
+
 
 @dataclass(frozen=True)
 class Foretelling:
     """The verdict on a task and a base model, with the probes it rests on.
 
-    `probability` is the rule's own for the verdict. `error_rate` is that of verdicts on held-out pairs, None where the
-    rule was not validated: for other roles of models or kinds of tasks.
+    `probability` is the rule's own for the verdict. `error_rate` is how often the answer to "can a prefix do it?" was
+    wrong on held-out pairs, `verdict_error_rate` how often the verdict was, which also tells LoRA from another base.
+    Both are None where the rule was not validated: for other roles of models or kinds of tasks.
     """
 
     verdict: Verdict
@@ -132,6 +146,7 @@ class Foretelling:
     works: float
     prefix: float
     error_rate: ErrorRate | None
+    verdict_error_rate: ErrorRate | None
     probes: Probes
 
     @property
@@ -142,20 +157,25 @@ class Foretelling:
     @property
     def reliability(self) -> str:
         """How often such a verdict is wrong, in plain words."""
-        found = self.error_rate
-        if found is None:
+        if self.error_rate is None or self.verdict_error_rate is None:
             return "How often this is wrong was not measured for this kind of model and task; take it as a hint."
         return (
-            f"On {found.pairs} pairs of tasks and small models that the rule had not seen, {found.wrong} such verdicts "
-            f"were wrong: an error rate between {found.low:.0%} and {found.high:.0%} ({found.level:.0%} confidence)."
+            "On pairs of tasks and small models that the rule had not seen, whether a prefix can do the task was told "
+            f"wrongly on {self.error_rate.text}, what to do instead as well on {self.verdict_error_rate.text}."
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = {name: getattr(self, name) for name in ("verdict", "probability", "works", "prefix")}
-        rate = None if self.error_rate is None else asdict(self.error_rate)
-        texts = {"advice": self.advice, "reliability": self.reliability}
-        return {**values, **texts, "error_rate": rate, "probes": self.probes.as_dict()}
+        rates = {name: getattr(self, name) for name in ("error_rate", "verdict_error_rate")}
+        told = {name: None if rate is None else asdict(rate) for name, rate in rates.items()}
+        return {
+            **values,
+            "advice": self.advice,
+            "reliability": self.reliability,
+            **told,
+            "probes": self.probes.as_dict(),
+        }
 
 
 def foretell(
@@ -187,12 +207,10 @@ def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: 
     probability = chances[verdict]
     if found.metric >= required:
         verdict, probability = "nothing needed", 1.0
-    rate = None
-    if rule.pairs and role in rule.roles and kind in rule.kinds:
-        wrong = rule.pairs - rule.right
-        interval = rate_interval(wrong, rule.pairs)
-        rate = ErrorRate(wrong, rule.pairs, interval.low, interval.high, interval.level)
-    return Foretelling(verdict, probability, works, prefix, rate, found)
+    rates: tuple[ErrorRate | None, ErrorRate | None] = (None, None)
+    if role in rule.roles and kind in rule.kinds:
+        rates = ErrorRate.of(rule.prefix_right, rule.pairs), ErrorRate.of(rule.right, rule.pairs)
+    return Foretelling(verdict, probability, works, prefix, *rates, found)
 
 
 @cache
