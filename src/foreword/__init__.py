@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from foreword.record import RunRecord
     from foreword.signing import PublicKey, SigningKey
     from foreword.trust import TrustPolicy
-    from foreword.tuning.fit import Fit, fit
+    from foreword.tuning.fit import fit
+    from foreword.tuning.fit_result import Fit
+    from foreword.tuning.foretelling import Foretelling, foretell
     from foreword.tuning.predictor import Answer, Predictor, predictor_from
     from foreword.tuning.task import Task
 
@@ -34,7 +36,8 @@ _WHERE = {
     "Cube": "foreword.compiler.domain",
     "Evidence": "foreword.assessment.evidence",
     "FiniteSet": "foreword.compiler.domain",
-    "Fit": "foreword.tuning.fit",
+    "Fit": "foreword.tuning.fit_result",
+    "Foretelling": "foreword.tuning.foretelling",
     "ForewordError": "foreword.errors",
     "Host": "foreword.engine.host",
     "LayerPrefix": "foreword.prefix",
@@ -53,6 +56,7 @@ _WHERE = {
     "bake": "foreword.engine.bake",
     "compile_function": "foreword.compiler.pipeline",
     "fit": "foreword.tuning.fit",
+    "foretell": "foreword.tuning.foretelling",
     "load_bundle": "foreword.bundle",
     "load_compiled": "foreword.compiler.compiled",
     "measure_lengths": "foreword.compiler.lengths",
@@ -74,6 +78,7 @@ __all__ = [
     "Evidence",
     "FiniteSet",
     "Fit",
+    "Foretelling",
     "ForewordError",
     "Host",
     "LayerPrefix",
@@ -93,6 +98,7 @@ __all__ = [
     "bake",
     "compile_function",
     "fit",
+    "foretell",
     "load_bundle",
     "load_compiled",
     "measure_lengths",

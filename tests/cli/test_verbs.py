@@ -325,3 +325,59 @@ def test_a_message_is_cut_to_a_screen_and_keeps_its_remedy() -> None:
     assert shown[-2] == "  … and 79 more lines"
     assert len(shown) - 1 + 79 == 102
     assert on_one_screen("one\ntwo") == "one\ntwo"
+
+
+def test_fit_finds_a_length_and_says_why(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, out = write_task(tmp_path / "task", model_folder("bert"), []), tmp_path / "out"
+    ran = foreword("fit", task, "--length", "auto", "--lengths", "1, 2", "--steps", 2, "--out", out, "-q")
+    assert ran.code == 0, ran.err
+    chosen = json.loads((out / "length.json").read_text())
+    assert chosen["sentence"] in ran.out
+    assert f"> {chosen['chosen']:>6}" in ran.out
+    assert f"lengths    {out / 'length.svg'}" in ran.out
+    again = foreword("fit", out, "-q")
+    assert (again.code, chosen["sentence"] in again.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--length", "long"], 'a whole number from 1, or "auto"'),
+        (["--length", "0"], "greater than or equal to 1"),
+        (["--length", "auto", "--lengths", "2,x"], "whole numbers from 1"),
+        (["--lengths", "2,8"], 'together with length "auto"'),
+    ],
+    ids=" ".join,
+)
+def test_fit_refuses_lengths_that_are_none(
+    foreword: Any,
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    task = write_task(tmp_path / "task", model_folder("bert"), [])
+    ran = foreword("fit", task, *arguments, "--out", tmp_path / "out", "-q")
+    assert (ran.code, said in ran.err) == (2, True)
+
+
+def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
+    foreword: Any,
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("foreword.tuning.probes.STEPS", 2)
+    task = write_task(tmp_path / "task", model_folder("gpt2"), [], kind="generate")
+    ran = foreword("foretell", task, "-q")
+    assert (ran.code, ran.err) == (0, "")
+    told = json.loads(foreword("foretell", task, "--json").out)
+    assert f"verdict: {told['verdict']}" in ran.out
+    assert told["advice"] in ran.out
+    assert f"short prefix fit         {told['probes']['prefix']:.3f}" in ran.out
+    missing = foreword("foretell", tmp_path / "none.toml")
+    assert (missing.code, "cannot be read" in missing.err) == (2, True)

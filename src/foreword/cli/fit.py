@@ -11,14 +11,18 @@ from foreword.cli.bars import Bars
 from foreword.cli.screen import on_one_screen
 
 if TYPE_CHECKING:
-    from foreword.tuning.fit import Fit
+    from foreword.tuning.fit_result import Fit
     from foreword.tuning.fittable import FitWatch
+    from foreword.tuning.length_choice import Sweep
 
 
 def fit(
     task: Path = typer.Argument(..., help="The task file, or the folder of a fit to go on with."),
     method: str = typer.Option("prefix", "--method", help="prefix, soft-prompt, lora or full."),
-    length: int | None = typer.Option(None, "--length", min=1, help="Positions; of LoRA the rank."),
+    length: str | None = typer.Option(
+        None, "--length", help="Positions (of LoRA: the rank), or auto: the shortest as good as the best."
+    ),
+    lengths: str | None = typer.Option(None, "--lengths", help="What --length auto tries, such as 2,8,32."),
     start: str | None = typer.Option(None, "--start", help="First values of a prefix; auto is what measured best."),
     steps: int | None = typer.Option(None, "--steps", min=1, help="At most so many steps."),
     batch_size: int | None = typer.Option(None, "--batch-size", min=1, help="Examples in a step."),
@@ -44,7 +48,8 @@ def fit(
         options["learning_rate"] = _value(learning_rate)
     resumes = task.is_dir()
     if resumes:
-        _only_a_folder(options | {name: value for name, value in (("length", length), ("out", out)) if value})
+        given = (("length", length), ("lengths", lengths), ("out", out))
+        _only_a_folder(options | {name: value for name, value in given if value})
 
     from transformers.utils import logging
 
@@ -65,7 +70,8 @@ def fit(
                     None,
                     loaded,
                     method=method,
-                    length=length,
+                    length=None if length is None else _value(length),
+                    lengths=None if lengths is None else [_value(each.strip()) for each in lengths.split(",")],
                     seed=seed,
                     out=out or Path("runs") / f"{folder_name(loaded.name)}-{method}",
                     fresh=fresh,
@@ -100,13 +106,33 @@ def _show(made: Fit) -> None:
     size = made.details.get("positions", made.details.get("rank"))
     typer.echo(f"{made.method} of {size}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
     typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
+    if made.sweep is not None:
+        _show_sweep(made.sweep)
     for text in made.notices:
         typer.echo(on_one_screen(f"notice     {text}"))
     if made.folder is None:
         return
-    for name, path in (("bundle", "best.prefix"), ("result", "result.json"), ("log", "log.jsonl")):
+    for name, path in (
+        ("bundle", "best.prefix"),
+        ("result", "result.json"),
+        ("lengths", "length.svg"),
+        ("log", "log.jsonl"),
+    ):
         if (made.folder / path).exists():
             typer.echo(f"{name:<10} {made.folder / path}")
+
+
+def _show_sweep(sweep: Sweep) -> None:
+    """One line a length, the chosen one marked, and why it was chosen."""
+    typer.echo(f"\n  length  {sweep.metric:<11} loss  ranks k/v   bytes  ms added  finding")
+    for trial in sweep.trials:
+        keys, values = (sum(getattr(r, n) for r in trial.ranks) / len(trial.ranks) for n in ("keys", "values"))
+        mark = ">" if trial.length == sweep.chosen else " "
+        typer.echo(
+            f"{mark} {trial.length:>6}  {trial.selection:<11.3f} {trial.loss:.3f} {keys:5.1f}/{values:<5.1f}"
+            f" {trial.cost.bytes:>7,}  {trial.cost.added_ms:>8.2f}  {trial.comparison.finding}"
+        )
+    typer.echo(f"{sweep.sentence}\n")
 
 
 def folder_name(name: str) -> str:

@@ -13,7 +13,7 @@ import sys
 import typer
 
 from foreword.cli import compile as compiling
-from foreword.cli import doctor, fit, init, inspect, pilot, predict, sign, verify
+from foreword.cli import doctor, fit, foretell, init, inspect, pilot, predict, sign, verify
 from foreword.cli.screen import on_one_screen
 from foreword.errors import ForewordError
 from foreword.version import __version__
@@ -38,13 +38,14 @@ def _show_version(wanted: bool) -> None:
 def options(
     version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Verbs work on a task (init, pilot, fit), on a bundle (predict, inspect, sign) or a function (compile, verify)."""
+    """Verbs on a task (init, foretell, fit, pilot), a bundle (predict, inspect, sign), a function (compile, verify)."""
     del version
 
 
 app.command("init")(init.init)
 app.command("pilot")(pilot.pilot)
 app.command("fit")(fit.fit)
+app.command("foretell")(foretell.foretell)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
 app.command("sign")(sign.sign)

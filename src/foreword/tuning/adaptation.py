@@ -129,6 +129,13 @@ class FittedPrefix(Adaptation):
                 nn.Parameter(keys.to(host.device)), nn.Parameter(values.to(host.device))
             )
 
+    def shorten(self, positions: int) -> None:
+        """Keep the first `positions` positions: before a fit, so that lengths that are compared share their start."""
+        self.positions = positions
+        for site, found in self._tensors.items():
+            parts = (nn.Parameter(part.detach()[:, :positions].clone()) for part in (found.keys, found.values))
+            self._tensors[site] = SiteTensors(*parts)
+
     def active(self) -> AbstractContextManager[None]:
         return attached(self.host, self._tensors)
 

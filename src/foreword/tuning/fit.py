@@ -9,119 +9,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from foreword.bundle import save_bundle
-from foreword.engine.bake import bake
 from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
-from foreword.prefix import Prefix
-from foreword.record import RunRecord, Stopwatch
-from foreword.tuning.adaptation import FittedPrefix, SoftPrompt
+from foreword.record import Stopwatch
+from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
-from foreword.tuning.checkpoint import Moment
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.fit_log import FitLog
+from foreword.tuning.fit_result import Fit
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
 from foreword.tuning.full_weights import FullWeights
+from foreword.tuning.length import FITTED, Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
-from foreword.tuning.predictor import Answer, Predictor
 from foreword.tuning.problems import did_you_mean
-from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings
+from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings, PrefixSettings
 from foreword.tuning.task import Task
 from foreword.version import __version__
 
 METHODS = tuple(kind for kind, settings in BY_KIND.items() if issubclass(settings, FittedSettings))
 # What of a task a fit depends on; prices and the other candidates may change between a kill and the resume.
 _PARTS = ("task", "data", "labels", "model", "splits")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted prefix or rival, ready to answer, with how it came about.
-
-    `selection` is the task's metric on the selection split, at the best of the moments in `history` (step, seconds,
-    loss, selection). `stopped_by` is "steps", "seconds" or "patience"; `notices` are what the loop did of its own
-    accord. `details` are the settings that were decided on the way.
-    """
-
-    method: str
-    predictor: Predictor
-    selection: float
-    history: tuple[Moment, ...]
-    details: Mapping[str, Any]
-    record: RunRecord
-    folder: Path | None
-    seed: int
-
-    @property
-    def best(self) -> Moment:
-        """The moment whose state was kept."""
-        return next(moment for moment in self.history if moment.step == self.details["best_step"])
-
-    @property
-    def stopped_by(self) -> str:
-        return str(self.details["stopped_by"])
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return tuple(self.details["notices"])
-
-    @property
-    def prefix(self) -> Prefix:
-        """The fitted keys and values; a soft prompt's are those that it has in its causal model (baked, exact).
-
-        FitError when what was fitted is no prefix.
-        """
-        adaptation = self.predictor.adaptation
-        if isinstance(adaptation, FittedPrefix):
-            return adaptation.prefix()
-        if isinstance(adaptation, SoftPrompt) and self.predictor.host.role == "causal":
-            return bake(self.predictor.host, adaptation.parameters()["soft"].detach())
-        raise FitError(
-            "What was fitted is not a prefix.",
-            expected='method "prefix", or "soft-prompt" on a causal model',
-            found=f"{self.method} on {self.predictor.host.role} {self.predictor.host.reference}",
-            fix="Use fit.answer(texts); it is not saved as a bundle.",
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values: all but the numbers that were fitted."""
-        return {
-            "method": self.method,
-            "seed": self.seed,
-            "selection": self.selection,
-            "best": asdict(self.best),
-            "details": dict(self.details),
-            "history": [asdict(moment) for moment in self.history],
-            "record": self.record.as_dict(),
-        }
-
-    def answer(self, inputs: Sequence[str]) -> list[Answer]:
-        """One answer per input, in order."""
-        return self.predictor.answer(inputs)
-
-    def save(self, path: Path | str) -> None:
-        """Write the prefix as a bundle that `foreword predict` answers with."""
-        readout = self.predictor.readout
-        save_bundle(
-            Path(path),
-            self.prefix,
-            host=self.predictor.host,
-            use=self.predictor.use(),
-            readout=None if readout is None else readout.arrays(),
-            provenance=self.record.as_dict(),
-        )
-
-    def close(self) -> None:
-        """Take out of the model what was put into it (LoRA), and let a full copy go; a prefix leaves nothing behind."""
-        self.predictor.adaptation.close()
+MADE = ("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "full/*", "tensorboard/events.*")
 
 
 class _Verb:
@@ -133,7 +49,8 @@ class _Verb:
         task: Task | Path | str,
         *,
         method: str = "prefix",
-        length: int | None = None,
+        length: Length = None,
+        lengths: Sequence[int] | None = None,
         seed: int = 0,
         out: Path | str | None = None,
         fresh: bool = False,
@@ -145,17 +62,21 @@ class _Verb:
     ) -> Fit:
         """Fit a prefix to a task on a frozen host, or a rival of it, and keep the best state on the selection split.
 
-        `host` is a Host, a reference, or None for the task's own. `method` is "prefix", "soft-prompt", "lora"
-        or "full"; `length` its number of positions (of LoRA: its rank). `options` are the other fields of that
-        candidate in a task file (`start`, `steps`, `batch_size`, `learning_rate`, `seconds`, ...); fields that the
-        task's own candidate of this kind sets are the defaults.
+        `host` is a Host, a reference, or None for the task's own. `method` is "prefix", "soft-prompt", "lora" or
+        "full"; `length` its number of positions (of LoRA: its rank), and "auto" fits a prefix of each of `lengths`
+        (left out: 1, 2, 4 up to 64, as far as that makes sense) and takes the shortest that is statistically as good as
+        the best on the selection split (`foreword.tuning.length_choice` says how, and what it does not guarantee).
+        `options` are the other fields of that candidate in a task file (`start`, `steps`, `learning_rate`, `seconds`,
+        ...); fields that the task's own candidate of this kind sets are the defaults.
 
         With `out` everything is kept in that folder (checkpoint, log.jsonl, bundle, record), and the same call, or
         `fit.resume(out)`, goes on after an interruption or a kill, to the same numbers on the same machine. FitError
         says which option is wrong; RunFolderError what the folder holds instead.
         """
         task = task if isinstance(task, Task) else Task.load(task)
-        settings = _settings(task, method, length, options)
+        sweeps = _sweeps(method, length, lengths)
+        settings = _settings(task, method, None if length == "auto" else length, options)
+        lengths = checked_lengths(lengths)
         devices = Devices()
         splits = load_splits(task, limit=limit)
         if not isinstance(host, Host):
@@ -163,6 +84,9 @@ class _Verb:
             host = Host.load(host or task.reference, dtype=task.model.dtype, device=device)
         folder = None if out is None else Path(out)
         work = _Work(host, task, splits, settings, seed, limit, folder, command)
+        if sweeps and isinstance(settings, PrefixSettings):
+            several = _Sweeping(work, lengths or usual_lengths(host, splits), tensorboard=tensorboard)
+            return several.run(devices, watch or FitWatch(), fresh=fresh)
         return work.run(devices, watch or FitWatch(), fresh=fresh, tensorboard=tensorboard)
 
     def resume(
@@ -186,6 +110,7 @@ class _Verb:
             task = Task.parse(values, folder=Path(told["aside"]["task_folder"]), source=f"{folder}/fit.json")
             kind, seed, limit = told["settings"]["kind"], int(told["seed"]), told["limit"]
             reference = None if host is not None else str(told["aside"]["reference"])
+            lengths = told.get("lengths")
         except (LookupError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"{folder} holds no fit to go on with.",
@@ -197,6 +122,8 @@ class _Verb:
             host or reference,
             task,
             method=kind,
+            length=None if lengths is None else "auto",
+            lengths=lengths,
             seed=seed,
             out=folder,
             limit=limit,
@@ -222,6 +149,10 @@ class _Work:
     folder: Path | None
     command: str
 
+    @property
+    def bench(self) -> Workbench:
+        return Workbench(self.host, self.task, self.splits)
+
     def run(self, devices: Devices, watch: FitWatch, *, fresh: bool, tensorboard: bool) -> Fit:
         stopwatch = Stopwatch(self.command, seeds=(self.seed,))
         with ExitStack() as stack:
@@ -229,19 +160,18 @@ class _Work:
             if self.folder is not None:
                 checkpoint = self.folder / "checkpoint.pt"
                 if devices.is_first:
-                    stack.enter_context(_held(self.folder).held(self._identity(), fresh=fresh, aside=self._aside()))
+                    stack.enter_context(_held(self.folder).held(self.identity(), fresh=fresh, aside=self.aside()))
                     log = FitLog(self.folder, watch, tensorboard=tensorboard)
                     stack.callback(log.close)
                     watch = log
-            bench = Workbench(self.host, self.task, self.splits)
-            fitted = candidate_for(self.settings).fit(bench, seed=self.seed, checkpoint=checkpoint, watch=watch)
+            fitted = candidate_for(self.settings).fit(self.bench, seed=self.seed, checkpoint=checkpoint, watch=watch)
             made = self._made(fitted, stopwatch)
             if self.folder is not None and devices.is_first:
-                self._keep(made)
+                keep(made)
         return made
 
     def _made(self, fitted: Fitted, stopwatch: Stopwatch) -> Fit:
-        record = stopwatch.record({"method": self.settings.kind, **self._identity()})
+        record = stopwatch.record({"method": self.settings.kind, **self.identity()})
         return Fit(
             self.settings.kind,
             fitted.predictor,
@@ -253,17 +183,7 @@ class _Work:
             self.seed,
         )
 
-    def _keep(self, made: Fit) -> None:
-        """Write the result into the folder: record, and the bundle or the library's own format."""
-        folder = _held(made.folder or Path())
-        folder.write(folder.path / "result.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
-        adaptation = made.predictor.adaptation
-        if isinstance(adaptation, Lora | FullWeights):
-            adaptation.save(folder.path / made.method)
-        elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
-            made.save(folder.path / "best.prefix")
-
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         settings = self.task.settings()
         return {
             "settings": self.settings.model_dump(mode="json"),
@@ -275,8 +195,49 @@ class _Work:
             "foreword": __version__,
         }
 
-    def _aside(self) -> dict[str, Any]:
+    def aside(self) -> dict[str, Any]:
         return {"task_folder": str(self.task.folder.resolve()), "reference": self.host.reference}
+
+
+@dataclass(frozen=True)
+class _Sweeping:
+    """Fits of several lengths in folders below one, each a fit of its own, and the chosen one's result in that one."""
+
+    work: _Work
+    lengths: tuple[int, ...]
+    tensorboard: bool
+
+    def run(self, devices: Devices, watch: FitWatch, *, fresh: bool) -> Fit:
+        work, folder = self.work, self.work.folder
+        stopwatch = Stopwatch(work.command, seeds=(work.seed,))
+        identity = {**work.identity(), "lengths": list(self.lengths)}
+        with ExitStack() as stack:
+            if folder is not None and devices.is_first:
+                stack.enter_context(_held(folder).held(identity, fresh=fresh, aside=work.aside()))
+
+            def fit_of(length: int, place: Path | None) -> Fit:
+                sized = {"positions": length, "longest": max(self.lengths)}
+                one = replace(work, settings=work.settings.model_copy(update=sized), folder=place)
+                watch.notice(f"length {length} of {', '.join(map(str, self.lengths))}")
+                return one.run(devices, watch, fresh=False, tensorboard=self.tensorboard)
+
+            chosen, found = sweep(work.bench, self.lengths, fit_of, folder=folder, devices=devices)
+            record = stopwatch.record({"method": work.settings.kind, **identity})
+            made = replace(chosen, record=record, folder=folder, sweep=found)
+            if folder is not None and devices.is_first:
+                keep(made)
+        return made
+
+
+def keep(made: Fit) -> None:
+    """Write the result into the folder: record, and the bundle or the library's own format."""
+    folder = _held(made.folder or Path())
+    folder.write(folder.path / "result.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+    adaptation = made.predictor.adaptation
+    if isinstance(adaptation, Lora | FullWeights):
+        adaptation.save(folder.path / made.method)
+    elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
+        made.save(folder.path / "best.prefix")
 
 
 def _held(folder: Path) -> HeldFolder:
@@ -285,7 +246,12 @@ def _held(folder: Path) -> HeldFolder:
         work="fit",
         same="the same task, data, base model, settings and seed as before",
         identity_name="fit.json",
-        made=("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "full/*", "tensorboard/events.*"),
+        made=(
+            *MADE,
+            "length.json",
+            "length.svg",
+            *(f"lengths/*/{name}" for name in (*MADE, "fit.json", FITTED, ".lock")),
+        ),
     )
 
 
@@ -299,6 +265,24 @@ def _length_of(method: str, kind: type[CandidateSettings]) -> str:
         expected="a length for prefix, soft-prompt (positions) or lora (rank)",
         found=method,
         fix="Leave the length out.",
+    )
+
+
+def _sweeps(method: str, length: Length, lengths: Sequence[int] | None) -> bool:
+    """Is the length to be found? FitError when what is said of it does not go together."""
+    if length != "auto" and not isinstance(length, int | None):
+        expected, found = 'a whole number from 1, or "auto"', repr(length)
+    elif length == "auto" and method != "prefix":
+        expected, found = "a number for every method but prefix", f'"auto" for {method}'
+    elif length != "auto" and lengths is not None:
+        expected, found = 'lengths to try together with length "auto"', f"length {length}"
+    else:
+        return length == "auto"
+    raise FitError(
+        "The length of the fit cannot be understood.",
+        expected=expected,
+        found=found,
+        fix='Name one length, or let several be tried: method "prefix", length "auto".',
     )
 
 

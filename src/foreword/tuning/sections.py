@@ -353,8 +353,18 @@ class SoftPromptSettings(FittedSettings):
 
 
 class PrefixSettings(FittedSettings):
+    """`longest`: the first values are the beginning of those of so many positions; None: of `positions` themselves."""
+
     kind: Literal["prefix"] = "prefix"
     positions: Whole = 16
+    longest: Whole | None = None
+
+    @field_validator("longest")
+    @classmethod
+    def _holds_all_positions(cls, longest: int | None, info: ValidationInfo) -> int | None:
+        if longest is not None and longest < info.data.get("positions", 0):
+            raise ValueError(f"at least the positions, {info.data['positions']}")
+        return longest
 
 
 class LoraSettings(FittedSettings):

@@ -18,7 +18,9 @@ class Prefix(Candidate[PrefixSettings]):
     def fit(
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        adaptation = Adapted(bench.host, positions=self.settings.positions, seed=seed)
+        drawn = self.settings.longest or self.settings.positions
+        adaptation = Adapted(bench.host, positions=drawn, seed=seed)
+        adaptation.shorten(self.settings.positions)
         try:
             fitted = fit_adaptation(bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, watch=watch)
         except BaseException:

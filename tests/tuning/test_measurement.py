@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from foreword.assessment import measurement
-from foreword.assessment.measurement import PeakMemory, measure_latency
+from foreword.tuning import measurement
+from foreword.tuning.measurement import PeakMemory, measure_latency
 
 MIB = 2**20
 

@@ -1,0 +1,204 @@
+"""The pairs of a task and a base model that foretelling is calibrated and judged on: which they are, and their data.
+
+A pair is in one of two parts, and the part goes with the base model: no base of the validation part has a fit in the
+calibration part, and the sets of skills, widths, depths and seeds differ. The parts were written down before
+any fit of either. None of the laboratory's own eight cases is in either part.
+
+The bases are trained by the laboratory's machinery (examples/laboratory) on other skills, at sizes that take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foreword.bundle import write_bytes_atomically
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "examples" / "laboratory"))
+
+import skills as laboratory  # noqa: E402
+import train  # noqa: E402
+
+Rows = laboratory.Rows
+SHORT = laboratory.Sequences(length=6, digits=5)
+FIT, SELECTION, TEST = 800, 64, 200
+
+
+def reverse(rows: Rows) -> Rows:
+    """The last number first."""
+    return rows[:, ::-1]
+
+
+def copy(rows: Rows) -> Rows:
+    """As it was."""
+    return rows
+
+
+def shift(rows: Rows) -> Rows:
+    """Every number one place on, the last one first."""
+    return np.roll(rows, 1, axis=1)
+
+
+def shift_two(rows: Rows) -> Rows:
+    """Every number two places on."""
+    return np.roll(rows, 2, axis=1)
+
+
+def unique(rows: Rows) -> Rows:
+    """A number where it is the first of its kind, 0 where it came before."""
+    earlier = (rows[:, :, None] == rows[:, None, :]) & np.tri(rows.shape[1], k=-1, dtype=bool)
+    return np.where(earlier.any(axis=2), 0, rows)
+
+
+def largest_so_far(rows: Rows) -> Rows:
+    """The largest number up to each place."""
+    return np.maximum.accumulate(rows, axis=1)
+
+
+def parity(rows: Rows) -> Rows:
+    """Whether so far the sum is odd."""
+    return np.cumsum(rows, axis=1) % 2
+
+
+def mirror(rows: Rows) -> Rows:
+    """How far each number is below the largest digit."""
+    return SHORT.digits - 1 - rows
+
+
+def reverse_add_one(rows: Rows) -> Rows:
+    """Reversed, and one added to each."""
+    return rows[:, ::-1] + 1
+
+
+SKILLS: Mapping[str, Callable[[Rows], Rows]] = {
+    **laboratory.SKILLS,
+    "reverse": reverse,
+    "copy": copy,
+    "shift": shift,
+    "shift two": shift_two,
+    "unique": unique,
+    "largest so far": largest_so_far,
+    "parity": parity,
+    "mirror": mirror,
+    "reverse, add one": reverse_add_one,
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A small base model: what it is trained on, its size, and the tasks that it is asked to do."""
+
+    name: str
+    part: str
+    seed: int
+    plan: train.Plan
+    tasks: tuple[str, ...]
+
+
+def _plan(*skills: str, layers: int = 2, heads: int = 2, width: int = 32, steps: int = 2000) -> train.Plan:
+    return train.Plan(skills, layers, heads, width, steps=steps, batch=32, rate=6e-3, sequences=SHORT)
+
+
+BASES = (
+    Base(
+        "c1", "calibration", 1, _plan("ascending", "reverse", "add one"),
+        ("ascending", "reverse", "histogram", "reverse, add one", "parity"),
+    ),
+    Base(
+        "c2", "calibration", 2, _plan("copy", "largest so far", "shift", width=48),
+        ("largest so far", "shift", "ascending", "mirror", "shift two"),
+    ),
+    Base("c3", "calibration", 3, _plan("reverse", layers=1, heads=1), ("reverse", "copy", "shift", "add two")),
+    Base(
+        "c4", "calibration", 4, _plan("histogram", "descending"),
+        ("histogram", "descending", "unique", "ascending", "double histogram"),
+    ),
+    Base("c5", "calibration", 5, _plan("mirror", "unique", layers=3, heads=4), ("mirror", "copy", "reverse", "unique")),
+    Base(
+        "v1", "validation", 11, _plan("descending", "copy", "add two", width=40),
+        ("descending", "copy", "add one", "histogram", "reverse"),
+    ),
+    Base(
+        "v2", "validation", 12, _plan("unique", "shift", "ascending", layers=3),
+        ("unique", "shift", "ascending", "descending", "parity"),
+    ),
+    Base(
+        "v3", "validation", 13, _plan("largest so far", "mirror", layers=1, heads=2),
+        ("largest so far", "mirror", "shift", "ascending"),
+    ),
+    Base(
+        "v4", "validation", 14, _plan("parity", "reverse", "histogram", "add one", width=48),
+        ("parity", "histogram", "reverse, add one", "ascending", "shift two"),
+    ),
+    Base("v5", "validation", 15, _plan("copy", layers=1, heads=1, width=48), ("copy", "reverse", "mirror", "unique")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A task on a base model. `part`: calibration or validation."""
+
+    name: str
+    part: str
+    task: Path
+
+
+def pairs(work: Path, part: str | None = None) -> list[Pair]:
+    """All pairs, or those of a part, their bases trained and their data written below `work` where they are missing."""
+    laboratory.SKILLS = SKILLS  # type: ignore[assignment]
+    train.SKILLS = SKILLS  # type: ignore[assignment]
+    train.PLANS = {**train.PLANS, **{base.name: base.plan for base in BASES}}
+    return [_pair(base, skill, work) for base in BASES if part in (None, base.part) for skill in base.tasks]
+
+
+def _pair(base: Base, skill: str, work: Path) -> Pair:
+    model = train.build(work / "models", base.name, base.seed).resolve()
+    name = f"{base.name}-{skill.replace(', ', '-').replace(' ', '-')}"
+    folder = work / "tasks" / name
+    if not (folder / "task.toml").exists():
+        rng = np.random.default_rng((base.seed, base.tasks.index(skill)))
+        drawn = np.concatenate([SHORT.draw(rng, FIT + SELECTION + TEST, unseen=True) for _ in range(8)])
+        first = np.sort(np.unique(drawn, axis=0, return_index=True)[1])
+        rows = drawn[first][: FIT + SELECTION + TEST]
+        lines = [
+            json.dumps({"sequence": laboratory.written(row), "answer": laboratory.written(answer)}) + "\n"
+            for row, answer in zip(rows, SKILLS[skill](rows), strict=True)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(folder / "data.jsonl", "".join(lines).encode())
+        write_bytes_atomically(folder / "task.toml", _task(name, model).encode())
+    return Pair(name, base.part, folder / "task.toml")
+
+
+def _task(name: str, model: Path) -> str:
+    return f"""\
+[task]
+name = {json.dumps(name)}
+kind = "generate"
+requirement = "exact-match at least 0.70 with 95% confidence"
+
+[data]
+file = "data.jsonl"
+input = "sequence"
+target = "answer"
+
+[model]
+reference = {json.dumps(str(model))}
+template = "{{input}}"
+max_tokens = {SHORT.length + 1}
+device = "cpu"
+
+[splits]
+fit = {FIT}
+selection = {SELECTION}
+test = "rest"
+
+[limits]
+fit_seconds = 3600.0
+"""

@@ -1,0 +1,64 @@
+"""`foreword foretell TASK`: before a fit, whether a prefix can do the task, and what to do if it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from foreword.tuning.foretelling import Foretelling
+
+
+def foretell(
+    task: Path = typer.Argument(..., help="The task file."),
+    model: str | None = typer.Option(
+        None, "--model", help="Another base model than the task's: id, folder, package:NAME."
+    ),
+    seed: int = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Of the probes' first values and batches."),
+    limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),
+    as_json: bool = typer.Option(False, "--json", help="Print everything that was found as JSON."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress."),
+) -> None:
+    """Say before a fit whether a prefix can do a task on its base model, from probes of a few dozen steps."""
+    from transformers.utils import logging
+
+    from foreword.tuning.foretelling import foretell as foretelling
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    found = foretelling(
+        model,
+        task,
+        seed=seed,
+        limit=limit,
+        watch=None if quiet else lambda name: typer.echo(f"probing: {name}", err=True),
+    )
+    typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else _table(found))
+
+
+def _table(found: Foretelling) -> str:
+    """What was measured, one line a probe, then the verdict, its reliability and the advice."""
+    probes = found.probes
+    rows = [
+        ("bare model", probes.bare),
+        ("ignoring the input", probes.constant),
+        ("examples in context", probes.demonstrations),
+        ("short prefix fit", probes.prefix),
+        ("rank-1 LoRA, attention", probes.lora_attention),
+        ("rank-1 LoRA, MLP", probes.lora_mlp),
+    ]
+    lines = [f"loss on {probes.judged} examples, in nats"]
+    lines += [f"  {name:<24} {'not measured' if loss is None else f'{loss:.3f}'}" for name, loss in rows]
+    shape = probes.gradient
+    lines += ["what the gradient wants of attention's output"]
+    for name, share in (
+        ("one bias for all", shape.mean("constant")),
+        ("a bias per example", shape.mean("per_example")),
+        ("examples agree", shape.mean("agreement")),
+    ):
+        lines.append(f"  {name:<24} {share:.3f}")
+    lines += ["", f"verdict: {found.verdict} (probability {found.probability:.0%})", found.advice, found.reliability]
+    return "\n".join(lines)

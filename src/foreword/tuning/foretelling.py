@@ -1,0 +1,219 @@
+"""Before a fit: can a prefix do this task on this model at all? A foretelling with a stated error rate.
+
+Probes (`foreword.tuning.probes`) are turned into a verdict by a rule that was calibrated on pairs of tasks and models
+with known outcomes, and judged on others (benchmarks/tuning/foretelling). Rule, counts and the interval of the error
+rate stand in one versioned file. A foretelling is a reason where to begin; only a pilot measures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from foreword.confidence import rate_interval
+from foreword.engine.host import Host
+from foreword.tuning.candidates import Workbench
+from foreword.tuning.examples import load_splits
+from foreword.tuning.probes import Probes, probe
+from foreword.tuning.task import Task
+
+Verdict = Literal["prefix", "lora", "other base", "nothing needed"]
+SCHEMA = "foreword.foretelling/1"
+
+ADVICE: Mapping[Verdict, str] = {
+    "prefix": (
+        "Fit a prefix: the model seems to have what the task needs, and a prefix can bring it out. "
+        "Run `foreword fit TASK --length auto`."
+    ),
+    "lora": (
+        "Use LoRA: the task seems to need another pattern of attention or another computation than the model has, "
+        'which a prefix cannot give. Run `foreword fit TASK --method lora`, or add kind = "lora" to the pilot.'
+    ),
+    "other base": (
+        "Take another base model: neither a prefix nor small changes of the weights moved this one towards the task. "
+        "Name a larger model, or one trained on similar texts, under [model] reference; or check template and labels."
+    ),
+    "nothing needed": (
+        "Fit nothing yet: the bare model meets the requirement on the examples that were looked at. "
+        "Run `foreword pilot TASK` with a zero-shot candidate to have that measured on the test split."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A probability from features: logistic, weights on features that are first brought to their calibrated scale."""
+
+    features: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Any]) -> Score:
+        """From the values of a file."""
+        means, scales, weights = (tuple(map(float, told[name])) for name in ("means", "scales", "weights"))
+        return cls(tuple(told["features"]), means, scales, weights, float(told["intercept"]))
+
+    def of(self, found: Mapping[str, float]) -> float:
+        """The probability for these features."""
+        parts = zip(self.features, self.means, self.scales, self.weights, strict=True)
+        total = self.intercept + sum(weight * (found[name] - mean) / scale for name, mean, scale, weight in parts)
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, total))))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The rule, and how often it was right on pairs that it was not made from.
+
+    `works`: that anything fitted gains on the metric; `prefix`: that a prefix then reaches most of what LoRA gains.
+    `pairs`, `right` and `prefix_right` are of the validation: verdicts, and the answer to "can a prefix?" alone.
+    `roles` and `kinds` are what was validated; elsewhere no error rate is stated.
+    """
+
+    works: Score
+    prefix: Score
+    pairs: int
+    right: int
+    prefix_right: int
+    roles: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    @classmethod
+    def load(cls) -> Calibration:
+        """The calibration that comes with this version."""
+        return _calibration()
+
+    @classmethod
+    def parse(cls, told: Mapping[str, Any]) -> Calibration:
+        """From the values of its file; ValueError when it has another schema."""
+        if told["schema"] != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA}, found {told['schema']}")
+        seen, domain = told["validation"], told["domain"]
+        return cls(
+            Score.parse(told["works"]),
+            Score.parse(told["prefix"]),
+            int(seen["pairs"]),
+            int(seen["right"]),
+            int(seen["prefix_right"]),
+            tuple(domain["roles"]),
+            tuple(domain["kinds"]),
+        )
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Of `pairs` held-out pairs `wrong` were told wrongly; the rate lies in [`low`, `high`] at `level` (exact)."""
+
+    wrong: int
+    pairs: int
+    low: float
+    high: float
+    level: float
+
+    @classmethod
+    def of(cls, right: int, pairs: int) -> ErrorRate:
+        """From counts, with Clopper and Pearson's interval at 95%."""
+        found = rate_interval(pairs - right, pairs)
+        return cls(pairs - right, pairs, found.low, found.high, found.level)
+
+    @property
+    def text(self) -> str:
+        """The count and the interval, in words."""
+        return (
+            f"{self.wrong} of {self.pairs} (error rate {self.low:.0%} to {self.high:.0%}, {self.level:.0%} confidence)"
+        )
+
+
+@dataclass(frozen=True)
+class Foretelling:
+    """The verdict on a task and a base model, with the probes it rests on.
+
+    `probability` is the rule's own for the verdict. `error_rate` is how often the answer to "can a prefix do it?" was
+    wrong on held-out pairs, `verdict_error_rate` how often the verdict was, which also tells LoRA from another base.
+    Both are None where the rule was not validated: for other roles of models or kinds of tasks.
+    """
+
+    verdict: Verdict
+    probability: float
+    works: float
+    prefix: float
+    error_rate: ErrorRate | None
+    verdict_error_rate: ErrorRate | None
+    probes: Probes
+
+    @property
+    def advice(self) -> str:
+        """What to do, in plain words."""
+        return ADVICE[self.verdict]
+
+    @property
+    def reliability(self) -> str:
+        """How often such a verdict is wrong, in plain words."""
+        if self.error_rate is None or self.verdict_error_rate is None:
+            return "How often this is wrong was not measured for this kind of model and task; take it as a hint."
+        return (
+            "On pairs of tasks and small models that the rule had not seen, whether a prefix can do the task was told "
+            f"wrongly on {self.error_rate.text}, what to do instead as well on {self.verdict_error_rate.text}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {name: getattr(self, name) for name in ("verdict", "probability", "works", "prefix")}
+        rates = {name: getattr(self, name) for name in ("error_rate", "verdict_error_rate")}
+        told = {name: None if rate is None else asdict(rate) for name, rate in rates.items()}
+        return {
+            **values,
+            "advice": self.advice,
+            "reliability": self.reliability,
+            **told,
+            "probes": self.probes.as_dict(),
+        }
+
+
+def foretell(
+    host: Host | str | None,
+    task: Task | Path | str,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> Foretelling:
+    """Look at a task and a base model before a fit, and say what is likely to do it.
+
+    `host` is a Host, a reference, or None for the task's own. Only the fit and selection splits are used. `watch` is
+    told the name of each probe as it begins. Errors are those of the task file, its data and the model.
+    """
+    task = task if isinstance(task, Task) else Task.load(task)
+    splits = load_splits(task, limit=limit)
+    if not isinstance(host, Host):
+        host = Host.load(host or task.reference, dtype=task.model.dtype, device=task.model.device)
+    found = probe(Workbench(host, task, splits), seed=seed, watch=watch)
+    return judged(found, Calibration.load(), role=host.role, kind=task.kind, required=task.requirement.at_least)
+
+
+def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: float) -> Foretelling:
+    """The verdict of a rule on what the probes found; `required` is the metric's value that the task asks for."""
+    works, prefix = rule.works.of(found.features), rule.prefix.of(found.features)
+    chances: dict[Verdict, float] = {"prefix": works * prefix, "lora": works * (1 - prefix), "other base": 1 - works}
+    verdict: Verdict = "other base" if works < 0.5 else "prefix" if prefix >= 0.5 else "lora"
+    probability = chances[verdict]
+    if found.metric >= required:
+        verdict, probability = "nothing needed", 1.0
+    rates: tuple[ErrorRate | None, ErrorRate | None] = (None, None)
+    if role in rule.roles and kind in rule.kinds:
+        rates = ErrorRate.of(rule.prefix_right, rule.pairs), ErrorRate.of(rule.right, rule.pairs)
+    return Foretelling(verdict, probability, works, prefix, *rates, found)
+
+
+@cache
+def _calibration() -> Calibration:
+    place = resources.files("foreword.tuning") / "calibration" / "foretelling.json"
+    return Calibration.parse(json.loads(place.read_text(encoding="utf-8")))

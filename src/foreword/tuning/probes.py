@@ -1,0 +1,238 @@
+"""Cheap looks at a task and a base model before a fit: each takes at most about a tenth of one.
+
+It measures and does not decide; `foreword.tuning.foretelling` does. All of it is on the fit and selection splits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreword.engine.generation import completion_loss
+from foreword.errors import FitError
+from foreword.tuning.adaptation import Adaptation, Bare
+from foreword.tuning.candidates import Workbench
+from foreword.tuning.candidates.contract import unset_readout
+from foreword.tuning.demonstrations import demonstrations, first_examples
+from foreword.tuning.examples import Example
+from foreword.tuning.fittable import Problem
+from foreword.tuning.gradient_shape import GradientShape, gradient_shape
+from foreword.tuning.loop import fit
+from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.low_rank import Lora, Targets, linear_layers
+from foreword.tuning.objective import objective_for
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.quiet_prefix import QuietPrefix
+from foreword.tuning.selection_outcomes import losses_of
+
+# A probe of 40 steps in batches of 16 is 8% of a fit of 500: enough that a skill that a model has begins to show.
+STEPS, BATCH, POSITIONS, LORA_RATE = 40, 16, 8, 1e-2
+JUDGED, LEARNED, GRADIENTS, SHOWN = 32, 1000, 24, 4
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What was measured. Losses are means in nats on the same `judged` examples of the selection split.
+
+    `bare` is the model as it is (with the task's read-out); `constant` what an answer that ignores the input reaches,
+    from how often the fit split's answers and their tokens occur. `demonstrations` is with a few examples in the
+    context, None where the model reads no examples or they do not fit. `prefix`, `lora_attention` and `lora_mlp` are
+    after short fits of the same steps; None where the model has no such layers. `metric` is the bare model's.
+    """
+
+    bare: float
+    constant: float
+    demonstrations: float | None
+    prefix: float
+    lora_attention: float | None
+    lora_mlp: float | None
+    metric: float
+    judged: int
+    gradient: GradientShape
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lora(self) -> float | None:
+        """The better of the two LoRA probes' losses."""
+        return min((loss for loss in (self.lora_attention, self.lora_mlp) if loss is not None), default=None)
+
+    @property
+    def features(self) -> dict[str, float]:
+        """What decisions are made from: shares without a unit, losses as what is gone of another loss, from -1 to 1."""
+        return {
+            "prefix_gain": _gone(self.prefix, self.bare),
+            "lora_gain": _gone(self.lora, self.bare),
+            "demonstrations_gain": _gone(self.demonstrations, self.bare),
+            "bare_below_constant": _gone(self.bare, self.constant),
+            "prefix_below_constant": _gone(self.prefix, self.constant),
+            "lora_below_constant": _gone(self.lora, self.constant),
+            "agreement": self.gradient.mean("agreement"),
+            "constant_share": self.gradient.mean("constant"),
+            "per_example_share": self.gradient.mean("per_example"),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the features included."""
+        return {**asdict(self), "features": self.features}
+
+
+def _gone(loss: float | None, of: float) -> float:
+    """Which share of a loss is gone; 0 when it was not measured. A loss that doubled or worse is -1."""
+    return 0.0 if loss is None or of <= 0 else max(-1.0, 1 - loss / of)
+
+
+def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | None = None) -> Probes:
+    """Take all probes on a part of the fit and selection splits. What is put into the model is taken out again."""
+    told, seconds = watch or (lambda _: None), dict[str, float]()
+    judged = bench.splits.selection[:JUDGED]
+    labels = bench.splits.labels if bench.task.kind == "classify" else ()
+    learned = tuple(first_examples(bench.splits.fit, labels, None)[:LEARNED])
+    small = replace(bench, splits=replace(bench.splits, fit=learned, selection=judged))
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        told(name)
+        began = time.perf_counter()
+        found = work()
+        seconds[name] = time.perf_counter() - began
+        return found
+
+    bare = timed("bare model", lambda: _bare(small))
+    shape = timed("gradients", lambda: _shape(small))
+    shown = timed("demonstrations", lambda: _with_demonstrations(small))
+    host = bench.host
+    made: dict[str, float | None] = {
+        "prefix": timed("prefix", lambda: _after(small, QuietPrefix(host, positions=POSITIONS, seed=seed), seed, None))
+    }
+    for targets in ("attention", "mlp"):
+        made[f"lora_{targets}"] = timed(f"lora_{targets}", partial(_lora, small, targets, seed))
+    return Probes(
+        bare[0],
+        _constant(small),
+        shown,
+        float(made["prefix"] or 0.0),
+        made["lora_attention"],
+        made["lora_mlp"],
+        bare[1],
+        len(judged),
+        shape,
+        seconds,
+    )
+
+
+def _problem(bench: Workbench, adaptation: Adaptation) -> tuple[Predictor, Any]:
+    kind = bench.default_readout
+    learns = kind in ("prototypes", "linear")
+    predictor = Predictor(
+        bench.host, bench.manner(), adaptation, unset_readout(kind, bench) if learns else bench.readout(kind)
+    )
+    return predictor, objective_for(predictor, bench.splits.fit, bench.splits.selection, bench.score)
+
+
+def _bare(bench: Workbench) -> tuple[float, float]:
+    """Loss and metric of the base model as it is, with the read-out that a fit would start from."""
+    predictor, objective = _problem(bench, Bare())
+    objective.finish()
+    return _mean_loss(predictor, bench.splits.selection), bench.selection_score(predictor)
+
+
+def _mean_loss(predictor: Predictor, examples: Sequence[Example]) -> float:
+    """The mean loss of the targets: of labels over examples, of written answers over their tokens."""
+    if predictor.manner.kind != "generate":
+        losses = losses_of(predictor, examples)
+        return sum(losses) / len(losses)
+    rows, answers = predictor.rows([x.input for x in examples]), [predictor.completion(x.target) for x in examples]
+    order, total = sorted(range(len(rows)), key=lambda index: len(rows[index])), 0.0
+    with torch.no_grad(), predictor.adaptation.active():
+        for start in range(0, len(order), BATCH):
+            told = [answers[index][: predictor.manner.max_new_tokens] for index in order[start : start + BATCH]]
+            read = [rows[index] for index in order[start : start + BATCH]]
+            loss = completion_loss(predictor.host, read, told, soft=predictor.adaptation.soft)
+            total += float(loss) * sum(map(len, told))
+    return total / sum(len(answer[: predictor.manner.max_new_tokens]) for answer in answers)
+
+
+def _constant(bench: Workbench) -> float:
+    """The loss of answers by frequency alone: of labels, or of tokens each by itself; add-one smoothing."""
+    splits = (bench.splits.fit, bench.splits.selection)
+    predictor = Predictor(bench.host, bench.manner()) if bench.task.kind == "generate" else None
+    answers: list[list[list[Hashable]]] = [
+        [[x.target] if predictor is None else list(predictor.completion(x.target)) for x in split] for split in splits
+    ]
+    counts = Counter(token for answer in answers[0] for token in answer)
+    total = counts.total() + len(counts) + 1
+    judged = [token for answer in answers[1] for token in answer]
+    return -sum(math.log((counts[token] + 1) / total) for token in judged) / len(judged)
+
+
+def _shape(bench: Workbench) -> GradientShape:
+    _, objective = _problem(bench, Bare())
+    return gradient_shape(bench.host, lambda index: objective.loss([index], 0), min(GRADIENTS, objective.examples))
+
+
+def _with_demonstrations(bench: Workbench) -> float | None:
+    """The loss with a few fit examples written before each input; None but for a causal model, or when none fits."""
+    if bench.host.role != "causal":
+        return None
+    labels = bench.splits.labels if bench.task.kind == "classify" else ()
+    shown = first_examples(bench.splits.fit, labels, None)[: max(SHOWN, len(labels))]
+    found = demonstrations(bench.host, bench.template, shown)
+    if not found.used:
+        return None
+    template = replace(bench.template, before=found.text + bench.template.before)
+    return _mean_loss(Predictor(bench.host, bench.manner(template)), bench.splits.selection)
+
+
+def _lora(bench: Workbench, targets: Targets, seed: int) -> float | None:
+    """The loss after a short fit of rank 1; None when the model has no such layers."""
+    try:
+        linear_layers(bench.host, targets)
+    except FitError:
+        return None
+    adaptation = Lora(bench.host, rank=1, seed=seed, targets=targets)
+    try:
+        return _after(bench, adaptation, seed, LORA_RATE)
+    finally:
+        adaptation.close()
+
+
+def _after(bench: Workbench, adaptation: Adaptation, seed: int, rate: float | None) -> float:
+    """The loss on the judged examples after a short fit: the lowest of the start, the middle and the end."""
+    predictor, objective = _problem(bench, adaptation)
+    problem = _ByLoss(objective, predictor, bench)
+    settings = FitSettings(STEPS, BATCH, seconds=3600.0, learning_rate=rate, evaluate_every=max(1, STEPS // 2))
+    return -fit(problem, adaptation, settings, seed=seed).best.selection
+
+
+class _ByLoss:
+    """A problem that is judged by its loss on the judged examples, so that nothing need be generated."""
+
+    def __init__(self, objective: Problem, predictor: Predictor, bench: Workbench) -> None:
+        self.objective, self.predictor, self.bench = objective, predictor, bench
+        self.examples, self.lengths = objective.examples, list(objective.lengths)
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        return self.objective.loss(indices, step)
+
+    def weight(self, indices: list[int]) -> float:
+        return self.objective.weight(indices)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        if self.predictor.readout is not None:
+            score = self.objective.evaluate(step)[1]
+        else:
+            score = -_mean_loss(self.predictor, self.bench.splits.selection)
+        return score, score
+
+    def memory(self) -> dict[str, Tensor]:
+        return self.objective.memory()
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        self.objective.remember(memory)

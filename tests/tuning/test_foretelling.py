@@ -1,0 +1,214 @@
+"""`fw.foretell`: what the probes measure, that they leave no trace, and that a verdict tells how often it is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import foreword as fw
+from foreword.confidence import rate_interval
+from foreword.engine.generation import completion_loss
+from foreword.engine.host import Host
+from foreword.errors import TaskError
+from foreword.tuning import probes as probing
+from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.foretelling import ADVICE, Calibration, Score, judged
+from foreword.tuning.gradient_shape import GradientShape, SiteGradient, gradient_shape
+from foreword.tuning.probes import Probes
+from foreword.tuning.quiet_prefix import QuietPrefix
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "STEPS", 4)
+    monkeypatch.setattr(probing, "GRADIENTS", 3)
+
+
+def loss_of(host: Host, rows: list[list[int]]) -> Callable[[int], Tensor]:
+    return lambda index: completion_loss(host, [rows[index][:3]], [rows[index][3:]])
+
+
+ROWS = [[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15], [16, 17, 18, 19, 20, 21]]
+
+
+# The shape of a gradient
+
+
+def test_examples_that_are_all_the_same_agree_wholly(shared_host: Callable[[str], Host]) -> None:
+    found = gradient_shape(shared_host("gpt2"), loss_of(shared_host("gpt2"), [ROWS[0]] * 3), 3)
+    assert [site.agreement for site in found.sites] == pytest.approx([1.0] * len(found.sites))
+    assert len(found.sites) == len(shared_host("gpt2").sites)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_one_bias_explains_no_more_than_one_per_example(shared_host: Callable[[str], Host], family: str) -> None:
+    """Both are projections of the same gradients, the first onto a smaller space."""
+    host = shared_host(family)
+    if host.role == "causal":
+        loss = loss_of(host, ROWS)
+    else:
+
+        def loss(index: int) -> Tensor:
+            ids = torch.tensor([ROWS[index]])
+            found: Tensor = host.backbone(input_ids=ids).last_hidden_state[0, 0].pow(3).sum()
+            return found
+
+    found = gradient_shape(host, loss, 3)
+    for site in found.sites:
+        assert 0 <= site.constant <= site.per_example * (1 + 1e-9) <= 1 + 1e-9
+        assert -0.5 - 1e-9 <= site.agreement <= 1 + 1e-9  # three vectors' mean cosine is at least -1/2
+    assert 0 <= found.mean("constant") <= 1
+
+
+def test_the_first_order_gain_of_a_bias_is_the_mean_gradient(shared_host: Callable[[str], Host]) -> None:
+    """The hooks see the gradient of what a site writes: moving it by h changes the loss by h times its sum."""
+    host, step = shared_host("gpt2"), 1e-3
+    site = host.sites[0].name
+    direction = torch.randn(host.hidden_size, generator=torch.Generator().manual_seed(0))
+    loss = loss_of(host, ROWS)
+
+    def moved(by: float) -> float:
+        def add(_: Any, __: Any, output: Any) -> Any:
+            return (output[0] + by * direction, *output[1:])
+
+        handle = host.backbone.get_submodule(site).register_forward_hook(add)
+        try:
+            with torch.no_grad():
+                return float(loss(0).double())
+        finally:
+            handle.remove()
+
+    from foreword.tuning.gradient_shape import _added
+
+    with _added(host) as deltas:
+        torch.autograd.backward(loss(0))
+        gradient = deltas[site][0].grad
+    assert gradient is not None
+    expected = float(gradient[0].sum(dim=0) @ direction)
+    # A central difference errs by O(step^2), and by float32's rounding of a loss near 6, 4e-7, over the step.
+    assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(expected, abs=1e-3)
+
+
+# The probes
+
+
+@pytest.fixture
+def task(write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    def made(family: str = "gpt2", **options: Any) -> Path:
+        return write_task(tmp_path / "task", model_folder(family), [], **options)
+
+    return made
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "generate"), ("gpt2", "classify"), ("bert", "classify")])
+def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
+    task: Callable[..., Path], load_host: Callable[[str], Host], family: str, kind: str
+) -> None:
+    host = load_host(family)
+    before, heard = host.fingerprint, list[str]()
+    found = fw.foretell(host, task(family, kind=kind), watch=heard.append)
+    assert host.measure_fingerprint() == before
+    assert not any(parameter.requires_grad for parameter in host.model.parameters())
+    probes = found.probes
+    assert heard == ["bare model", "gradients", "demonstrations", "prefix", "lora_attention", "lora_mlp"]
+    assert set(probes.seconds) == set(heard)
+    # The best state of a short fit is kept, the start included: LoRA starts as the bare model.
+    assert probes.lora is not None
+    assert probes.lora <= probes.bare * (1 + 1e-4)
+    assert (probes.demonstrations is None) == (family == "bert")
+    told = json.loads(json.dumps(found.as_dict()))
+    assert told["advice"] == ADVICE[found.verdict]
+    assert (found.error_rate is None) == (kind == "classify")
+    assert fw.foretell(host, task(family, kind=kind)).probes.features == probes.features
+
+
+def test_a_quiet_prefix_hardly_changes_what_the_model_writes(shared_host: Callable[[str], Host]) -> None:
+    """8 positions under a bias of -4: at most 8 e^(-4 + x) of a context's weight, and values of zero."""
+    host = shared_host("gpt2")
+    loss = loss_of(host, ROWS)
+    with torch.no_grad():
+        bare = float(loss(0))
+        with QuietPrefix(host, positions=8, seed=0).active():
+            quiet = float(loss(0))
+        with FittedPrefix(host, positions=8, seed=0).active():
+            loud = float(loss(0))
+    assert abs(quiet - bare) < abs(loud - bare) / 3
+
+
+def test_the_constant_answer_s_loss_is_that_of_the_labels_shares(task: Callable[..., Path]) -> None:
+    """Three labels, equally often: log(3), up to the smoothing of 18 examples by one each and one unknown."""
+    found = fw.foretell(None, task("bert", kind="classify"))
+    assert found.probes.constant == pytest.approx(-torch.log(torch.tensor(7 / 22)).item(), abs=1e-6)
+
+
+# The verdict
+
+
+def probes_with(**changed: Any) -> Probes:
+    shape = GradientShape((SiteGradient("a", 0.1, 0.2, 0.3, 1.0),))
+    return replace(Probes(2.0, 1.5, None, 1.0, 1.2, 0.8, 0.1, 32, shape), **changed)
+
+
+def rule(works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18) -> Calibration:
+    """Scores that depend on one feature each, so that a verdict can be chosen."""
+    scores = (
+        Score(("lora_gain",), (0.3,), (0.1,), (works,), 0.0),
+        Score(("prefix_gain",), (0.3,), (0.1,), (prefix,), 0.0),
+    )
+    return Calibration(*scores, pairs, right, right + 1, ("causal",), ("generate",))
+
+
+def verdict(probes: Probes, **told: Any) -> fw.Foretelling:
+    options: dict[str, Any] = {"role": "causal", "kind": "generate", "required": 0.7} | told
+    return judged(probes, rule(), **options)
+
+
+def test_each_verdict_follows_from_its_probes() -> None:
+    assert verdict(probes_with()).verdict == "prefix"
+    assert verdict(probes_with(prefix=1.9)).verdict == "lora"
+    assert verdict(probes_with(lora_attention=2.0, lora_mlp=None)).verdict == "other base"
+    assert verdict(probes_with(metric=0.7)).verdict == "nothing needed"
+    for found in (verdict(probes_with()), verdict(probes_with(prefix=1.9))):
+        assert found.probability > 0.5
+
+
+def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_measured() -> None:
+    told = verdict(probes_with())
+    for rate, wrong in ((told.error_rate, 1), (told.verdict_error_rate, 2)):
+        assert rate is not None
+        interval = rate_interval(wrong, 20)
+        assert (rate.wrong, rate.pairs, rate.low, rate.high) == (wrong, 20, interval.low, interval.high)
+        assert rate.text in told.reliability
+    for other in ({"role": "encoder"}, {"kind": "classify"}):
+        found = verdict(probes_with(), **other)
+        assert found.error_rate is None
+        assert "not measured" in found.reliability
+
+
+def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from() -> None:
+    place = Path(fw.__file__).parent / "tuning" / "calibration" / "foretelling.json"
+    told = json.loads(place.read_text())
+    cases = told["record"]["settings"]["cases"]
+    assert {case["pair"][0] for case in cases} == {"v"}  # the names of the validation part's bases
+    assert told["validation"]["pairs"] == len(cases) >= 20
+    assert told["validation"]["right"] == sum(case["said"] == case["truth"] for case in cases)
+    rule = Calibration.load()
+    assert (rule.pairs, rule.right) == (len(cases), told["validation"]["right"])
+    prefix_right = sum((case["said"] == "prefix") == (case["truth"] == "prefix") for case in cases)
+    assert rule.prefix_right == told["validation"]["prefix_right"] == prefix_right
+
+
+def test_a_wrong_task_file_is_refused_with_all_its_problems(tmp_path: Path) -> None:
+    path = tmp_path / "task.toml"
+    path.write_text("[task]\nname = 3\n")
+    with pytest.raises(TaskError, match="problems"):
+        fw.foretell(None, path)
