@@ -58,21 +58,19 @@ def solve(adaptation: FittedPrefix, problem: Problem, material: Material, *, rou
     host, texts = adaptation.host, judges(adaptation.host, material)
     sums = Sums.over(host, texts, adaptation.tensors, lambda seen: _own_share(seen, adaptation.tensors[seen.site]))
     trial = _Trial(adaptation, problem)
-    zero = trial.loss()
+    zero = trial.loss(trial.indices)
     with torch.no_grad():
         before = {site: found.values.clone() for site, found in adaptation.tensors.items()}
         for site, found in adaptation.tensors.items():
             found.values.copy_(sums[site].values(anchor=torch.zeros_like(found.values)))
-    losses, moves = [zero, trial.loss()], []
+    losses, moves = [zero, trial.loss(trial.indices)], []
     if losses[1] > zero:
         trial.put(before)
         losses[1] = zero
-    for _ in range(rounds):
-        move, loss = _round(trial, sums, losses[-1])
+    for number in range(rounds):
+        move, loss = _round(trial, sums, trial.halves(number))
         losses.append(loss)
         moves.append(move)
-        if move == 0.0:
-            break
     seconds = time.perf_counter() - began
     return Solved(tuple(losses), tuple(moves), trial.forwards + len(texts.rows), trial.backwards, seconds)
 
@@ -82,9 +80,13 @@ def _own_share(seen: Seen, prefix: SiteTensors) -> Tensor:
     return shares(seen, prefix, masked=False).sum(dim=-1, keepdim=True) * context_out(seen)
 
 
-def _round(trial: _Trial, sums: Mapping[str, Sums], loss: float) -> tuple[float, float]:
-    """One refreshed gradient and the best step along its solution: (relative move of the site that moves most, loss)."""
-    start, slopes = trial.values(), trial.slopes()
+def _round(trial: _Trial, sums: Mapping[str, Sums], halves: tuple[list[int], list[int]]) -> tuple[float, float]:
+    """One refreshed gradient, of one half of the examples, and the best step along its solution for the other half.
+
+    (relative move of the site that moves most, loss of the other half)
+    """
+    mine, others = halves
+    start, slopes, loss = trial.values(), trial.slopes(mine), trial.loss(others)
     ways = {site: -sums[site].solved(slope) for site, slope in slopes.items()}
     size = max(_relative_move(sums[site], way, start[site]) for site, way in ways.items())
     if not size > 0:
@@ -92,7 +94,7 @@ def _round(trial: _Trial, sums: Mapping[str, Sums], loss: float) -> tuple[float,
     best, step = (loss, 0.0), FIRST_MOVE / size
     for _ in range(TRIALS):
         trial.put({site: start[site] + step * way for site, way in ways.items()})
-        found = trial.loss()
+        found = trial.loss(others)
         if not found < best[0]:
             break
         best, step = (found, step), step * GROWTH
@@ -117,29 +119,34 @@ class _Trial:
         self.memory = problem.memory()
         self.forwards = self.backwards = 0
 
-    def loss(self) -> float:
-        with torch.no_grad():
-            return sum(float(part) for part in self._parts())
+    def halves(self, number: int) -> tuple[list[int], list[int]]:
+        """The examples that round `number` differentiates, and those that judge its step; they change places."""
+        first, second = self.indices[number % 2 :: 2], self.indices[1 - number % 2 :: 2]
+        return (first, second) if second else (first, first)
 
-    def slopes(self) -> dict[str, Tensor]:
+    def loss(self, indices: list[int]) -> float:
+        with torch.no_grad():
+            return sum(float(part) for part in self._parts(indices))
+
+    def slopes(self, indices: list[int]) -> dict[str, Tensor]:
         """The loss's gradient in the values at every site."""
         tensors = self.adaptation.tensors
         found = {site: torch.zeros_like(each.values) for site, each in tensors.items()}
-        for part in self._parts():
+        for part in self._parts(indices):
             gradients = torch.autograd.grad(part, [each.values for each in tensors.values()])
             for site, gradient in zip(tensors, gradients, strict=True):
                 found[site] += gradient
-        self.backwards += len(self.indices)
+        self.backwards += len(indices)
         return found
 
-    def _parts(self) -> Iterator[Tensor]:
+    def _parts(self, indices: list[int]) -> Iterator[Tensor]:
         """The parts of the mean loss; what an objective remembers of other values is forgotten first."""
         self.problem.remember(self.memory)
-        whole = self.problem.weight(self.indices)
-        for start in range(0, len(self.indices), PART):
-            part = self.indices[start : start + PART]
+        whole = self.problem.weight(indices)
+        for start in range(0, len(indices), PART):
+            part = indices[start : start + PART]
             yield self.problem.loss(part, 0) * (self.problem.weight(part) / whole)
-        self.forwards += len(self.indices)
+        self.forwards += len(indices)
 
     def values(self) -> dict[str, Tensor]:
         return {site: found.values.detach().clone() for site, found in self.adaptation.tensors.items()}
