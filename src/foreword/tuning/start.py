@@ -84,13 +84,13 @@ def start_for(host: Host, start: str) -> str:
 def first_values(host: Host, start: str, *, positions: int, seed: int, material: Material) -> FirstValues:
     """Keys and values of `positions` positions at every site, deterministic in `seed`.
 
-    "closed-form" gives the keys that `foreword.tuning.closed_form.solve` then finds values for. FitError when the start
-    is unknown or lacks its material; PrefixError when a given prefix does not fit the host.
+    "closed-form" begins as "zero" does: `foreword.tuning.closed_form.solve` then finds values for its keys. FitError
+    when the start is unknown or lacks its material; PrefixError when a given prefix does not fit the host.
     """
     name, began = start_for(host, start), time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     details: dict[str, Any] = {}
-    if name in ("zero", "random"):
+    if name in ("zero", "random", "closed-form"):
         made = _drawn(host, positions, generator, value_scale=VALUE_SCALE if name == "random" else 0.0)
     elif name == "prefix":
         made = _from_prefix(host, positions, generator, material)

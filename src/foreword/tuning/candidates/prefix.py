@@ -30,7 +30,8 @@ class Prefix(Candidate[PrefixSettings]):
         adaptation = Adapted(bench.host, positions=settings.positions, seed=seed, placement=placement)
 
         def begin(problem: Problem) -> None:
-            started.update(self._begin(bench, adaptation, problem, seed, checkpoint))
+            is_kept = checkpoint is not None and checkpoint.exists()
+            started.update(put_first_values(bench, adaptation, problem, settings, seed=seed, is_kept=is_kept))
 
         try:
             fitted = fit_adaptation(
@@ -42,20 +43,26 @@ class Prefix(Candidate[PrefixSettings]):
         fitted.details |= {"positions": settings.positions, "start": started}
         return fitted
 
-    def _begin(
-        self, bench: Workbench, adaptation: Adapted, problem: Problem, seed: int, checkpoint: Path | None
-    ) -> dict[str, Any]:
-        """Put first values into the adaptation, and tell which they are."""
-        name = start_for(bench.host, self.settings.start)
-        material = material_for(bench, name, self.settings)
-        positions = self.settings.positions
-        first = first_values(bench.host, name, positions=positions, seed=seed, material=material)
-        adaptation.begin(first.tensors)
-        told = {"name": first.name, **first.details}
-        # A fit that goes on takes its values from the checkpoint: solving them again would be for nothing.
-        if name == "closed-form" and not (checkpoint is not None and checkpoint.exists()):
-            told |= solve(adaptation, problem, material).as_dict()
-        return told
+
+def put_first_values(
+    bench: Workbench,
+    adaptation: Adapted,
+    problem: Problem,
+    settings: PrefixSettings,
+    *,
+    seed: int,
+    is_kept: bool = False,
+) -> dict[str, Any]:
+    """Put the settings' first values into the adaptation, and tell how they came about.
+
+    A fit that goes on (`is_kept`) takes its values from a checkpoint: solving them again would be for nothing.
+    """
+    name = start_for(bench.host, settings.start)
+    material = material_for(bench, name, settings)
+    first = first_values(bench.host, name, positions=settings.positions, seed=seed, material=material)
+    adaptation.begin(first.tensors)
+    told = {"name": first.name, **first.details}
+    return told if name != "closed-form" or is_kept else told | solve(adaptation, problem, material).as_dict()
 
 
 def material_for(bench: Workbench, start: str, settings: PrefixSettings) -> Material:
