@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.assignment import SiteTensors
+from foreword.engine.assignment import PrefixTensors, SiteTensors
 from foreword.engine.attach import attached
 from foreword.engine.host import Host
 from foreword.engine.tensors import to_prefix
 from foreword.errors import FitError
 from foreword.prefix import Prefix
+from foreword.tuning.placement import Placement
 
 ParameterGroup = dict[str, Any]
 
@@ -109,32 +110,51 @@ class FixedPrefix(Adaptation):
 
 
 class FittedPrefix(Adaptation):
-    """Keys and values of `positions` positions at every site, as parameters.
+    """Keys and values of `positions` positions at every site, or at some, as parameters.
 
-    Values start at zero, so that the first forward pass only dampens attention and the read-out starts near where the
-    bare model's is; keys start normal with standard deviation 0.5, so that positions differ. Learning rates 3e-2 for
-    keys and 1e-2 for values: seen to work on MiniLM (benchmarks/LOG.md), a heuristic elsewhere.
+    Until `begin` puts other first values in their place (`foreword.tuning.start`), values are zero and keys normal with
+    standard deviation 0.5, so that positions differ. Learning rates 3e-2 for keys and 1e-2 for values: seen to work on
+    MiniLM (benchmarks/LOG.md), a heuristic elsewhere.
+
+    `placement` says which sites and heads carry it and what of it is fitted. A head that carries nothing has a logit
+    bias so low that its positions get weight 0 exactly, in every dtype.
     """
 
     KEY_RATE, VALUE_RATE, KEY_SCALE = 3e-2, 1e-2, 0.5
 
-    def __init__(self, host: Host, *, positions: int, seed: int) -> None:
-        self.host, self.positions = host, positions
+    def __init__(self, host: Host, *, positions: int, seed: int, placement: Placement | None = None) -> None:
+        self.host, self.positions, self.placement = host, positions, placement or Placement()
         generator = torch.Generator().manual_seed(seed)
         self._tensors: dict[str, SiteTensors] = {}
+        drawn = {}
         for site in host.sites:
             keys = torch.randn(site.kv_heads, positions, site.key_dim, generator=generator) * self.KEY_SCALE
-            values = torch.zeros(site.kv_heads, positions, site.value_dim)
-            self._tensors[site.name] = SiteTensors(
-                nn.Parameter(keys.to(host.device)), nn.Parameter(values.to(host.device))
-            )
+            drawn[site.name] = SiteTensors(keys, torch.zeros(site.kv_heads, positions, site.value_dim))
+        self.begin(drawn)
 
-    def shorten(self, positions: int) -> None:
-        """Keep the first `positions` positions: before a fit, so that lengths that are compared share their start."""
-        self.positions = positions
-        for site, found in self._tensors.items():
-            parts = (nn.Parameter(part.detach()[:, :positions].clone()) for part in (found.keys, found.values))
-            self._tensors[site] = SiteTensors(*parts)
+    def begin(self, tensors: PrefixTensors) -> None:
+        """Start from these keys, values and biases at the sites that carry the prefix; other sites' are left out."""
+        self._tensors = {name: self._parameters_from(tensors[name]) for name in self.placement.sites(self.host)}
+
+    def _parameters_from(self, found: SiteTensors) -> SiteTensors:
+        placement = self.placement
+        keys = self._parameter(found.keys, is_fitted=placement.train == "both")
+        values = self._parameter(found.values, is_fitted=True)
+        bias = placement.masked(found.bias, len(found.keys), self.positions)
+        if placement.sink:
+            for part in (keys, values):
+                if part.requires_grad:
+                    part.register_hook(_without_first)  # type: ignore[no-untyped-call]
+        # A bias is never fitted, but a checkpoint holds it too: the numbers belong together.
+        return SiteTensors(keys, values, None if bias is None else self._parameter(bias, is_fitted=False))
+
+    def _parameter(self, numbers: Tensor, *, is_fitted: bool) -> nn.Parameter:
+        return nn.Parameter(numbers.detach().float().to(self.host.device).clone(), requires_grad=is_fitted)
+
+    @property
+    def tensors(self) -> Mapping[str, SiteTensors]:
+        """The live parameters by site."""
+        return self._tensors
 
     def active(self) -> AbstractContextManager[None]:
         return attached(self.host, self._tensors)
@@ -164,14 +184,25 @@ class FittedPrefix(Adaptation):
         named = {}
         for site, found in self._tensors.items():
             named[f"{site}/keys"], named[f"{site}/values"] = found.keys, found.values
+            if found.bias is not None:
+                named[f"{site}/bias"] = found.bias
         return {name: parameter for name, parameter in named.items() if isinstance(parameter, nn.Parameter)}
 
     def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        factor = 1.0 if learning_rate is None else learning_rate / self.KEY_RATE
-        return [
-            {"params": [found.keys for found in self._tensors.values()], "lr": self.KEY_RATE * factor},
-            {"params": [found.values for found in self._tensors.values()], "lr": self.VALUE_RATE * factor},
-        ]
+        keys = {"params": [found.keys for found in self._tensors.values()], "lr": self.KEY_RATE}
+        values = {"params": [found.values for found in self._tensors.values()], "lr": self.VALUE_RATE}
+        groups: list[ParameterGroup] = [keys, values] if self.placement.train == "both" else [values]
+        factor = 1.0 if learning_rate is None else learning_rate / max(group["lr"] for group in groups)
+        return [{**group, "lr": group["lr"] * factor} for group in groups]
+
+    @property
+    def trainable(self) -> int:
+        numbers = 0
+        for found in self._tensors.values():
+            heads = len(found.keys) if self.placement.heads is None else len(self.placement.heads)
+            dims = found.values.shape[2] + (found.keys.shape[2] if found.keys.requires_grad else 0)
+            numbers += heads * (self.positions - self.placement.sink) * dims
+        return numbers
 
     def prefix(self) -> Prefix:
         """The current keys and values as a Prefix (a copy)."""
@@ -186,6 +217,11 @@ def _only(tensors: Mapping[str, SiteTensors], positions: Sequence[int]) -> dict[
         parts = (found.keys, found.values, found.bias)
         made[site] = SiteTensors(*(None if part is None else part.index_select(1, where) for part in parts))  # type: ignore[arg-type]
     return made
+
+
+def _without_first(gradient: Tensor) -> Tensor:
+    """The gradient of keys or values `(kv_head, position, dim)` with the first position's as zero."""
+    return torch.cat([torch.zeros_like(gradient[:, :1]), gradient[:, 1:]], dim=1)
 
 
 class SoftPrompt(Adaptation):

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.starts import Start
 
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
@@ -93,6 +94,23 @@ def _requirement(value: object) -> object:
     }
 
 
+def _numbers(value: object) -> object:
+    """Whole numbers and ranges such as "4-7", both ends included, as whole numbers in order, each once."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError('a list of whole numbers from 0 and ranges such as "4-7", at least one')
+    found: set[int] = set()
+    for each in value:
+        ends = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", each) if isinstance(each, str) else None
+        if ends is not None and int(ends[1]) <= int(ends[2]):
+            found.update(range(int(ends[1]), int(ends[2]) + 1))
+        elif isinstance(each, int) and not isinstance(each, bool) and each >= 0:
+            found.add(each)
+        else:
+            raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {each!r}')
+    return tuple(sorted(found))
+
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 Whole = Annotated[int, Field(strict=True, ge=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
@@ -353,11 +371,23 @@ class SoftPromptSettings(FittedSettings):
 
 
 class PrefixSettings(FittedSettings):
-    """`longest`: the first values are the beginning of those of so many positions; None: of `positions` themselves."""
+    """`start`: first values; `start_text` and `start_prefix` are what "text" and "prefix" start from.
+
+    `train` "values": the first keys stay. `layers` and `heads` (of keys) say where the prefix sits, None everywhere;
+    `sink` keeps the first position as it starts. `longest`: the first values are the beginning of those of so many
+    positions; None: of `positions` themselves.
+    """
 
     kind: Literal["prefix"] = "prefix"
     positions: Whole = 16
     longest: Whole | None = None
+    start: Start = "auto"
+    start_text: Said | None = None
+    start_prefix: Said | None = None
+    train: Literal["both", "values"] = "both"
+    layers: Numbers | None = None
+    heads: Numbers | None = None
+    sink: bool = False
 
     @field_validator("longest")
     @classmethod
@@ -365,6 +395,18 @@ class PrefixSettings(FittedSettings):
         if longest is not None and longest < info.data.get("positions", 0):
             raise ValueError(f"at least the positions, {info.data['positions']}")
         return longest
+
+    @model_validator(mode="after")
+    def _start_from_what_is_given(self) -> Self:
+        if self.start_text is not None and self.start != "text":
+            raise ValueError(f'start = "text" beside start_text, found start = "{self.start}"')
+        if self.start_prefix is not None and self.start != "prefix":
+            raise ValueError(f'start = "prefix" beside start_prefix, found start = "{self.start}"')
+        if self.start == "prefix" and self.start_prefix is None:
+            raise ValueError('start_prefix, a bundle\'s path, beside start = "prefix"')
+        if self.sink and self.positions < 2:
+            raise ValueError("positions from 2 with sink = true: the first one is not fitted")
+        return self
 
 
 class LoraSettings(FittedSettings):

@@ -7,7 +7,7 @@ ever sees the test split. What they give back answers inputs through the same pa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +20,7 @@ from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Splits
-from foreword.tuning.fittable import FitWatch
+from foreword.tuning.fittable import FitWatch, Problem
 from foreword.tuning.loop import fit
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import targets_of
@@ -172,8 +172,12 @@ def fit_adaptation(
     seed: int,
     checkpoint: Path | None,
     watch: FitWatch | None,
+    begin: Callable[[Problem], None] | None = None,
 ) -> Fitted:
-    """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget."""
+    """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget.
+
+    `begin` puts first values into the adaptation, given what they will be fitted to.
+    """
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
     if settings.objective == "similarity":
         kind = "label-text"
@@ -191,6 +195,10 @@ def fit_adaptation(
         folder=bench.task.folder,
         seed=seed,
     )
+    if begin is not None:
+        memory = objective.memory()
+        begin(objective)
+        objective.remember(memory)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
