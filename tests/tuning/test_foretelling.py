@@ -198,7 +198,7 @@ def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from()
     place = Path(fw.__file__).parent / "tuning" / "calibration" / "foretelling.json"
     told = json.loads(place.read_text())
     cases = told["record"]["settings"]["cases"]
-    assert {case["pair"][0] for case in cases} == {"v"}  # the names of the validation part's bases
+    assert {case["pair"][0] for case in cases} == {"w"}  # the names of the validation part's bases
     assert told["validation"]["pairs"] == len(cases) >= 20
     assert told["validation"]["right"] == sum(case["said"] == case["truth"] for case in cases)
     rule = Calibration.load()

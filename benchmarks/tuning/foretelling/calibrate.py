@@ -5,8 +5,9 @@
     python benchmarks/tuning/foretelling/calibrate.py --work runs/foretelling --validate  # how often it is right
 
 The first writes the rule into `results/rule.json` from the calibration pairs alone: features are chosen and weights
-fitted there, by the log-loss of leaving one pair out. The second reads the rule as it is, probes the validation pairs,
-and writes rule and counts into `src/foreword/tuning/calibration/foretelling.json`. Probes stay in `probes/NAME.json`.
+fitted there, by the log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the
+validation pairs, and writes rule and counts into `src/foreword/tuning/calibration/foretelling.json`. Probes stay in
+`probes/NAME.json` below the work folder.
 """
 
 from __future__ import annotations
@@ -39,10 +40,17 @@ RULE = Path(__file__).parent / "results" / "rule.json"
 SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration" / "foretelling.json"
 # What counts as a gain on the metric, and which part of LoRA's gain a prefix must reach to be said to do the task.
 GAIN, SHARE = 0.2, 0.5
-# Features that a rule may use. Whether anything works: what short fits moved. Whether a prefix then does: what a prefix
-# moved and the gradient says; not what LoRA moved, which with so few pairs goes along with the truth by chance.
-WORKS = ("prefix_gain", "lora_gain", "prefix_below_constant", "lora_below_constant")
-PREFIX = ("prefix_gain", "prefix_below_constant", "agreement", "constant_share", "per_example_share")
+# Features that a rule may use: all but the demonstrations', which small models were never trained to read.
+CANDIDATES = (
+    "prefix_gain",
+    "lora_gain",
+    "bare_below_constant",
+    "prefix_below_constant",
+    "lora_below_constant",
+    "agreement",
+    "constant_share",
+    "per_example_share",
+)
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
 
@@ -82,23 +90,27 @@ def fitted(rows: Sequence[Mapping[str, float]], answers: Sequence[bool], names: 
     return Score(tuple(names), tuple(means), tuple(scales), tuple(map(float, found[1:])), float(found[0]))
 
 
-def left_out(rows: Sequence[Mapping[str, float]], answers: Sequence[bool], names: Sequence[str]) -> tuple[float, int]:
-    """Mean log-loss, and how many are right, of each pair by a rule that was fitted to the others."""
+def left_out(
+    rows: Sequence[Mapping[str, float]], answers: Sequence[bool], names: Sequence[str], bases: Sequence[str]
+) -> tuple[float, int]:
+    """Mean log-loss, and how many are right, of the pairs of each base by a rule fitted to those of the others."""
     total, right = 0.0, 0
-    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        others = [i for i in range(len(rows)) if i != index]
-        chance = fitted([rows[i] for i in others], [answers[i] for i in others], names).of(row)
-        total -= math.log(max(chance if answer else 1 - chance, 1e-12))
-        right += (chance >= 0.5) == answer
+    for base in sorted(set(bases)):
+        others = [i for i in range(len(rows)) if bases[i] != base]
+        rule = fitted([rows[i] for i in others], [answers[i] for i in others], names)
+        for index in (i for i in range(len(rows)) if bases[i] == base):
+            chance = rule.of(rows[index])
+            total -= math.log(max(chance if answers[index] else 1 - chance, 1e-12))
+            right += (chance >= 0.5) == answers[index]
     return total / len(rows), right
 
 
 def chosen(
-    rows: Sequence[Mapping[str, float]], answers: Sequence[bool], candidates: Sequence[str]
+    rows: Sequence[Mapping[str, float]], answers: Sequence[bool], candidates: Sequence[str], bases: Sequence[str]
 ) -> tuple[Score, dict[str, Any]]:
-    """The one or two features with the least log-loss when left out, and a rule on them from all pairs."""
+    """The few features with the least log-loss on bases that were left out, and a rule on them from all pairs."""
     sets = [names for size in range(1, MOST_FEATURES + 1) for names in itertools.combinations(candidates, size)]
-    found = sorted((*left_out(rows, answers, names), names) for names in sets)
+    found = sorted((*left_out(rows, answers, names, bases), names) for names in sets)
     for loss, right, names in found[:4]:
         print(f"left out: log-loss {loss:.3f}, right {right} of {len(rows)}: {', '.join(names)}")
     loss, right, names = found[0]
@@ -109,13 +121,15 @@ def chosen(
 def calibrate(work: Path) -> None:
     """Write the rule from the calibration pairs."""
     used = pairs(work, "calibration")
-    rows = [probed(pair, work).features for pair in used]
+    rows, bases = [probed(pair, work).features for pair in used], [pair.name.partition("-")[0] for pair in used]
     truths = [truth_of(json.loads((work / "truth" / f"{pair.name}.json").read_text())) for pair in used]
     for pair, truth, row in zip(used, truths, rows, strict=True):
         print(f"{pair.name:<24} {truth:<11}", " ".join(f"{name} {value:6.2f}" for name, value in row.items()))
-    works, about_works = chosen(rows, [truth != "other base" for truth in truths], WORKS)
+    works, about_works = chosen(rows, [truth != "other base" for truth in truths], CANDIDATES, bases)
     can = [index for index, truth in enumerate(truths) if truth != "other base"]
-    prefix, about_prefix = chosen([rows[i] for i in can], [truths[i] == "prefix" for i in can], PREFIX)
+    prefix, about_prefix = chosen(
+        [rows[i] for i in can], [truths[i] == "prefix" for i in can], CANDIDATES, [bases[i] for i in can]
+    )
     told = {
         "schema": SCHEMA,
         "works": asdict(works),

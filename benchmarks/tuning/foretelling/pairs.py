@@ -1,8 +1,9 @@
 """The pairs of a task and a base model that foretelling is calibrated and judged on: which they are, and their data.
 
-A pair is in one of two parts, and the part goes with the base model: no base of the validation part has a fit in the
-calibration part, and the sets of skills, widths, depths and seeds differ. The parts were written down before
-any fit of either. None of the laboratory's own eight cases is in either part.
+A pair is in one of two parts, and the part goes with the base model: no base of the validation part is in the
+calibration part, and the sets of skills and the seeds differ. Each part was written down before any fit of it. The
+bases `v1` to `v5` were the validation of a first rule (benchmarks/LOG.md); once that had been looked at they joined
+the calibration, and `w1` to `w5` were drawn up. None of the laboratory's own eight cases is in either part.
 
 The bases are trained by the laboratory's machinery (examples/laboratory) on other skills, at sizes that take seconds.
 """
@@ -121,22 +122,42 @@ BASES = (
     ),
     Base("c5", "calibration", 5, _plan("mirror", "unique", layers=3, heads=4), ("mirror", "copy", "reverse", "unique")),
     Base(
-        "v1", "validation", 11, _plan("descending", "copy", "add two", width=40),
+        "v1", "calibration", 11, _plan("descending", "copy", "add two", width=40),
         ("descending", "copy", "add one", "histogram", "reverse"),
     ),
     Base(
-        "v2", "validation", 12, _plan("unique", "shift", "ascending", layers=3),
+        "v2", "calibration", 12, _plan("unique", "shift", "ascending", layers=3),
         ("unique", "shift", "ascending", "descending", "parity"),
     ),
     Base(
-        "v3", "validation", 13, _plan("largest so far", "mirror", layers=1, heads=2),
+        "v3", "calibration", 13, _plan("largest so far", "mirror", layers=1, heads=2),
         ("largest so far", "mirror", "shift", "ascending"),
     ),
     Base(
-        "v4", "validation", 14, _plan("parity", "reverse", "histogram", "add one", width=48),
+        "v4", "calibration", 14, _plan("parity", "reverse", "histogram", "add one", width=48),
         ("parity", "histogram", "reverse, add one", "ascending", "shift two"),
     ),
-    Base("v5", "validation", 15, _plan("copy", layers=1, heads=1, width=48), ("copy", "reverse", "mirror", "unique")),
+    Base("v5", "calibration", 15, _plan("copy", layers=1, heads=1, width=48), ("copy", "reverse", "mirror", "unique")),
+    Base(
+        "w1", "validation", 21, _plan("descending", "mirror", "shift", width=40),
+        ("descending", "shift", "ascending", "reverse", "unique"),
+    ),
+    Base(
+        "w2", "validation", 22, _plan("add two", "unique", "reverse", layers=3, heads=4),
+        ("add two", "unique", "largest so far", "mirror", "histogram"),
+    ),
+    Base(
+        "w3", "validation", 23, _plan("copy", "ascending", heads=4, width=48),
+        ("ascending", "ascending, add one", "parity", "shift", "descending"),
+    ),
+    Base(
+        "w4", "validation", 24, _plan("largest so far", "add one", "parity", "shift two", width=48),
+        ("shift two", "parity", "add two", "reverse", "copy"),
+    ),
+    Base(
+        "w5", "validation", 25, _plan("ascending", layers=1, heads=1, width=48),
+        ("ascending", "descending", "add one", "histogram"),
+    ),
 )  # fmt: skip
 
 
