@@ -194,7 +194,7 @@ def test_solving_the_values_of_a_cut_text_brings_it_nearer_to_the_whole(shared_h
         places = torch.stack(
             [
                 torch.stack([(w - k).abs().sum(dim=1).argmin() for k in ks])
-                for w, ks in zip(whole[site].keys, found.keys)
+                for w, ks in zip(whole[site].keys, found.keys, strict=True)
             ]
         )
         values = whole[site].values.gather(1, places[:, :, None].expand_as(found.values))
