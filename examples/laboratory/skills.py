@@ -47,7 +47,7 @@ def histogram(rows: Rows) -> Rows:
     >>> histogram(np.array([[3, 1, 3, 3]])).tolist()
     [[3, 1, 3, 3]]
     """
-    return (rows[:, :, None] == rows[:, None, :]).sum(axis=2)
+    return np.asarray(np.count_nonzero(rows[:, :, None] == rows[:, None, :], axis=2), dtype=np.int64)
 
 
 def double_histogram(rows: Rows) -> Rows:
@@ -60,7 +60,8 @@ def double_histogram(rows: Rows) -> Rows:
     counts = histogram(rows)
     alike = counts[:, :, None] == counts[:, None, :]
     # A number that occurs c times is met c times in its row: each meeting counts as its c-th part.
-    return np.rint((alike / counts[:, None, :]).sum(axis=2)).astype(np.int64)
+    shares: NDArray[np.float64] = (alike / counts[:, None, :]).sum(axis=2)
+    return np.rint(shares).astype(np.int64)
 
 
 def ascending_add_one(rows: Rows) -> Rows:
@@ -83,8 +84,8 @@ SKILLS: Mapping[str, Callable[[Rows], Rows]] = {
 class Sequences:
     """Sequences of `length` digits, each below `digits`."""
 
-    length: int = 10
-    digits: int = 8
+    length: int
+    digits: int
 
     @property
     def numbers(self) -> int:

@@ -170,13 +170,13 @@ class SoftPrompt(Adaptation):
 class Lora(Adaptation):
     """Low-rank updates of the weights by the peft library: put into the model when made, taken out by `close`.
 
-    Outside `active` the updates are switched off. Targets are peft's own choice for the family, or all linear layers
-    where it has none.
+    Outside `active` the updates are switched off. `targets` are names of linear layers ("down_proj"); None: peft's own
+    choice for the family, or all linear layers where it has none. FitError when the model has no layer of such a name.
     """
 
     RATE = 2e-3
 
-    def __init__(self, host: Host, *, rank: int, seed: int) -> None:
+    def __init__(self, host: Host, *, rank: int, seed: int, targets: Sequence[str] | None = None) -> None:
         try:
             import peft
         except ImportError as error:
@@ -187,6 +187,15 @@ class Lora(Adaptation):
                 fix="pip install 'foreword[compare]', or leave the lora candidate out of the task file.",
             ) from error
         self.host = host
+        linear = {name.rpartition(".")[2] for name, module in host.model.named_modules() if _is_linear(module)}
+        if targets is not None and (unknown := sorted(set(targets) - linear)):
+            raise FitError(
+                "LoRA cannot change a layer that the base model does not have.",
+                expected=f"names of its linear layers: {', '.join(sorted(linear))}",
+                found=", ".join(unknown),
+                fix="Correct targets, or leave it out.",
+            )
+        wanted = None if targets is None else list(targets)
         _ = host.fingerprint  # kept from here on: with the updates in the model it would be measured with them
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # What peft says of itself: it asks transformers by a name that is going, and sets GPT-2's layout by itself.
@@ -194,7 +203,7 @@ class Lora(Adaptation):
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
             torch.manual_seed(seed)
             try:
-                config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0)
+                config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=wanted)
                 self._peft = peft.get_peft_model(host.model, config)
             except ValueError:  # peft has no default targets for this family
                 config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
@@ -229,6 +238,11 @@ class Lora(Adaptation):
 
     def close(self) -> None:
         self._peft.unload()
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """GPT-2 keeps its linear layers' weights transposed, in a class of its own."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def state_of(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -310,8 +310,11 @@ class PrefixSettings(FittedSettings):
 
 
 class LoraSettings(FittedSettings):
+    """`targets`: names of the linear layers that are changed; None: those that peft chooses for the family."""
+
     kind: Literal["lora"] = "lora"
     rank: Whole = 8
+    targets: Annotated[tuple[Said, ...], AfterValidator(_some)] | None = None
 
 
 AnyCandidate = Annotated[

@@ -18,7 +18,7 @@ class Lora(Candidate[LoraSettings]):
     def fit(
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        adaptation = Adapted(bench.host, rank=self.settings.rank, seed=seed)
+        adaptation = Adapted(bench.host, rank=self.settings.rank, seed=seed, targets=self.settings.targets)
         try:
             fitted = fit_adaptation(bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, watch=watch)
         except BaseException:
