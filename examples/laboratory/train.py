@@ -74,9 +74,7 @@ QUICK_PLANS: Mapping[str, Plan] = {
 }
 
 
-def build(
-    folder: Path | str, which: str, *, seed: int = 0, quick: bool = False, watch: FitWatch | None = None
-) -> Path:
+def build(folder: Path | str, which: str, *, seed: int = 0, quick: bool = False, watch: FitWatch | None = None) -> Path:
     """The model folder of one of "skills", "ascending" and "paper" below `folder`, trained unless it is there.
 
     `quick` is a tiny variant on shorter sequences, for tests: seconds instead of minutes. RunFolderError when what is
