@@ -81,9 +81,7 @@ def output(host: Host, prefix: Any = None) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("start", STARTS)
-def test_it_gives_every_site_finite_numbers_of_its_shape(
-    hosts: Callable[[str], Host], family: str, start: str
-) -> None:
+def test_it_gives_every_site_finite_numbers_of_its_shape(hosts: Callable[[str], Host], family: str, start: str) -> None:
     host = hosts(family)
     for positions in (2, POSITIONS, 40):
         found = made(host, start, positions=positions)
@@ -163,9 +161,7 @@ def test_a_text_that_is_too_short_is_copied_and_computes_the_same(
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_text_that_is_too_long_keeps_its_heaviest_positions(
-    shared_host: Callable[[str], Host], family: str
-) -> None:
+def test_a_text_that_is_too_long_keeps_its_heaviest_positions(shared_host: Callable[[str], Host], family: str) -> None:
     """By the attention that the examples' queries pay them; a causal model's first position stays in any case."""
     host = shared_host(family)
     own = made(host, "text", positions=1).details["tokens"]
@@ -195,7 +191,10 @@ def test_solving_the_values_of_a_cut_text_brings_it_nearer_to_the_whole(shared_h
     plain = {}
     for site, found in cut.items():
         places = torch.stack(
-            [torch.stack([(w - k).abs().sum(dim=1).argmin() for k in ks]) for w, ks in zip(whole[site].keys, found.keys)]
+            [
+                torch.stack([(w - k).abs().sum(dim=1).argmin() for k in ks])
+                for w, ks in zip(whole[site].keys, found.keys)
+            ]
         )
         values = whole[site].values.gather(1, places[:, :, None].expand_as(found.values))
         plain[site] = type(found)(found.keys, values)
@@ -228,7 +227,9 @@ def test_an_encoder_decoder_text_reaches_every_kind_of_site(hosts: Callable[[str
     host = hosts("bart")
     found = captured(host, [5, 6, 7, 8], [2, 5, 6])
     lengths = {site.name: found[site.name].keys.shape[1] for site in host.sites}
-    assert [lengths[site.name] for site in host.sites] == [4 if s.role == "cross" or not s.causal else 3 for s in host.sites]
+    assert [lengths[site.name] for site in host.sites] == [
+        4 if s.role == "cross" or not s.causal else 3 for s in host.sites
+    ]
 
 
 # Another prefix
@@ -307,7 +308,10 @@ def test_without_a_round_the_closed_form_is_nearer_to_the_bare_model_than_zero_v
             del memory
 
     adaptation = FittedPrefix(host, positions=3, seed=0)
-    zero = {site: type(found)(found.keys.clone(), found.values.detach().clone()) for site, found in adaptation.tensors.items()}
+    zero = {
+        site: type(found)(found.keys.clone(), found.values.detach().clone())
+        for site, found in adaptation.tensors.items()
+    }
     solve(adaptation, Flat(), material_of(host), rounds=1)  # type: ignore[arg-type]
     rows = [(*x.read, *x.answer) for x in EXAMPLES]
     first, damage = host.sites[0].name, {"zero": 0.0, "solved": 0.0}
@@ -413,9 +417,7 @@ def test_a_start_that_lacks_its_material_is_refused(shared_host: Callable[[str],
         made(host, "prefix", prefix=bake(host, TEXT))
 
 
-def test_a_prefix_of_another_base_is_refused(
-    shared_host: Callable[[str], Host], bench: Bench, tmp_path: Path
-) -> None:
+def test_a_prefix_of_another_base_is_refused(shared_host: Callable[[str], Host], bench: Bench, tmp_path: Path) -> None:
     with pytest.raises(PrefixError):
         made(shared_host("llama"), "prefix", prefix=Prefix.random(shared_host("bert"), positions=3))
     other = shared_host("gpt2")
