@@ -13,9 +13,10 @@ import torch
 from foreword.bundle import save_bundle
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
-from foreword.engine.generation import completion_loss, features, tokens
+from foreword.engine.generation import completion_loss, features
 from foreword.engine.host import Host
 from foreword.engine.reading import Seen, captured, read
+from foreword.engine.rendering import tokens
 from foreword.engine.tensors import to_prefix
 from foreword.errors import BaseMismatchError, FitError, PrefixError, TaskError
 from foreword.prefix import Prefix
@@ -193,7 +194,7 @@ def test_solving_the_values_of_a_cut_text_brings_it_nearer_to_the_whole(shared_h
         places = torch.stack(
             [
                 torch.stack([(w - k).abs().sum(dim=1).argmin() for k in ks])
-                for w, ks in zip(whole[site].keys, found.keys)
+                for w, ks in zip(whole[site].keys, found.keys, strict=True)
             ]
         )
         values = whole[site].values.gather(1, places[:, :, None].expand_as(found.values))

@@ -1,7 +1,7 @@
-"""From which first values does a fitted prefix go best? Loss and accuracy on held-out text after 0, 8, 40 and 200 steps.
+"""From which first values does a fitted prefix go best? Loss and accuracy on held-out text after 0 to 200 steps.
 
     .venv/bin/python benchmarks/tuning/starts/small_model.py --out runs/small-causal
-    .venv/bin/python benchmarks/tuning/starts/run.py --bases minilm runs/small-causal --tasks kinds languages --seeds 0 1
+    .venv/bin/python benchmarks/tuning/starts/run.py --bases minilm runs/small-causal --tasks kinds --seeds 0 1
 
 Same base, length, batches and learning rates for all starts; nothing is chosen, so what is held out (the selection and
 test splits together) is looked at after a fixed number of steps and no best state is kept. "seconds" counts the start

@@ -1,0 +1,226 @@
+"""The laboratory: its skills and data, what a prefix keeps of attention, and what it can and cannot bring about.
+
+The known answers are tested on tiny variants, trained here in seconds; the slow test has a whole one. Which figure a
+way reaches is measured by examples/laboratory/table.py: here stand the claims that must hold at any size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foreword.engine.assignment import SiteTensors
+from foreword.engine.attach import attached
+from foreword.engine.host import Host
+from foreword.errors import RunFolderError
+from foreword.tuning.candidates import Workbench
+from foreword.tuning.examples import load_splits
+from foreword.tuning.fittable import FitWatch, StepTaken
+from foreword.tuning.sections import CandidateSettings, FittedSettings, PrefixSettings, ZeroShotSettings
+from foreword.tuning.task import Task
+
+FOLDER = Path(__file__).parents[2] / "examples" / "laboratory"
+SCRIPTS = ("skills", "train", "cases", "table")
+
+
+@pytest.fixture(scope="module")
+def laboratory() -> Iterator[dict[str, ModuleType]]:
+    """The laboratory's scripts, by name; they import each other as they do when one of them is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield {name: importlib.import_module(name) for name in SCRIPTS}
+        for name in SCRIPTS:
+            patch.delitem(sys.modules, name)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny models are trained, once for all tests of this file."""
+    return tmp_path_factory.mktemp("laboratory")
+
+
+@pytest.fixture(scope="module")
+def model(laboratory: dict[str, ModuleType], models: Path) -> Callable[[str], Path]:
+    """The folder of a tiny model by name."""
+    return lambda which: laboratory["train"].build(models, which, quick=True)
+
+
+Share = Callable[[str, CandidateSettings], float]
+
+
+@pytest.fixture
+def share(laboratory: dict[str, ModuleType], models: Path, tmp_path: Path, one_thread: None) -> Share:
+    """The share of a tiny case's test sequences that a way gets right."""
+    cases, table = laboratory["cases"], laboratory["table"]
+
+    def judged(name: str, settings: CandidateSettings) -> float:
+        case = next(case for case in cases.CASES if case.name == name)
+        task = Task.load(cases.write_case(case, models, tmp_path, quick=True))
+        found = table.judge(
+            Workbench(Host.load(task.reference, device="cpu"), task, load_splits(task)), settings, seed=0
+        )
+        return float(found.right / found.trials)
+
+    return judged
+
+
+def _budget(steps: int) -> dict[str, Any]:
+    return {"steps": steps, "batch_size": 32, "schedule": "cosine", "evaluate_every": 100, "patience": 100}
+
+
+def test_skills_are_what_their_names_say(laboratory):
+    skills = laboratory["skills"]
+    rows = np.array([[3, 1, 3, 0, 3, 1]])
+    wanted = {
+        "ascending": [0, 1, 1, 3, 3, 3],
+        "descending": [3, 3, 3, 1, 1, 0],
+        "add one": [4, 2, 4, 1, 4, 2],
+        "add two": [5, 3, 5, 2, 5, 3],
+        "histogram": [3, 2, 3, 1, 3, 2],
+        "double histogram": [1, 1, 1, 1, 1, 1],
+        "ascending, add one": [1, 2, 2, 4, 4, 4],
+    }
+    assert {name: skill(rows)[0].tolist() for name, skill in skills.SKILLS.items()} == wanted
+    # 5 and 6 occur twice each, 7 three times: two numbers share the count 2, one has the count 3.
+    assert skills.double_histogram(np.array([[5, 6, 7, 7, 7, 6, 5]]))[0].tolist() == [2, 2, 1, 1, 1, 2, 2]
+
+
+def test_a_quarter_of_the_sequences_is_kept_from_training(laboratory):
+    sequences = laboratory["skills"].Sequences(length=6, digits=5)
+    rng = np.random.default_rng(0)
+    seen, unseen = (sequences.draw(rng, 20_000, unseen=unseen) for unseen in (False, True))
+    assert {*map(tuple, seen.tolist())}.isdisjoint(map(tuple, unseen.tolist()))
+    every = np.stack(np.meshgrid(*[np.arange(5)] * 6), axis=-1).reshape(-1, 6)
+    # A fair hash keeps a quarter of the 15,625: 3,906 with standard deviation 54; four of them to each side.
+    assert abs(int(sequences._is_unseen(every).sum()) - 3906) < 216
+
+
+def test_every_case_is_a_task_on_sequences_that_no_training_saw(laboratory, tmp_path, monkeypatch):
+    cases = laboratory["cases"]
+    monkeypatch.setattr(cases, "build", lambda folder, which, **_: folder / which)
+    assert len({case.name for case in cases.CASES}) == len(cases.CASES) == 8
+    for case in cases.CASES:
+        task = Task.load(cases.write_case(case, tmp_path / "models", tmp_path, quick=True))
+        splits = load_splits(task)
+        assert (len(splits.fit), len(splits.selection), len(splits.test)) == (600, 64, 200)
+        assert splits.duplicates_merged == 0
+        for example in splits.test:
+            row = np.array([[int(word) for word in example.input.split()]])
+            plan = laboratory["train"].QUICK_PLANS[case.base]
+            assert plan.sequences._is_unseen(row).all()
+            assert laboratory["skills"].SKILLS[case.skill](row)[0].tolist() == [int(x) for x in example.target.split()]
+
+
+class _Killed(FitWatch):
+    def stepped(self, taken: StepTaken) -> None:
+        if taken.step == 25:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def short(laboratory: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """A training of 40 steps."""
+    plans = laboratory["train"].QUICK_PLANS
+    monkeypatch.setitem(plans, "ascending", replace(plans["ascending"], steps=40))
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(laboratory, tmp_path, short):
+    build = laboratory["train"].build
+    whole = build(tmp_path / "whole", "ascending", quick=True)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "stopped", "ascending", quick=True, watch=_Killed())
+    assert not (tmp_path / "stopped" / "ascending-quick").exists()
+    resumed = build(tmp_path / "stopped", "ascending", quick=True)
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_model_is_trained_once_and_another_plan_is_refused(laboratory, tmp_path, short, monkeypatch):
+    train = laboratory["train"]
+    first = train.build(tmp_path, "ascending", quick=True)
+    written = (first / "training.json").stat().st_mtime_ns
+    assert train.build(tmp_path, "ascending", quick=True) == first
+    assert (first / "training.json").stat().st_mtime_ns == written
+    monkeypatch.setitem(train.QUICK_PLANS, "ascending", replace(train.QUICK_PLANS["ascending"], width=16))
+    with pytest.raises(RunFolderError, match="trained in another way"):
+        train.build(tmp_path, "ascending", quick=True)
+
+
+@torch.no_grad()
+def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_values(laboratory, model):
+    """With s the prefix's share, attention to the content is (1 - s) times what it was, and the head's output
+    (1 - s) times what it was, plus a mixture of the prefix's values: exact in the first layer, whatever the prefix.
+
+    All sums are of at most 20 terms of order 1 in float64: errors of some 20 x 2.2e-16, and 1e-12 is far above.
+    """
+    host = Host.load(str(model("ascending")), dtype="float64", device="cpu")
+    host.model.set_attn_implementation("eager")
+    generator = torch.Generator().manual_seed(0)
+    (site,) = host.sites
+    keys, values = (3 * torch.randn(1, 4, site.key_dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    ids = torch.tensor([host.tokenizer("3 1 4 1 0 2 0 1 1")["input_ids"]])
+    bare, bare_out = _attention(host, ids)
+    with attached(host, {site.name: SiteTensors(keys, values)}):
+        joined, out = _attention(host, ids)
+    to_prefix, to_content = joined[0, 0, :, :4], joined[0, 0, :, 4:]
+    kept = 1 - to_prefix.sum(dim=1, keepdim=True)
+    assert 0.05 < float(kept.min()) < float(kept.max()) < 0.95  # the prefix is neither ignored nor all there is
+    torch.testing.assert_close(to_content, kept * bare[0, 0], atol=1e-12, rtol=0)
+    bias = out[0] - kept * bare_out[0]
+    torch.testing.assert_close(bias, to_prefix @ values[0], atol=1e-12, rtol=0)
+
+
+def _attention(host: Host, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first layer's attention `(batch, head, query, position)`, and its heads' output `(batch, query, dim)`."""
+    seen: list[torch.Tensor] = []
+    layer = host.model.model.layers[0].self_attn
+    hook = layer.o_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        found = host.model(input_ids=ids, output_attentions=True, use_cache=False).attentions[0]
+    finally:
+        hook.remove()
+    return found, seen[0]
+
+
+def test_the_model_that_is_not_told_its_skill_shows_one_of_them(model):
+    exact = json.loads((model("skills") / "training.json").read_text())["exact"]
+    assert exact["any"] > 0.95
+    assert max(exact["ascending"], exact["descending"]) < 0.75
+
+
+@pytest.mark.parametrize("name", ["elicit-ascending", "elicit-descending"])
+def test_a_prefix_elicits_what_the_model_knows(share, name):
+    # The bare model's share is below 0.75 (above); a prefix that chooses the skill comes near all.
+    assert share(name, PrefixSettings(positions=10, **_budget(300))) > 0.85
+
+
+def test_a_prefix_does_not_teach_one_layer_another_order_and_its_weights_do(share):
+    assert share("teach-descending", ZeroShotSettings()) < 0.02
+    assert share("teach-descending", PrefixSettings(positions=10, **_budget(300))) < 0.2
+    tuned = FittedSettings(kind="fine-tuned", learning_rate=3e-3, **_budget(300))
+    assert share("teach-descending", tuned) > 0.5
+
+
+def test_the_table_of_the_tutorial_is_what_was_found(laboratory):
+    table = laboratory["table"]
+    written = table.README.read_text(encoding="utf-8")
+    assert written.partition(table.BEGIN)[2].partition(table.END)[0].strip() == table.table()
+
+
+def test_every_case_was_judged_in_every_way_and_the_known_answers_came_out(laboratory):
+    table, cases = laboratory["table"], laboratory["cases"]
+    for case in cases.CASES:
+        found = table.judged_ways(case)
+        assert {way: judged.settings for way, judged in found.items()} == {
+            way: settings.model_dump(mode="json") for way, settings in table.ways(case).items()
+        }
+        assert (table.verdict(found) == "yes") == case.prefix_can, case.name
