@@ -15,9 +15,15 @@ import foreword as fw
 from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.candidates import Workbench
+from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.effective_rank import effective_rank, ranks_of
+from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.length_choice import Comparison, compared, shortest_as_good, the_best
+from foreword.tuning.objective import objective_for
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.sections import PrefixSettings
 from foreword.tuning.selection_outcomes import Outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,12 +135,24 @@ def test_a_length_that_is_as_good_is_called_worse_at_most_so_often() -> None:
 # The sweep
 
 
-def test_a_shorter_start_is_the_beginning_of_a_longer_one(shared_host: Callable[[str], Host]) -> None:
+@pytest.mark.parametrize("start", ["zero", "demonstrations"])
+def test_a_shorter_start_is_the_beginning_of_a_longer_one(
+    shared_host: Callable[[str], Host], write_task: Callable[..., Path], tmp_path: Path, start: str
+) -> None:
     host = shared_host("gpt2")
-    whole, part = (FittedPrefix(host, positions=24, seed=3) for _ in range(2))
-    part.shorten(5)
-    assert part.positions == 5
-    assert part.prefix() == whole.prefix().slice(0, 5)
+    task = fw.Task.load(write_task(tmp_path, "gpt2", []))
+    bench = Workbench(host, task, load_splits(task))
+
+    def begun(positions: int) -> fw.Prefix:
+        settings = PrefixSettings(positions=positions, longest=24, start=start)
+        adaptation = FittedPrefix(host, positions=positions, seed=3)
+        objective = objective_for(
+            Predictor(host, bench.manner(), adaptation), bench.splits.fit, bench.splits.selection, bench.score
+        )
+        put_first_values(bench, adaptation, objective, settings, seed=3)
+        return adaptation.prefix()
+
+    assert begun(5) == begun(24).slice(0, 5)
 
 
 def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: Path, tmp_path: Path) -> None:

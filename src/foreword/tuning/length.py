@@ -124,7 +124,8 @@ def sweep(
 
 def cost_of(host: Host, prefix: Prefix, predictor: Predictor, inputs: Sequence[str]) -> PrefixCost:
     """Bytes, attention's FLOPs per token, and the measured ms added to a forward pass of one input."""
-    flops = sum(2 * prefix.positions * site.heads * (site.key_dim + site.value_dim) for site in host.sites)
+    carriers = [site for site in host.sites if site.name in prefix.sites]
+    flops = sum(2 * prefix.positions * site.heads * (site.key_dim + site.value_dim) for site in carriers)
 
     def bare(text: str) -> None:
         embed(host, predictor.rows([text]))

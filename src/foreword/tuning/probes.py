@@ -1,4 +1,4 @@
-"""Cheap looks at a task and a base model before a fit: each takes at most about a tenth of one.
+"""Cheap looks at a task and a base model before a fit: gradients, demonstrations, and fits of 40 steps.
 
 It measures and does not decide; `foreword.tuning.foretelling` does. All of it is on the fit and selection splits.
 """
