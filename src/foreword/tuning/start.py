@@ -28,7 +28,7 @@ from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.resize import Texts, lengthened, shortened
 from foreword.tuning.starts import STARTS
 
-AUTO: Mapping[str, str] = {"encoder": "zero", "causal": "demonstrations", "encoder-decoder": "demonstrations"}
+AUTO: Mapping[str, str] = {"encoder": "zero", "causal": "zero", "encoder-decoder": "zero"}
 # Normal values of a "random" start: the standard deviation that the common library draws its own with is 1, after which
 # fits go worst of all (ANCHORS 2.: 18.6 against 35.8 from zero); this small they do not drown the context.
 VALUE_SCALE = 0.1
