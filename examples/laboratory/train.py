@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from foreword.bundle import write_bytes_atomically
 from foreword.cli.bars import Bars
-from foreword.engine.rendering import Template
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template
 from foreword.errors import ForewordError, RunFolderError
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.adaptation import ParameterGroup

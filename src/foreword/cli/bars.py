@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
+
+EVERY = 30.0  # seconds between two plain lines of one stage: a log shows that a long one is alive
 
 
 class Bars:
-    """Progress bars on stderr, one line a stage; plain lines when stderr is no terminal."""
+    """Progress bars on stderr, one line a stage; plain lines when stderr is no terminal.
 
-    def __init__(self, *, quiet: bool) -> None:
+    Steps are counted, or shown as a share where `in_percent`: `watch` is then told so many of 100.
+    """
+
+    def __init__(self, *, quiet: bool, in_percent: bool = False) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            TaskProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
@@ -24,17 +31,18 @@ class Bars:
 
         self._console = Console(stderr=True, quiet=quiet)
         self._plain = not self._console.is_terminal
+        self._unit = "%" if in_percent else ""
+        counted: list[ProgressColumn] = [MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
         self._progress = Progress(
-            TextColumn("{task.description:<24}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description:<18}" if in_percent else "{task.description:<24}", markup=False),
+            BarColumn(bar_width=16 if in_percent else 30),
+            *([TaskProgressColumn(), TimeElapsedColumn()] if in_percent else counted),
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=quiet or self._plain,
         )
         self._bars: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -50,9 +58,11 @@ class Bars:
     def watch(self, stage: str, done: int, of: int, note: str) -> None:
         """So many of a stage's steps are done."""
         if self._plain:
-            if done >= of or stage not in self._bars:
-                self._console.print(f"{stage}: {done}/{of} {note}".rstrip(), highlight=False, markup=False)
-                self._bars[stage] = self._bars.get(stage) or self._progress.add_task(stage, note="")
+            now = time.monotonic()
+            if done >= of or now >= self._said.get(stage, 0.0) + EVERY or stage not in self._said:
+                share = f"{done}{self._unit}" if self._unit else f"{done}/{of}"
+                self._console.print(f"{stage}: {share} {note}".rstrip(), highlight=False, markup=False)
+                self._said[stage] = now
             return
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=of, note=note)

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from foreword.cli.bars import Bars
+from foreword.cli.screen import on_one_screen
+
 if TYPE_CHECKING:
+    from foreword.compiler.attempts import Stage
+    from foreword.compiler.compiled import CompiledFunction
     from foreword.compiler.domain import Cube, Sphere
+    from foreword.compiler.target import Target
 
 _SIDE = r"\[\s*([^,\[\]]+)\s*,\s*([^,\[\]]+)\s*\](?:\s*\^\s*(\d{1,2}))?"
 
 
 def compile_expression(
-    expression: str = typer.Argument(help='A function such as "sin(3*x)*exp(-y**2)", or a name of the catalogue.'),
-    domain: str = typer.Option(..., "--domain", help='"[-1,1]^2", "[0,1]x[-2,2]" or "S2" (the sphere in 3-space).'),
+    expression: str | None = typer.Argument(
+        None, help='A function such as "sin(3*x)*exp(-y**2)", or a name of the catalogue.'
+    ),
+    domain: str | None = typer.Option(
+        None, "--domain", help='"[-1,1]^2", "[0,1]x[-2,2]" or "S2" (the sphere in 3-space).'
+    ),
+    samples: Path | None = typer.Option(
+        None,
+        "--samples",
+        help="Instead of a function, a table: .csv (columns x0, x1, ..., y0, ...), .npz (x and y), .npy (y last).",
+    ),
     tolerance: float | None = typer.Option(
         None, "--tolerance", help="The error to stay below, in the function's unit."
     ),
@@ -24,39 +42,129 @@ def compile_expression(
     lipschitz: float | None = typer.Option(None, "--lipschitz", help="A Lipschitz constant of the function."),
     method: str = typer.Option("auto", "--method", help="auto, adaptive, nearest or spectral."),
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
-    seconds: float = typer.Option(60.0, "--seconds", help="Time limit of the proof."),
-    out: Path = typer.Option(..., "--out", help="The file to write, such as f.prefix."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
+    seconds: float = typer.Option(60.0, "--seconds", min=0.0, help="Time limit of the proofs, all together."),
+    certify: bool = typer.Option(True, "--certify/--no-certify", help="Without a proof nothing is claimed."),
+    out: Path | None = typer.Option(None, "--out", help="The file to write, such as f.prefix."),
     plot: list[Path] = typer.Option([], "--plot", help="A picture to write: .png, .svg or .pdf; may be repeated."),
+    fresh: bool = typer.Option(False, "--fresh", help="Discard what an unfinished run left beside --out."),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bars."),
+    catalogue: bool = typer.Option(False, "--list", help="Print the built-in targets, one line each, and end."),
 ) -> None:
     """Compile a function into a prefix for an attention head, and prove how far it is from the function.
 
-    Exit code 0 when the tolerance is proved, 1 when it is not: the prefix is written either way.
+    Exit code 0 when the tolerance is proved (or no proof was asked for), 1 when it is not: the prefix is written either
+    way. Ctrl-C, or time that is up, loses nothing: the state is kept in OUT.partial, and the same command goes on from
+    there.
     """
-    from foreword.certificate import Verdict
-    from foreword.cli.screen import on_one_screen
-    from foreword.compiler.pipeline import compile_function
-
+    if catalogue:
+        _show_catalogue(as_json=as_json)
+        return
+    target, where, file = _asked(expression, domain, samples, out)
     check_pictures(plot)
-    compiled = compile_function(
-        expression,
-        domain_from_text(domain),
-        tolerance=tolerance,
-        positions=positions,
-        lipschitz=lipschitz,
-        method=method,
-        value_limit=value_limit,
-        seconds=seconds,
-    )
-    compiled.save(out)
-    for picture in plot:
-        compiled.plot(picture)
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        from foreword.compiler.pipeline import compile_function
+
+        with Bars(quiet=quiet, in_percent=True) as bars:
+            if partial.exists() and not fresh:
+                bars.say(f"going on from {partial}")
+            compiled = compile_function(
+                target,
+                where,
+                tolerance=tolerance,
+                positions=positions,
+                lipschitz=lipschitz,
+                method=method,
+                value_limit=value_limit,
+                seed=seed,
+                seconds=seconds,
+                certify=certify,
+                progress=_watch(bars),
+                resume=partial,
+                fresh=fresh,
+                save_to=file,
+            )
+        for picture in plot:
+            compiled.plot(picture)
+    except KeyboardInterrupt as error:
+        kept = ": what was found is kept; the same command goes on from there" if partial.exists() else ""
+        typer.echo(f"\ninterrupted{kept}.", err=True)
+        raise typer.Exit(130) from error
+    unfinished = partial if partial.exists() else None
+    if as_json:
+        typer.echo(json.dumps(_described(file, compiled, unfinished), indent=2))
+    else:
+        _report(file, compiled, unfinished)
+    if certify and not _is_proved(compiled):
+        raise typer.Exit(1)
+
+
+def _asked(
+    expression: str | None, domain: str | None, samples: Path | None, out: Path | None
+) -> tuple[str | Target, Cube | Sphere | None, Path]:
+    """What is to be compiled, where, and the file to write; CompileError unless all of it is there."""
+    from foreword.compiler.samples import read_samples
+    from foreword.errors import CompileError
+
+    if out is None or (expression is None) == (samples is None) or (domain is None) != (expression is None):
+        told = {"EXPRESSION": expression, "--domain": domain, "--samples": samples, "--out": out}
+        raise CompileError(
+            "What to compile is not clear.",
+            expected="EXPRESSION --domain DOMAIN --out FILE, or --samples TABLE --out FILE",
+            found=", ".join(name for name, value in told.items() if value is not None) or "none of these",
+            fix='Say foreword compile "sin(3*x)" --domain "[-1,1]" --tolerance 1e-4 --out f.prefix, for example. A '
+            "table's points are its domain. Built-in targets: foreword compile --list.",
+        )
+    _check_out(out)
+    if samples is not None:
+        return read_samples(samples), None, out
+    return str(expression), domain_from_text(str(domain)), out
+
+
+def _check_out(out: Path) -> None:
+    """CompileError, before any work, when the file could not be written."""
+    from foreword.errors import CompileError
+
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CompileError(
+            f"{out} cannot be written.",
+            expected="a file in a writable folder",
+            found="a folder" if out.is_dir() else f"{folder}, which is no writable folder",
+            fix="Name another file with --out.",
+        )
+
+
+def _watch(bars: Bars) -> Callable[[Stage], None]:
+    def shown(stage: Stage) -> None:
+        length = "" if stage.positions is None else f"{stage.positions:,} positions"
+        note = length
+        if stage.name == "proving":
+            note = f"{stage.open:,} cells open, {stage.closed:,} closed, error <= {stage.bound:.2g}"
+            note += "" if stage.seconds_left is None else f", {stage.seconds_left:.0f} s left"
+        bars.watch(f"{stage.name} {stage.method}", int(100 * stage.share), 100, note)
+
+    return shown
+
+
+def _is_proved(compiled: CompiledFunction) -> bool:
+    from foreword.certificate import Verdict
+
+    return compiled.certificate is not None and compiled.certificate.verdict is Verdict.PROVED
+
+
+def _report(file: Path, compiled: CompiledFunction, unfinished: Path | None) -> None:
     for row in compiled.tried:
         length = "no prefix" if row.positions is None else f"{row.positions} positions"
         typer.echo(on_one_screen(f"{row.method}: {length}, {row.verdict} {row.note}".rstrip()))
+    typer.echo(f"{file}: {compiled.positions} positions by {compiled.method}")
     proved = compiled.certificate
     if proved is None:
+        sampled = next(row.sampled for row in compiled.tried if row.method == compiled.method)
+        typer.echo(f"no proof was asked for; the largest error at unseen points is {sampled:.3g}")
         return
-    typer.echo(f"{out}: {compiled.positions} positions by {compiled.method}")
     typer.echo(f"verdict: {proved.verdict}; the error is between {proved.seen:.3g} and {proved.bound:.3g}")
     for name, term in proved.terms.items():
         typer.echo(f"  {name}: {term:.3g}")
@@ -64,8 +172,37 @@ def compile_expression(
         typer.echo(on_one_screen(f"  assumed ({assumption.standing}): {assumption.text}"))
     if proved.remedy:
         typer.echo(on_one_screen(proved.remedy))
-    if proved.verdict is not Verdict.PROVED:
-        raise typer.Exit(1)
+    if unfinished is not None:
+        typer.echo(f"{unfinished}: the unfinished proof; the same command goes on from there")
+
+
+def _described(file: Path, compiled: CompiledFunction, unfinished: Path | None) -> dict[str, Any]:
+    """The result as plain JSON values: everything but the numbers of prefix, cells and table."""
+    claim = None if compiled.certificate is None else compiled.certificate.as_dict()
+    domain = compiled.domain.as_dict()
+    if "points" in domain:
+        domain = {"kind": "finite", "count": len(domain["points"]), "columns": compiled.domain.columns}
+    return {
+        "file": str(file),
+        "positions": compiled.positions,
+        "method": compiled.method,
+        "domain": domain,
+        "certificate": None if claim is None else {**claim, "domain": domain},
+        "tried": [row.as_dict() for row in compiled.tried],
+        "unfinished": None if unfinished is None else str(unfinished),
+    }
+
+
+def _show_catalogue(*, as_json: bool) -> None:
+    from foreword.cli.catalogue import as_lines, listed
+
+    rows = listed()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for line in as_lines(rows):
+        typer.echo(line)
+    typer.echo("\nLipschitz constants are those for the fewest coordinates, but at least two.")
 
 
 def check_pictures(paths: list[Path]) -> None:

@@ -66,7 +66,7 @@ class Attempt:
         return Tried(
             self.method,
             self.outcome.head.positions,
-            self.outcome.sampled,
+            self.outcome.sampled if math.isfinite(self.outcome.sampled) else None,
             None if proved is None else proved.bound if math.isfinite(proved.bound) else None,
             "not proved: another was shorter or better, or time was up" if proved is None else str(proved.verdict),
             self.seconds,

@@ -41,6 +41,7 @@ POINTS = 32  # of a table at once
 BEST_ORDER = {1: 14, 2: 8, 3: 6}  # by dimension; a heuristic: the cost of a cell grows faster than the cells save
 MOST_MONOMIALS = 5_000
 MOST_FEATURES = 4_000_000  # numbers of a hundred bytes each
+CHART_ROUNDING = 1e-12  # relative; above what a chart's dozen operations and a norm round away at a point
 LONGEST_TEXT = 200_000  # characters; a traced function may be longer than what people type
 
 
@@ -208,8 +209,10 @@ def _query_norm(claim: Claim) -> arb:
     """A bound on the length of a query, over the domain."""
     if isinstance(claim.domain, Sphere) and claim.chart.name == "identity":
         return arb(1)
-    box = claim.domain.points if isinstance(claim.domain, FiniteSet) else claim.domain.box.T
-    low, high = as_balls(box.min(axis=0)), as_balls(box.max(axis=0))
+    if isinstance(claim.domain, FiniteSet):
+        largest = float(np.linalg.norm(claim.chart(claim.domain.points), axis=1).max())
+        return (arb(largest) * (1 + CHART_ROUNDING)).upper()
+    low, high = (as_balls(ends) for ends in claim.domain.box.T)
     if isinstance(claim.domain, Sphere):
         low, high = as_balls(np.full(claim.domain.columns, -1.0)), as_balls(np.full(claim.domain.columns, 1.0))
     middle, half = (low + high) / 2, (high - low) / 2

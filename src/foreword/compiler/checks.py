@@ -52,6 +52,7 @@ def check(
                 f"Ask for at least {floor:.2g}.",
             )
         )
+    found += _of_the_table(target, domain)
     found += _of_the_constant(target, domain, points, values, rng)
     if method == "nearest" and tolerance is not None and positions is None and not found:
         found += _of_the_dimension(target, domain, tolerance)
@@ -72,6 +73,21 @@ def _of_the_request(tolerance: float | None, positions: int | None, value_limit:
             Obstacle("value-limit", "The values' limit is not a positive number.", repr(value_limit), "Say 10.")
         )
     return found
+
+
+def _of_the_table(target: Target, domain: Domain) -> list[Obstacle]:
+    """A point that stands twice in the table, with two values."""
+    if target.samples is None or not isinstance(domain, FiniteSet):
+        return []
+    _, first, of = np.unique(domain.points + 0.0, axis=0, return_index=True, return_inverse=True)
+    before = first[of.reshape(-1)]
+    differ = (target.samples != target.samples[before]).any(axis=1)
+    if not differ.any():
+        return []
+    row = int(np.argmax(differ))
+    values = f"{target.samples[before[row]].tolist()} in row {before[row]}, {target.samples[row].tolist()} in row {row}"
+    point = domain.points[row].tolist()
+    return [Obstacle("table", "A point of the table has two values.", f"{values}, at {point}", "Keep one of them.")]
 
 
 def _of_the_constant(

@@ -1,8 +1,8 @@
 """A callable target over cells, from what its caller declared of it, in ball arithmetic: the checker's own reading.
 
 f is its Taylor polynomial at the cell's middle, as far as derivatives are declared, and what is left is at most the
-declared constant's: C d^p / p! at distance d (Taylor's theorem along segments of the convex hull). What the callables
-return is taken as exact up to `ROUNDINGS` units in the last place. No code of it is the search's (`taylor.py`).
+declared constant's: C d^p / p! at distance d (statement C.5, docs/theory). What the callables return is taken as exact
+up to `ROUNDINGS` units in the last place. No code of it is the search's (`taylor.py`).
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ def compile_function(
     progress: Callable[[Stage], None] | None = None,
     resume: str | Path | None = None,
     fresh: bool = False,
+    save_to: str | Path | None = None,
 ) -> CompiledFunction:
     """A prefix for `f`: the shortest that is proved to meet `tolerance`, or the best of at most `positions`.
 
@@ -60,7 +61,8 @@ def compile_function(
 
     `resume` names a file for unfinished work. Whatever interrupts the compilation, time that is up included, leaves its
     state there, and the same call goes on from it to the same result; when nothing is left to do the file is removed.
-    Work of another request is refused with a CompileError, unless `fresh` discards it.
+    Work of another request is refused with a CompileError, unless `fresh` discards it. `save_to` names a file to which
+    the result is saved before that.
 
     >>> from foreword.compiler.domain import Sphere
     >>> compiled = compile_function("sin(2*x)", Sphere(1), tolerance=1e-3)
@@ -87,21 +89,24 @@ def compile_function(
     with work.kept():
         attempts = _drafts(wish, methods)
         best = _chosen(wish, attempts)
+        compiled = CompiledFunction(
+            best.outcome.head,
+            best.outcome.chart,
+            domain,
+            target,
+            target.as_dict(),
+            best.method,
+            best.certificate,
+            best.cover,
+            tuple(attempt.row for attempt in attempts),
+        )
+        if save_to is not None:
+            compiled.save(save_to)
     if wish.is_settled(best.certificate):
         work.discard()
     else:
         work.write()
-    return CompiledFunction(
-        best.outcome.head,
-        best.outcome.chart,
-        domain,
-        target,
-        target.as_dict(),
-        best.method,
-        best.certificate,
-        best.cover,
-        tuple(attempt.row for attempt in attempts),
-    )
+    return compiled
 
 
 def refusal(obstacles: Sequence[Obstacle]) -> CompileError:
@@ -129,7 +134,7 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
             if skipped is not None:
                 attempts.append(Attempt("", construction.name, skipped, 0.0))
                 continue
-        if lengths and wish.request.positions is None and isinstance(construction, Spectral):
+        if lengths and wish.request.positions is None and isinstance(construction, Spectral | Nearest):
             construction = replace(construction, most=min(lengths))
         attempts.append(wish.draft(construction))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):

@@ -29,15 +29,16 @@ def sweep(
 ) -> str:
     """|f - g| <= allowed over every cell; a cell that fails is halved along its worst axis, up to `DEEPEST` times.
 
-    The result is for the line of the check.
+    `progress` gets the share of the cells' volume. The result is for the line of the check.
     """
     problem, cover = _problem(claim), claim.cover
     lower, upper = (np.empty((0, 0)),) * 2 if cover is None else (cover.lower, cover.upper)
+    whole, shown = float(_volumes(lower, upper).sum()), 0.0
     for depth in range(DEEPEST + 1):
         open_cells: list[tuple[Floats, Floats]] = []
-        for start, rows in _blocks(lower, upper):
+        for rows in _blocks(lower, upper):
             if time.perf_counter() > deadline or found.cells > MOST_CELLS:
-                share = start / len(lower) if depth == 0 else 1.0
+                share = min(shown / whole, 1.0)
                 found.unchecked.append(
                     f"ran out of time or cells after {share:.0%} of the cover, {depth} halvings deep"
                 )
@@ -53,9 +54,12 @@ def sweep(
             if failed.any():
                 swing = np.where(np.isfinite(bounds.swing[failed]), bounds.swing[failed], 0.0)
                 open_cells.append(_halved(lower[rows[failed]], upper[rows[failed]], swing))
-            if progress is not None and depth == 0:
-                progress((start + len(rows)) / len(lower))
+            shown += float(_volumes(lower[rows[~failed]], upper[rows[~failed]]).sum())
+            if progress is not None:
+                progress(min(shown / whole, 1.0))
         if not open_cells:
+            if progress is not None:
+                progress(1.0)
             return f"shown on {found.cells:,} cells, {depth} halvings deep"
         lower, upper = (np.concatenate(ends) for ends in zip(*open_cells, strict=True))
     found.wrong.append(f"the error could not be shown to stay below the approximation term in {len(lower)} cells")
@@ -81,7 +85,7 @@ def _problem(claim: Claim) -> Problem:
     return Problem(claim.head, claim.chart.expressions(domain.columns), reading, isinstance(domain, Sphere), frame)
 
 
-def _blocks(lower: Floats, upper: Floats) -> Iterator[tuple[int, NDArray[np.intp]]]:
+def _blocks(lower: Floats, upper: Floats) -> Iterator[NDArray[np.intp]]:
     """Rows in blocks of neighbours, by interleaving the bits of their places."""
     middle = (lower + upper) / 2
     low, high = middle.min(axis=0), middle.max(axis=0)
@@ -92,7 +96,12 @@ def _blocks(lower: Floats, upper: Floats) -> Iterator[tuple[int, NDArray[np.intp
             code = 2 * code + ((grid[:, axis] >> bit) & 1)
     order = np.argsort(code, kind="stable")
     for start in range(0, len(order), BLOCK):
-        yield start, order[start : start + BLOCK]
+        yield order[start : start + BLOCK]
+
+
+def _volumes(lower: Floats, upper: Floats) -> Floats:
+    volumes: Floats = np.prod(upper - lower, axis=1)
+    return volumes
 
 
 def _halved(lower: Floats, upper: Floats, swing: Floats) -> tuple[Floats, Floats]:

@@ -131,10 +131,10 @@ class Unfinished:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever interrupts the work within, but for an error that would come again, leaves it in the file."""
+        """Whatever interrupts the work within leaves it in the file, but for an error that would come again."""
         try:
             yield
-        except ForewordError:
+        except CompileError:
             raise
         except BaseException:
             self.write()

@@ -44,6 +44,7 @@ class Nearest:
     """Soft nearest neighbours; see the module."""
 
     name: str = "nearest"
+    most: int | None = None  # positions from which on a prefix is of no use: another is as short
 
     def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`. With a Lipschitz constant it has an a-priori bound.
@@ -99,7 +100,8 @@ class Nearest:
         """Without a Lipschitz constant: sharpness, and for a tolerance the length, by the error at other samples."""
         chosen = Sampled.at(domain.sample(SELECTED // 2, rng), target, chart)
         count, best = request.positions or 32, math.inf
-        while count <= LIMIT // 4 or request.positions is not None:
+        longest = min(LIMIT // 4, self.most or LIMIT)
+        while count <= longest or request.positions is not None:
             net = net_of_at_most(domain, count)
             values = target.evaluate(net.points)
             heads = {
@@ -118,7 +120,7 @@ class Nearest:
             count = math.ceil(count * 1.5)
         return Obstacle(
             "length",
-            f"Soft nearest neighbours do not meet {request.tolerance:g} within {LIMIT // 4:,} positions.",
+            f"Soft nearest neighbours do not meet {request.tolerance:g} within {longest:,} positions.",
             f"largest error {best:.2g}",
             "Use method='spectral' for a smooth target, or declare its kinks.",
         )
