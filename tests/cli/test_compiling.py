@@ -150,7 +150,7 @@ def test_a_real_interrupt_of_a_real_process_loses_nothing(foreword: Run, tmp_pat
 def test_progress_stays_off_stdout_and_quiet_says_nothing(foreword: Run, tmp_path: Path) -> None:
     loud = foreword(*WAVE, "--out", tmp_path / "f.prefix")
     assert "drafting spectral: 0%" in loud.err
-    assert "proving spectral: 100% 0 cells open," in loud.err
+    assert "proving spectral: 100% 0 open," in loud.err
     assert "s left" in loud.err
     assert "drafting" not in loud.out
     assert foreword(*WAVE, "--out", tmp_path / "f.prefix", "--quiet").err == ""

@@ -35,7 +35,7 @@ class Bars:
         counted: list[ProgressColumn] = [MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
         self._progress = Progress(
             TextColumn("{task.description:<18}" if in_percent else "{task.description:<24}", markup=False),
-            BarColumn(bar_width=16 if in_percent else 30),
+            BarColumn(bar_width=10 if in_percent else 30),
             *([TaskProgressColumn(), TimeElapsedColumn()] if in_percent else counted),
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,

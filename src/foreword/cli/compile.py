@@ -139,10 +139,9 @@ def _check_out(out: Path) -> None:
 
 def _watch(bars: Bars) -> Callable[[Stage], None]:
     def shown(stage: Stage) -> None:
-        length = "" if stage.positions is None else f"{stage.positions:,} positions"
-        note = length
+        note = "" if stage.positions is None else f"{stage.positions:,} positions"
         if stage.name == "proving":
-            note = f"{stage.open:,} cells open, {stage.closed:,} closed, error <= {stage.bound:.2g}"
+            note = f"{stage.open:,} open, {stage.closed:,} closed, bound {stage.bound:.2g}"
             note += "" if stage.seconds_left is None else f", {stage.seconds_left:.0f} s left"
         bars.watch(f"{stage.name} {stage.method}", int(100 * stage.share), 100, note)
 
