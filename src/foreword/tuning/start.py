@@ -1,9 +1,8 @@
 """First values of a fitted prefix: what its keys and values are before the first step.
 
 Each way is one function from material (texts, examples, another prefix, a loss) to keys and values at every site. All
-of them work on encoders, causal and encoder-decoder models. Which is best was measured (benchmarks/tuning/starts);
-"auto" is that one for the base model's role. How positions are chosen from a longer text `resize.py` knows, how values
-are solved for a loss `closed_form.py`.
+of them work on encoders, causal and encoder-decoder models; "auto" is the one for the base model's role. How positions
+are chosen from a longer text `resize.py` knows, how values are solved for a loss `closed_form.py`.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.resize import Texts, lengthened, shortened
 from foreword.tuning.starts import STARTS
 
+# Zero everywhere: of what was measured so far (benchmarks/LOG.md) the closed form is often better, once no better, and
+# takes the time of some 25 steps; demonstrations can lock a model into what they show.
 AUTO: Mapping[str, str] = {"encoder": "zero", "causal": "zero", "encoder-decoder": "zero"}
 # Normal values of a "random" start: the standard deviation that the common library draws its own with is 1, after which
 # fits go worst of all (ANCHORS 2.: 18.6 against 35.8 from zero); this small they do not drown the context.
