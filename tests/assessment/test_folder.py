@@ -31,6 +31,7 @@ RESULT: dict[str, Any] = {
     "latency_added_ms": -0.1,
     "history": [{"step": 0, "seconds": 0.0, "loss": None, "selection": 0.5}],
     "details": {"positions": 2},
+    "forgetting": None,
 }
 
 

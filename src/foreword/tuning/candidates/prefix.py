@@ -65,7 +65,10 @@ def put_first_values(
     first = first_values(bench.host, name, positions=drawn, seed=seed, material=material)
     adaptation.begin({site: cut(found, settings.positions) for site, found in first.tensors.items()})
     told = {"name": first.name, **first.details}
-    return told if name != "closed-form" or is_kept else told | solve(adaptation, problem, material).as_dict()
+    if name == "closed-form" and not is_kept:
+        told |= solve(adaptation, problem, material).as_dict()
+    # How long it took is left out: what is told of a fit is the same each time that it is made.
+    return {key: value for key, value in told.items() if not key.endswith("seconds")}
 
 
 def cut(found: SiteTensors, positions: int) -> SiteTensors:
