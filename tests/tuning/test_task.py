@@ -159,7 +159,7 @@ def test_an_option_of_another_kind_is_an_error_that_names_the_field() -> None:
     found = refusal(
         candidates=[{"kind": "zero-shot"}, {"kind": "prefix", "alpha": 3.0}, {"kind": "lora", "positons": 3}]
     )
-    assert "candidates[1].alpha: expected no such field (known: kind, name, " in found
+    assert "candidates[1].alpha: expected no such field (known: kind, name, readout, " in found
     assert "candidates[2].positons" in found
 
 
