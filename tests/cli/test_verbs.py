@@ -155,7 +155,8 @@ def _heed_interrupts() -> None:
 def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
     tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
 ) -> None:
-    long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, "steps": 100_000, "seconds": 900.0}]
+    endless = {"steps": 100_000, "seconds": 900.0, "patience": 100_000}
+    long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, **endless}]
     task, out = write_task(tmp_path, model_folder("bert"), long), tmp_path / "run"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "foreword.cli.main", "pilot", str(task), "--out", str(out)]
