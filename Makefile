@@ -28,7 +28,7 @@ gallery: $(STAMP) ## the compiler's pictures, with captions from the runs (docs/
 	$(BIN)/python docs/gallery/build.py
 
 test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-all: $(STAMP) ## all tests, the slow ones included
 	$(BIN)/python -m pytest

@@ -123,7 +123,7 @@ CASES: tuple[Case, ...] = (
     ),
     Compilation(
         "kink-circle.png", "A kink on the circle",
-        "Keys crowd towards both points where the argument of `abs` vanishes; biases tell the two sides apart.",
+        "Each side of the kink has keys of its own; large opposite keys and biases switch between the two groups.",
         "abs(x - 0.3)", Sphere(1), {"tolerance": 1e-4},
     ),
     Compilation(
@@ -168,7 +168,7 @@ CASES: tuple[Case, ...] = (
     ),
     Lengths(
         "lengths-kink.png", "Error against length: a kink",
-        "Evenly placed keys gain little from more positions; keys that crowd towards the kink gain much.",
+        "Evenly placed keys gain little from more positions; keys for each side of the kink need hardly any.",
         "max(0.6*x - 0.8*y - 0.2, 0)", Sphere(2), (4, 8, 16, 32, 64), {"lipschitz": 1.0},
     ),
     Bounds(

@@ -103,10 +103,11 @@ class Sequences:
             rows = rng.integers(0, self.digits, (4 * missing + 16, self.length))
             different = (np.sort(rows, axis=1)[:, 1:] != np.sort(rows, axis=1)[:, :-1]).sum(axis=1) + 1
             kept = (different <= self.length // 2) | (rng.random(len(rows)) < 0.5)
-            found.append(rows[kept & (self._is_unseen(rows) == unseen)][:missing])
+            found.append(rows[kept & (self.is_unseen(rows) == unseen)][:missing])
         return np.concatenate(found)
 
-    def _is_unseen(self, rows: Rows) -> NDArray[np.bool_]:
+    def is_unseen(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of the rows belong to the quarter that no base model is trained on, `(row,)`."""
         places = np.array([self.digits**place for place in range(self.length)], dtype=np.uint64)
         whole = (rows.astype(np.uint64) * places).sum(axis=1)
         return np.asarray((whole * _MULTIPLIER) >> _UPPER_TWO_BITS == 0)

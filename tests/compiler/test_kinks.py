@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
+from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
+from foreword.compiler.construction.contract import Draft, Request
 from foreword.compiler.construction.kinks import expression_kinks, kinks_of, near_kinks, sampled_kinks
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.parser import parse_expression
 from foreword.compiler.pipeline import compile_function
-from foreword.compiler.target import Target
+from foreword.compiler.target import Target, target_of
 
 NORMAL = np.array([0.48, -0.6, 0.64])
 CASES = {
@@ -90,11 +92,47 @@ def test_points_near_a_kink_lie_in_the_domain_and_come_close(domain: Sphere | Cu
 
 
 def test_more_positions_are_never_worse_across_one_kink() -> None:
-    """Six or twelve keys across a kink are harder to place than four, which are then taken."""
+    """Down to the gate's own part, which no position changes."""
     errors = []
-    for positions in (4, 6, 12, 16):
+    for positions in (2, 4, 6, 8, 12, 16):
         made = compile_function(
             "max(0.6*x - 0.8*y - 0.2, 0)", Sphere(2), positions=positions, method="adaptive", certify=False
         )
-        errors.append(made.tried[0].sampled or math.inf)
+        errors.append(max(made.tried[0].sampled or math.inf, 0.14 / SHARPEST))
     assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0.14 / SHARPEST
+
+
+def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None:
+    # |t| from its two sides, t and -t: the far side's weight times the gap 2 |t|, where the jump of the slope is 2.
+    t = np.concatenate([-np.geomspace(1e-9, 1, 4000), np.geomspace(1e-9, 1, 4000)])
+    for sharpness in (30.0, 1e3, 1e5):
+        near = 1 / (1 + np.exp(-2 * sharpness * np.abs(t)))
+        given = near * np.abs(t) - (1 - near) * np.abs(t)
+        assert (np.abs(t) - given).max() <= 0.14 * 2 / sharpness
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "tolerance", "longest"),
+    [
+        ("abs(0.6*x + 0.8*y - 0.3)", Sphere(2), 1e-4, 10),
+        ("exp(-abs(0.6*x - 0.8*y))", Cube([(-1, 1)] * 2), 1e-4, 20),
+        ("abs(0.6*x + 0.8*y - 0.3) * sin(2*z + x)", Sphere(2), 1e-3, 160),
+        ("max", Sphere(2), 1e-3, 96),
+    ],
+)
+def test_a_kink_costs_about_twice_the_keys_of_a_smooth_target(
+    text: str, domain: Sphere | Cube, tolerance: float, longest: int
+) -> None:
+    target = target_of(text, domain)
+    draft = Adaptive().draft(target, domain, Request(None, tolerance), rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.head.positions <= longest
+    points = near_kinks(
+        domain,
+        domain.sample(4_000, np.random.default_rng(4)),
+        kinks_of(target, domain, np.random.default_rng(0))[0],
+        np.random.default_rng(5),
+    )
+    error = np.abs(draft.head.evaluate(draft.chart(points)) - target.evaluate(points)).max()
+    assert error <= tolerance

@@ -102,7 +102,7 @@ def test_a_quarter_of_the_sequences_is_kept_from_training(laboratory):
     assert {*map(tuple, seen.tolist())}.isdisjoint(map(tuple, unseen.tolist()))
     every = np.stack(np.meshgrid(*[np.arange(5)] * 6), axis=-1).reshape(-1, 6)
     # A fair hash keeps a quarter of the 15,625: 3,906 with standard deviation 54; four of them to each side.
-    assert abs(int(sequences._is_unseen(every).sum()) - 3906) < 216
+    assert abs(int(sequences.is_unseen(every).sum()) - 3906) < 216
 
 
 def test_every_case_is_a_task_on_sequences_that_no_training_saw(laboratory, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_every_case_is_a_task_on_sequences_that_no_training_saw(laboratory, tmp_
         for example in splits.test:
             row = np.array([[int(word) for word in example.input.split()]])
             plan = laboratory["train"].QUICK_PLANS[case.base]
-            assert plan.sequences._is_unseen(row).all()
+            assert plan.sequences.is_unseen(row).all()
             assert laboratory["skills"].SKILLS[case.skill](row)[0].tolist() == [int(x) for x in example.target.split()]
 
 
@@ -168,25 +168,47 @@ def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_
     (site,) = host.sites
     keys, values = (2 * torch.randn(1, 4, site.key_dim, generator=generator, dtype=torch.float64) for _ in range(2))
     ids = torch.tensor([host.tokenizer("3 1 4 1 0 2 0 1 1")["input_ids"]])
-    bare, bare_out = _attention(host, ids)
+    bare, bare_out = _pass(host, ids, output_attentions=True)
     with attached(host, {site.name: SiteTensors(keys, values)}):
-        joined, out = _attention(host, ids)
-    to_prefix, to_content = joined[0, 0, :, :4], joined[0, 0, :, 4:]
+        joined, out = _pass(host, ids, output_attentions=True)
+    to_prefix, to_content = joined.attentions[0][0, 0].split([4, ids.shape[1]], dim=1)
     kept = 1 - to_prefix.sum(dim=1, keepdim=True)
     assert 0.05 < float(kept.min()) < float(kept.max()) < 0.95  # the prefix is neither ignored nor all there is
-    torch.testing.assert_close(to_content, kept * bare[0, 0], atol=2e-6, rtol=0)
+    torch.testing.assert_close(to_content, kept * bare.attentions[0][0, 0], atol=2e-6, rtol=0)
     bias = out[0] - kept * bare_out[0]
     torch.testing.assert_close(bias, to_prefix @ values[0], atol=2e-6, rtol=0)
 
 
+def test_in_double_precision_a_head_puts_out_its_bare_output_and_prefix_values_in_shares(laboratory, model):
+    """The same identity without the class's own softmax: out = (1 - s) bare + sum of w(p) v(p), with s = sum of w(p).
+
+    For each token the five shares are solved from the 32 numbers that the head puts out: 27 equations are left over,
+    and hold to float64's rounding of sums of 20 terms of order 1: five vectors, four of them drawn at random in 32
+    dimensions, are far from dependent, and 1e-11 is far above.
+    """
+    host = Host.load(str(model("ascending")), dtype="float64", device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    (site,) = host.sites
+    keys, values = (2 * torch.randn(1, 4, site.key_dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    ids = torch.tensor([host.tokenizer("3 1 4 1 0 2 0 1 1")["input_ids"]])
+    bare = _pass(host, ids)[1]
+    with attached(host, {site.name: SiteTensors(keys, values)}):
+        joined = _pass(host, ids)[1]
+    for alone, out in zip(bare[0], joined[0], strict=True):
+        parts = torch.stack([alone, *values[0]], dim=1)
+        shares = torch.linalg.lstsq(parts, out[:, None]).solution[:, 0]
+        torch.testing.assert_close(parts @ shares, out, atol=1e-11, rtol=0)
+        assert abs(float(shares.sum()) - 1) < 1e-11
+        assert float(shares.min()) > 0
+
+
 @torch.no_grad()
-def _attention(host: Host, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first layer's attention `(batch, head, query, position)`, and its heads' output `(batch, query, dim)`."""
+def _pass(host: Host, ids: torch.Tensor, **options: Any) -> tuple[Any, torch.Tensor]:
+    """What the model gives, and what the heads of its first layer put out, `(batch, query, dim)`."""
     seen: list[torch.Tensor] = []
-    layer = host.model.model.layers[0].self_attn
-    hook = layer.o_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hook = host.model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
-        found = host.model(input_ids=ids, output_attentions=True, use_cache=False).attentions[0]
+        found = host.model(input_ids=ids, use_cache=False, **options)
     finally:
         hook.remove()
     return found, seen[0]
@@ -229,3 +251,23 @@ def test_what_was_judged_gives_the_known_answers(laboratory):
             for name in {"positions", "rank", "steps", "batch_size", "schedule"} & set(told):
                 assert found[way].settings[name] == told[name], (case.name, way, name)
         assert (table.verdict(found) == "yes") == case.prefix_can, case.name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_whole_model_shows_what_its_prefix_can_and_cannot(laboratory, tmp_path, one_thread):
+    """The single layer of the tutorial, trained and judged whole: some two minutes of one core."""
+    cases, table = laboratory["cases"], laboratory["table"]
+    case = next(case for case in cases.CASES if case.name == "teach-descending")
+    task = Task.load(cases.write_case(case, tmp_path / "models", tmp_path))
+    exact = json.loads((Path(task.reference) / "training.json").read_text())["exact"]
+    assert exact["ascending"] > 0.9
+    splits, ways = load_splits(task), table.ways(case)
+
+    def right(way: str) -> float:
+        found = table.judge(Workbench(Host.load(task.reference), task, splits), ways[way], seed=0)
+        return float(found.right / found.trials)
+
+    assert right("bare model") < 0.01
+    assert right("prefix of 10") < 0.1
+    assert right("all weights") > 0.8

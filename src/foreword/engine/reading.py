@@ -163,8 +163,8 @@ def _mask(call: AttentionCall) -> Tensor | None:
         nothing = torch.zeros(mask.shape, device=mask.device)
         mask = nothing.masked_fill(~mask, hidden) if mask.dtype == torch.bool else mask.float().clamp(min=hidden)
         mask = mask.expand(-1, -1, queries, keys)
-    bias: Tensor | None = call.options.get("position_bias")
-    if bias is None:
+    bias = call.options.get("position_bias")
+    if not isinstance(bias, Tensor):
         return mask
     return bias.float() if mask is None else (mask + bias.float()).clamp(min=hidden)
 

@@ -13,8 +13,7 @@ context's own output, so that the start is near the bare model and not a damped 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,61 +25,71 @@ from foreword.engine.reading import Seen
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.fittable import Problem
 from foreword.tuning.resize import Sums, context_out, shares
-from foreword.tuning.start import Material, judges
+from foreword.tuning.start_texts import Material, judges
 
 ROUNDS = 2
-# Steps tried in a round: the first moves the output of the site that moves most by this share of its own size.
-FIRST_MOVE, GROWTH, TRIALS = 0.05, 2.0, 6
-# Examples whose loss is differentiated and tried; and how many are read at once.
-EXAMPLES, PART = 96, 16
+# Steps tried in a round: the first moves the output of the site that moves most by this share of the size of what the
+# values that change least give there. Then longer ones as long as they are better, or shorter ones until one is.
+FIRST_MOVE, GROWTH, SHRINKING, TRIALS = 0.1, 2.0, 1 / 8, 4
+# Examples whose loss is differentiated and tried: with twice as many the start is better, and the same time spent on
+# steps better still (benchmarks/tuning/starts). And how many are read at once.
+EXAMPLES, PART = 48, 16
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The mean loss before and after each round, the steps taken, and forward and backward passes over an example."""
+    """How it went. `losses`: mean loss of the zero values, of those that change least, and at the end.
 
-    losses: tuple[float, ...]
+    `moves` are the steps of the rounds, as relative moves of the output of the site that moves most, and `judged` the
+    losses of the examples that judged them. `forwards` and `backwards` count passes over one example. Times are
+    left out: what is told of a fit is the same each time that it is made.
+    """
+
+    losses: tuple[float, float, float]
     moves: tuple[float, ...]
+    judged: tuple[float, ...]
     forwards: int
     backwards: int
-    solve_seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def solve(adaptation: FittedPrefix, problem: Problem, material: Material, *, rounds: int = ROUNDS) -> Solved:
-    """Put solved values beside the keys that `adaptation` has, and tell how the loss went.
+    """Put solved values beside the keys that `adaptation` has, and tell how the loss went: it never ends higher.
 
-    The keys stay. A round that finds no step with a lower loss ends the search and leaves the values as they were.
+    What the problem remembers is afterwards what it was before.
     """
-    began = time.perf_counter()
     host, texts = adaptation.host, judges(adaptation.host, material)
     sums = Sums.over(host, texts, adaptation.tensors, lambda seen: _own_share(seen, adaptation.tensors[seen.site]))
     trial = _Trial(adaptation, problem)
-    zero = trial.loss(trial.indices)
-    with torch.no_grad():
-        before = {site: found.values.clone() for site, found in adaptation.tensors.items()}
-        for site, found in adaptation.tensors.items():
-            found.values.copy_(sums[site].values(anchor=torch.zeros_like(found.values)))
-    losses, moves = [zero, trial.loss(trial.indices)], []
-    if losses[1] > zero:
-        trial.put(before)
-        losses[1] = zero
-    for number in range(rounds):
-        move, loss = _round(trial, sums, trial.halves(number))
-        losses.append(loss)
-        moves.append(move)
-    seconds = time.perf_counter() - began
-    return Solved(tuple(losses), tuple(moves), trial.forwards + len(texts.rows), trial.backwards, seconds)
+    best, losses = trial.values(), [trial.loss(trial.indices)]
+    neutral = {site: sums[site].values(anchor=torch.zeros_like(values)) for site, values in best.items()}
+    sizes = {site: _size(sums[site], values) for site, values in neutral.items()}
+    trial.put(neutral)
+    best, loss = trial.better(best, losses[-1])
+    losses.append(loss)
+    found = [_round(trial, sums, sizes, trial.halves(number)) for number in range(rounds)]
+    best, loss = trial.better(best, losses[-1])
+    losses.append(loss)
+    problem.remember(trial.memory)
+    return Solved(
+        (losses[0], losses[1], losses[2]),
+        tuple(move for move, _ in found),
+        tuple(loss for _, loss in found),
+        trial.forwards + len(texts.rows),
+        trial.backwards,
+    )
 
 
 def _own_share(seen: Seen, prefix: SiteTensors) -> Tensor:
     """What the prefix must give so that the output stays the context's own."""
-    return shares(seen, prefix, masked=False).sum(dim=-1, keepdim=True) * context_out(seen)
+    return shares(seen, prefix).sum(dim=-1, keepdim=True) * context_out(seen)
 
 
-def _round(trial: _Trial, sums: Mapping[str, Sums], halves: tuple[list[int], list[int]]) -> tuple[float, float]:
+def _round(
+    trial: _Trial, sums: Mapping[str, Sums], sizes: Mapping[str, float], halves: tuple[list[int], list[int]]
+) -> tuple[float, float]:
     """One refreshed gradient, of one half of the examples, and the best step along its solution for the other half.
 
     (relative move of the site that moves most, loss of the other half)
@@ -88,25 +97,39 @@ def _round(trial: _Trial, sums: Mapping[str, Sums], halves: tuple[list[int], lis
     mine, others = halves
     start, slopes, loss = trial.values(), trial.slopes(mine), trial.loss(others)
     ways = {site: -sums[site].solved(slope) for site, slope in slopes.items()}
-    size = max(_relative_move(sums[site], way, start[site]) for site, way in ways.items())
-    if not size > 0:
+    fastest = max(_size(sums[site], way) / sizes[site] for site, way in ways.items())
+    if not fastest > 0:
         return 0.0, loss
-    best, step = (loss, 0.0), FIRST_MOVE / size
+
+    def tried(move: float) -> float:
+        trial.put({site: start[site] + move / fastest * way for site, way in ways.items()})
+        return trial.loss(others)
+
+    move, loss = _best_move(tried, loss)
+    trial.put({site: start[site] + move / fastest * way for site, way in ways.items()})
+    return move, loss
+
+
+def _best_move(tried: Callable[[float], float], loss: float) -> tuple[float, float]:
+    """The move with the lowest loss of at most TRIALS, and that loss; (0, `loss`) when none is below `loss`."""
+    best, move = 0.0, FIRST_MOVE
     for _ in range(TRIALS):
-        trial.put({site: start[site] + step * way for site, way in ways.items()})
-        found = trial.loss(others)
-        if not found < best[0]:
+        found = tried(move)
+        if found < loss:
+            best, loss = move, found
+            if move < FIRST_MOVE:  # longer ones were worse
+                break
+            move *= GROWTH
+        elif best:
             break
-        best, step = (found, step), step * GROWTH
-    trial.put({site: start[site] + best[1] * way for site, way in ways.items()})
-    return best[1] * size, best[0]
+        else:
+            move *= SHRINKING
+    return best, loss
 
 
-def _relative_move(sums: Sums, way: Tensor, values: Tensor) -> float:
-    """How much the output moves along `way`, as a share of what the prefix gives it now (root mean squares)."""
-    moved = torch.einsum("kpv,kpr,krv->", way, sums.gram, way)
-    given = torch.einsum("kpv,kpr,krv->", values, sums.gram, values).clamp(min=1e-12)
-    return float((moved / given).sqrt())
+def _size(sums: Sums, values: Tensor) -> float:
+    """Root mean square, up to the number of queries, of what these values give attention's output at a site."""
+    return float(torch.einsum("kpv,kpr,krv->", values, sums.gram, values).clamp(min=1e-12).sqrt())
 
 
 class _Trial:
@@ -133,9 +156,11 @@ class _Trial:
         tensors = self.adaptation.tensors
         found = {site: torch.zeros_like(each.values) for site, each in tensors.items()}
         for part in self._parts(indices):
-            gradients = torch.autograd.grad(part, [each.values for each in tensors.values()])
+            # Features alone never reach a decoder's sites: these have no slope.
+            gradients = torch.autograd.grad(part, [each.values for each in tensors.values()], allow_unused=True)
             for site, gradient in zip(tensors, gradients, strict=True):
-                found[site] += gradient
+                if gradient is not None:
+                    found[site] += gradient
         self.backwards += len(indices)
         return found
 
@@ -147,6 +172,14 @@ class _Trial:
             part = indices[start : start + PART]
             yield self.problem.loss(part, 0) * (self.problem.weight(part) / whole)
         self.forwards += len(indices)
+
+    def better(self, before: dict[str, Tensor], loss: float) -> tuple[dict[str, Tensor], float]:
+        """The present values and their loss; those of before, put back, when they had a lower one."""
+        found = self.loss(self.indices)
+        if found <= loss:
+            return self.values(), found
+        self.put(before)
+        return before, loss
 
     def values(self) -> dict[str, Tensor]:
         return {site: found.values.detach().clone() for site, found in self.adaptation.tensors.items()}

@@ -56,45 +56,77 @@ def lengthened(found: SiteTensors, positions: int, generator: torch.Generator) -
 
 
 def shortened(
-    host: Host, texts: Texts, whole: Mapping[str, SiteTensors], positions: int, *, keep_first: bool
-) -> dict[str, SiteTensors]:
-    """`positions` of `whole`'s positions at each site that has more, chosen by attention mass; values solved again.
+    host: Host,
+    texts: Texts,
+    whole: Mapping[str, SiteTensors],
+    positions: int,
+    *,
+    owners: Mapping[str, Tensor],
+    keep_first: bool,
+) -> tuple[dict[str, SiteTensors], Tensor]:
+    """At most `positions` of `whole`'s positions at each site, chosen by attention mass; values solved again.
 
-    `keep_first` keeps position 0 whatever its mass: causal models rest much of their attention there (a sink).
+    `owners` says for each position of a site which example it was made from, `(position,)`. An example gets the same
+    places at every site and head, in proportion to its mass; the second result has each place's owner. Within an
+    example each head keeps what it attends to most. `keep_first` keeps position 0 whatever its mass: causal models rest
+    much of their attention there (a sink).
     """
-    long = {site: found for site, found in whole.items() if found.keys.shape[1] > positions}
-    if not long:
-        return dict(whole)
-    masses = {site: torch.zeros(found.keys.shape[:2], device=host.device) for site, found in long.items()}
+    masses = {site: torch.zeros(found.keys.shape[:2], device=host.device) for site, found in whole.items()}
 
     def weigh(seen: Seen) -> None:
-        if seen.site in long:
-            masses[seen.site] += shares(seen, long[seen.site]).sum(dim=(0, 2, 3))
+        if seen.site in masses:
+            masses[seen.site] += shares(seen, whole[seen.site]).sum(dim=(0, 2, 3))
 
     read(host, texts.rows, weigh, answers=texts.answers)
-    kept = {site: _kept(found, masses[site], positions, keep_first=keep_first) for site, found in long.items()}
+    places = _places(owners, masses, positions, keep_first=keep_first)
+    chosen = {site: _chosen(owners[site], masses[site].cpu(), places, keep_first=keep_first) for site in whole}
+    kept = {site: _kept(found, chosen[site].to(found.keys.device)) for site, found in whole.items()}
+    if all(kept[site].keys.shape == found.keys.shape for site, found in whole.items()):
+        return kept, places
 
     def wanted(seen: Seen) -> Tensor:
-        full, part = long[seen.site], kept[seen.site]
-        with_whole = shares(seen, full, masked=False)
-        out = context_out(seen) * (1 - with_whole.sum(dim=-1, keepdim=True))
-        out = out + torch.einsum("bkgqp,kpv->bkgqv", with_whole, full.values.float())
-        return out - (1 - shares(seen, part, masked=False).sum(dim=-1, keepdim=True)) * context_out(seen)
+        with_whole = shares(seen, whole[seen.site])
+        missing = shares(seen, kept[seen.site]).sum(dim=-1, keepdim=True) - with_whole.sum(dim=-1, keepdim=True)
+        given = torch.einsum("bkgqp,kpv->bkgqv", with_whole, whole[seen.site].values.float())
+        return given + missing * context_out(seen)
 
     sums = Sums.over(host, texts, kept, wanted)
     solved = {
         site: SiteTensors(part.keys, sums[site].values(anchor=part.values), part.bias) for site, part in kept.items()
     }
-    return {site: solved.get(site, found) for site, found in whole.items()}
+    return solved, places
 
 
-def _kept(found: SiteTensors, mass: Tensor, positions: int, *, keep_first: bool) -> SiteTensors:
-    """Each key head's heaviest positions, in their order."""
+def _places(owners: Mapping[str, Tensor], masses: Mapping[str, Tensor], positions: int, *, keep_first: bool) -> Tensor:
+    """The owner of each place: places in proportion to an owner's share of the mass, as far as it has tokens."""
+    count = 1 + max(int(each.max()) for each in owners.values())
+    room = torch.stack([torch.bincount(each, minlength=count) for each in owners.values()]).amin(dim=0)
+    share = torch.zeros(count)
+    for site, mass in masses.items():
+        heads = mass.sum(dim=0).cpu()
+        share += torch.zeros(count).index_add_(0, owners[site], heads / heads.sum().clamp(min=1e-12))
+    given = torch.zeros(count, dtype=torch.long)
     if keep_first:
-        mass = mass.clone()
-        mass[:, 0] = math.inf
-    chosen = mass.topk(positions, dim=1).indices.sort(dim=1).values
+        given[next(iter(owners.values()))[0]] = 1
+    for _ in range(min(positions, int(room.sum())) - int(given.sum())):
+        # The next place to whom one more is worth most (Sainte-Lague), among those with tokens left.
+        given[torch.where(given < room, share / (2 * given + 1), -1.0).argmax()] += 1
+    return torch.repeat_interleave(torch.arange(count), given)
 
+
+def _chosen(owners: Tensor, mass: Tensor, places: Tensor, *, keep_first: bool) -> Tensor:
+    """For each key head the positions that fill the places, `(kv_head, place)`, each owner's in their order."""
+    mass = mass.clone()
+    if keep_first:
+        mass[:, 0] = math.inf
+    parts = []
+    for owner, count in enumerate(torch.bincount(places).tolist()):
+        own = (owners == owner).nonzero()[:, 0]
+        parts.append(own[mass[:, own].topk(count, dim=1).indices.sort(dim=1).values])
+    return torch.cat(parts, dim=1)
+
+
+def _kept(found: SiteTensors, chosen: Tensor) -> SiteTensors:
     def of(part: Tensor) -> Tensor:
         return part.gather(1, chosen[:, :, None].expand(-1, -1, part.shape[2]))
 
@@ -117,18 +149,17 @@ def context_out(seen: Seen) -> Tensor:
     return grouped(seen.out, seen.key.shape[1])
 
 
-def shares(seen: Seen, prefix: SiteTensors, *, masked: bool = True) -> Tensor:
+def shares(seen: Seen, prefix: SiteTensors) -> Tensor:
     """The attention weight of each prefix position, `(batch, kv_head, group, query, position)`; 0 for padding."""
     kv_heads = seen.key.shape[1]
     scores = torch.einsum("bkgqd,kpd->bkgqp", grouped(seen.query, kv_heads), prefix.keys.float()) * seen.scale
     if prefix.bias is not None:
         heads = seen.query.shape[1]
         bias = prefix.bias.float().repeat_interleave(heads // len(prefix.bias), dim=0)
-        scores = scores + bias.reshape(kv_heads, heads // kv_heads, -1)[None, :, :, None]
+        scores = scores + bias.reshape(1, kv_heads, -1, 1, bias.shape[1])
     context = grouped(seen.lse, kv_heads)
     total = torch.logaddexp(context, torch.logsumexp(scores, dim=-1))
-    weights = torch.exp(scores - total[..., None])
-    return weights * seen.real[:, None, None, :, None] if masked else weights
+    return torch.exp(scores - total[..., None]) * seen.real[:, None, None, :, None]
 
 
 @dataclass
@@ -169,8 +200,8 @@ class Sums:
         positions = self.gram.shape[-1]
         level = self.gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
         ridge = RIDGE * level[:, None, None] * torch.eye(positions, device=self.gram.device)
-        solved: Tensor = torch.linalg.solve((self.gram + ridge).double(), product.double())
-        return solved.float()
+        found: Tensor = torch.linalg.solve((self.gram + ridge).double(), product.double()).float()
+        return found
 
     def values(self, *, anchor: Tensor) -> Tensor:
         """The values that give what is wanted, drawn towards `anchor` where the queries leave them open."""

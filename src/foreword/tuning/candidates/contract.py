@@ -20,10 +20,10 @@ from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Splits
-from foreword.tuning.fittable import FitWatch, Problem
+from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loop import fit
 from foreword.tuning.objective import objective_for
-from foreword.tuning.objectives.contract import targets_of
+from foreword.tuning.objectives.contract import Objective, targets_of
 from foreword.tuning.predictor import Manner, Predictor, check_texts
 from foreword.tuning.readout import (
     Readout,
@@ -172,7 +172,7 @@ def fit_adaptation(
     seed: int,
     checkpoint: Path | None,
     watch: FitWatch | None,
-    begin: Callable[[Problem], None] | None = None,
+    begin: Callable[[Objective], None] | None = None,
 ) -> Fitted:
     """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget.
 
@@ -196,9 +196,7 @@ def fit_adaptation(
         seed=seed,
     )
     if begin is not None:
-        memory = objective.memory()
         begin(objective)
-        objective.remember(memory)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from foreword.bundle import load_bundle
-from foreword.engine.assignment import SiteTensors
 from foreword.engine.rendering import Template, render, tokens
 from foreword.tuning.adaptation import FittedPrefix as Adapted
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
 from foreword.tuning.closed_form import solve
 from foreword.tuning.demonstrations import first_examples
-from foreword.tuning.fittable import FitWatch, Problem
+from foreword.tuning.fittable import FitWatch
+from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
+from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import PrefixSettings
-from foreword.tuning.start import Example, Material, first_values, start_for
+from foreword.tuning.start import cut, first_values, start_for
+from foreword.tuning.start_texts import Example, Material
 
 
 class Prefix(Candidate[PrefixSettings]):
@@ -31,9 +33,9 @@ class Prefix(Candidate[PrefixSettings]):
         placement.check(bench.host, settings.positions)
         adaptation = Adapted(bench.host, positions=settings.positions, seed=seed, placement=placement)
 
-        def begin(problem: Problem) -> None:
+        def begin(objective: Objective) -> None:
             is_kept = checkpoint is not None and checkpoint.exists()
-            started.update(put_first_values(bench, adaptation, problem, settings, seed=seed, is_kept=is_kept))
+            started.update(put_first_values(bench, objective, settings, seed=seed, is_kept=is_kept))
 
         try:
             fitted = fit_adaptation(
@@ -47,43 +49,33 @@ class Prefix(Candidate[PrefixSettings]):
 
 
 def put_first_values(
-    bench: Workbench,
-    adaptation: Adapted,
-    problem: Problem,
-    settings: PrefixSettings,
-    *,
-    seed: int,
-    is_kept: bool = False,
+    bench: Workbench, objective: Objective, settings: PrefixSettings, *, seed: int, is_kept: bool = False
 ) -> dict[str, Any]:
-    """Put the settings' first values into the adaptation, and tell how they came about.
+    """Put the settings' first values into the prefix that `objective` is to fit, and tell how they came about.
 
-    A fit that goes on (`is_kept`) takes its values from a checkpoint: solving them again would be for nothing.
+    Positions that were made from an example are hidden from it from here on, when the settings ask for that. A fit that
+    goes on (`is_kept`) takes its values from a checkpoint: solving them again would be for nothing.
     """
-    name = start_for(bench.host, settings.start)
-    material = material_for(bench, name, settings)
+    adaptation = objective.predictor.adaptation
+    if not isinstance(adaptation, Adapted):
+        raise TypeError("first values are those of a prefix")
+    name = start_for(settings.start)
+    material = material_for(bench, objective.predictor, name, settings)
     drawn = settings.longest or settings.positions
-    first = first_values(bench.host, name, positions=drawn, seed=seed, material=material)
-    adaptation.begin({site: cut(found, settings.positions) for site, found in first.tensors.items()})
+    first = cut(first_values(bench.host, name, positions=drawn, seed=seed, material=material), settings.positions)
+    adaptation.begin(first.tensors)
+    objective.hide(masked_positions(first.own or None, settings.leave_one_out))
     told = {"name": first.name, **first.details}
-    if name == "closed-form" and not is_kept:
-        told |= solve(adaptation, problem, material).as_dict()
-    # How long it took is left out: what is told of a fit is the same each time that it is made.
-    return {key: value for key, value in told.items() if not key.endswith("seconds")}
+    return told if name != "closed-form" or is_kept else told | solve(adaptation, objective, material).as_dict()
 
 
-def cut(found: SiteTensors, positions: int) -> SiteTensors:
-    """The first positions: a shorter prefix begins as a longer one does."""
-    bias = None if found.bias is None else found.bias[:, :positions]
-    return SiteTensors(found.keys[:, :positions], found.values[:, :positions], bias)
-
-
-def material_for(bench: Workbench, start: str, settings: PrefixSettings) -> Material:
+def material_for(bench: Workbench, predictor: Predictor, start: str, settings: PrefixSettings) -> Material:
     """What the task offers for a start: its examples as the model reads them, its words, a bundle's prefix."""
     prefix = None
     if start == "prefix" and settings.start_prefix is not None:
         prefix = load_bundle(bench.task.folder / settings.start_prefix, host=bench.host).prefix
     text = settings.start_text if settings.start_text is not None else words_of(bench)
-    return Material(examples_for(bench), text, prefix)
+    return Material(examples_for(bench, predictor), text, prefix)
 
 
 def words_of(bench: Workbench) -> str | None:
@@ -97,19 +89,19 @@ def words_of(bench: Workbench) -> str | None:
     return "\n".join(filter(None, parts)) or None
 
 
-def examples_for(bench: Workbench) -> list[Example]:
+def examples_for(bench: Workbench, predictor: Predictor) -> list[Example]:
     """The fit examples as the model reads them, the labels in turn."""
-    host, template = bench.host, bench.template
-    shown = first_examples(bench.splits.fit, bench.splits.labels if bench.task.kind == "classify" else (), None)
-    space = "" if not template.after or template.after[-1].isspace() else " "
-    bare = Template("", "")
+    host, fit = bench.host, bench.splits.fit
+    number = {example.id: index for index, example in enumerate(fit)}
+    shown = first_examples(fit, bench.splits.labels if bench.task.kind == "classify" else (), None)
+    rows = predictor.rows([example.input for example in shown])
+    gap = tokens(host, "\n\n", special=False) if host.role == "causal" else []
+    begin = getattr(host.tokenizer, "bos_token_id", None)
     found = []
-    for example in shown:
-        written = f"{template.before}{example.input}{template.after}{space}{example.target}"
-        answer = tokens(host, space + example.target, special=False)
-        room = bench.task.limits.max_input_tokens
-        read = render(host, template, example.input, max_tokens=room, reserve=len(answer))
-        is_causal = host.role == "causal"
-        told = tokens(host, written + "\n\n", special=False) if is_causal else render(host, bare, written)
-        found.append(Example(tuple(read), tuple(answer), tuple(told)))
+    for example, read in zip(shown, rows, strict=True):
+        answer = predictor.completion(example.target)
+        told = [*(read[1:] if read[0] == begin else read), *answer, *gap]
+        if host.role == "encoder":
+            told = render(host, Template("", ""), f"{example.input} {example.target}")
+        found.append(Example(number[example.id], tuple(read), tuple(answer), tuple(told)))
     return found
