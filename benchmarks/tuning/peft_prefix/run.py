@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,10 @@ from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import Readout
 from foreword.tuning.task import Task
 
-from text_tasks import BASE, TASKS, task_named  # isort: skip
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from text_tasks import BASE, TASKS, task_named  # noqa: E402  it lies one folder up
+
 RESULTS = HERE / "results" / "runs.jsonl"
 POSITIONS, EVERY = 16, 4
 SEARCH_STEPS = 120
