@@ -162,8 +162,11 @@ class _Gates:
             if len(self.kinks) == 1:
                 tries.append(self._with(min(most, LONGEST_LINE), "line"))
             return min(tries, key=lambda candidate: candidate.error)
-        if len(self.kinks) == 1 and self.request.is_met_by(self._with(LONGEST_LINE // 2, "line").error):
-            return self._shortest("line", range(2, LONGEST_LINE // 2 + 1)) or self._with(LONGEST_LINE // 2, "line")
+        if len(self.kinks) == 1:
+            line = self._with(LONGEST_LINE // 2, "line")
+            if self.request.is_met_by(line.error):
+                counts = range(2, LONGEST_LINE // 2 + 1)
+                return shortest(lambda count: self._with(count, "line"), self.request.is_met_by, counts)[0] or line
         d = self.domain.dimension
         sizes = sizes_between(4, most, 1.07 if d == 1 else 1.16)
         if self._has_grid:
@@ -181,9 +184,6 @@ class _Gates:
     @property
     def _has_grid(self) -> bool:
         return isinstance(self.domain, Cube) and self.domain.dimension in NODES
-
-    def _shortest(self, beside: str, sizes: Sequence[int]) -> Candidate | None:
-        return shortest(lambda count: self._with(count, beside), self.request.is_met_by, sizes)[0]
 
     def _with(self, count: int, beside: str) -> Candidate:
         """The best of a few shapes, `count` keys in each group."""

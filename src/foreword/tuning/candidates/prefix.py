@@ -60,7 +60,7 @@ def put_first_values(
     if not isinstance(adaptation, Adapted):
         raise TypeError("first values are those of a prefix")
     name = start_for(settings.start)
-    material = material_for(bench, objective.predictor, name, settings)
+    material = Material() if name in ("zero", "random") else material_for(bench, objective.predictor, name, settings)
     drawn = settings.longest or settings.positions
     first = cut(first_values(bench.host, name, positions=drawn, seed=seed, material=material), settings.positions)
     adaptation.begin(first.tensors)
@@ -100,7 +100,7 @@ def examples_for(bench: Workbench, predictor: Predictor) -> list[Example]:
     found = []
     for example, read in zip(shown, rows, strict=True):
         answer = predictor.completion(example.target)
-        told = [*(read[1:] if read[0] == begin else read), *answer, *gap]
+        told = [*(read[1:] if read[:1] == [begin] else read), *answer, *gap]
         if host.role == "encoder":
             told = render(host, Template("", ""), f"{example.input} {example.target}")
         found.append(Example(number[example.id], tuple(read), tuple(answer), tuple(told)))
