@@ -113,9 +113,11 @@ def test_time_that_is_up_keeps_the_proof_and_more_time_finishes_it(foreword: Run
     assert not partial.exists()
 
 
+# A shell's background jobs ignore SIGINT, and what they start inherits that: the handler is set anew.
 INTERRUPTED = """
-import sys, time
+import signal, time
 from foreword.compiler import attempts, branching
+signal.signal(signal.SIGINT, signal.default_int_handler)
 branching.BLOCK, attempts.BETWEEN, step = 4, 0.0, branching._step
 def slow(*parts):
     time.sleep(0.3)

@@ -152,7 +152,9 @@ def test_a_shorter_start_is_the_beginning_of_a_longer_one(
         put_first_values(bench, objective, settings, seed=3)
         return adaptation.prefix()
 
-    assert begun(5) == begun(24).slice(0, 5)
+    for short, long in zip(begun(5).layers, begun(24).slice(0, 5).layers, strict=True):
+        assert (short.keys == long.keys).all()
+        assert (short.values == long.values).all()
 
 
 def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: Path, tmp_path: Path) -> None:

@@ -558,6 +558,13 @@ def test_the_cosine_rises_and_falls_to_a_tenth() -> None:
     assert rates[100] == pytest.approx(0.1)
 
 
+def test_the_inverse_root_does_not_ask_how_many_steps_are_to_come() -> None:
+    few, many = (replace(SETTINGS, steps=steps, schedule="inverse-sqrt") for steps in (10, 1000))
+    assert [few.rate_at(step) for step in range(10)] == [many.rate_at(step) for step in range(10)]
+    assert few.rate_at(0) == 1.0
+    assert [many.rate_at(step) for step in (16, 48, 240)] == pytest.approx([0.5**0.5, 0.5, 0.25])
+
+
 # Which examples a step reads
 
 

@@ -342,8 +342,9 @@ def test_values_alone_are_fitted_when_asked(bench: Bench) -> None:
     fitted = candidate_for(made.task.candidates[0]).fit(made, seed=0)
     adaptation = fitted.predictor.adaptation
     assert isinstance(adaptation, FittedPrefix)
-    assert len(adaptation.groups(None)) == 1
-    assert adaptation.groups(0.5)[0]["lr"] == 0.5
+    fitted_numbers = [part for group in adaptation.groups(None) for part in group["params"]]
+    assert [id(part) for part in fitted_numbers] == [id(found.values) for found in adaptation.tensors.values()]
+    assert max(group["lr"] for group in adaptation.groups(0.5)) == 0.5
     assert adaptation.trainable * 2 == before.trainable
     assert not any(found.keys.requires_grad for found in adaptation.tensors.values())
 

@@ -2,24 +2,23 @@
 
 Two heads, as users build them: `sequence` is transformers' own sequence classifier (pooler and linear layer, what
 PEFT's SEQ_CLS task type fits along); `mean` is a linear layer on the mean of the tokens, what this encoder was
-published with. AdamW, and PEFT's own schedule in its sequence-classification example: linear, after a warm-up of 6%.
+published with.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from peft_steps import peft_run
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from foreword.engine.host import Host
 from foreword.engine.loading import load_model
 from foreword.engine.rendering import batches, padded
-from foreword.tuning.batching import Batches
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,6 @@ def _model(reference: str, labels: int, settings: PeftSettings, positions: int, 
     return _MeanHead(get_peft_model(body, config), body.config.hidden_size, labels)
 
 
-@dataclass(frozen=True)
-class PeftRun:
-    """`curve`: (step, seconds, accuracy on the selection split); `outputs`: test labels at the best of these steps."""
-
-    curve: list[tuple[int, float, float]]
-    outputs: list[int]
-    best_step: int
-
-
 def run_peft(
     host: Host,
     rows: Sequence[list[list[int]]],
@@ -97,40 +87,32 @@ def run_peft(
     *,
     positions: int,
     steps: int,
+    batch: int,
     seed: int,
     every: int,
-) -> PeftRun:
-    """Fit on `rows[0]`, look at `rows[1]` every few steps, answer `rows[2]` with the best state."""
-    labels = int(targets[0].max()) + 1
-    model = _model(host.reference, labels, settings, positions, seed).eval()
-    fitted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(fitted, lr=settings.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
-    drawn, seconds = Batches(len(rows[0]), 16, seed), 0.0
-    curve = [(0, 0.0, _accuracy(model, host, rows[1], targets[1]))]
-    best, state = curve[0], _state(fitted)
-    for step in range(steps):
-        started = time.perf_counter()
-        indices = drawn.at(step)
+) -> dict[str, Any]:
+    """Fit on `rows[0]`, look at `rows[1]` and, without choosing by it, at `rows[2]` every few steps."""
+    model = _model(host.reference, int(targets[0].max()) + 1, settings, positions, seed).eval()
+
+    def loss(indices: list[int]) -> Tensor:
         found = padded(host, [rows[0][index] for index in indices])
-        loss = nn.functional.cross_entropy(model(found.ids, found.mask), targets[0][indices])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        seconds += time.perf_counter() - started
-        if (step + 1) % every == 0 or step + 1 == steps:
-            curve.append((step + 1, seconds, _accuracy(model, host, rows[1], targets[1])))
-            if curve[-1][2] > best[2]:
-                best, state = curve[-1], _state(fitted)
-    with torch.no_grad():
-        for parameter, saved in zip(fitted, state, strict=True):
-            parameter.copy_(saved)
-    return PeftRun(curve, _answers(model, host, rows[2]), best[0])
+        return nn.functional.cross_entropy(model(found.ids, found.mask), targets[0][indices])
 
+    def right(split: int) -> list[int]:
+        answers = _answers(model, host, rows[split])
+        return [int(a == b) for a, b in zip(answers, targets[split].tolist(), strict=True)]
 
-def _state(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]
+    return peft_run(
+        model,
+        loss,
+        right,
+        settings.as_dict(),
+        examples=len(rows[0]),
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        every=every,
+    )
 
 
 def _answers(model: nn.Module, host: Host, rows: Sequence[list[int]]) -> list[int]:
@@ -141,8 +123,3 @@ def _answers(model: nn.Module, host: Host, rows: Sequence[list[int]]) -> list[in
             for index, label in zip(indices, model(found.ids, found.mask).argmax(dim=1).tolist(), strict=True):
                 answers[index] = label
     return answers
-
-
-def _accuracy(model: nn.Module, host: Host, rows: Sequence[list[int]], targets: Tensor) -> float:
-    answers = _answers(model, host, rows)
-    return sum(a == b for a, b in zip(answers, targets.tolist(), strict=True)) / len(answers)

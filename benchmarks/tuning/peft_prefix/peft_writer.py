@@ -1,21 +1,19 @@
 """PEFT's PrefixTuning and Cartridge on a causal model that writes answers, on the batches that ours reads.
 
 The loss is on the answer only. Cartridge begins with the keys and values of demonstrations, as its documentation
-recommends, the first position frozen. AdamW with PEFT's example schedule: linear, after a warm-up of 6%.
+recommends, the first position frozen.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from peft_steps import peft_run
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
-
-from foreword.tuning.batching import Batches
+from transformers import AutoModelForCausalLM
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,6 @@ class Written:
     answers: Tensor
 
 
-@dataclass(frozen=True)
-class WriterRun:
-    """`curve`: (step, seconds, exact matches on the selection split); `right`: test examples at the best of them."""
-
-    curve: list[tuple[int, float, float]]
-    right: list[int]
-    best_step: int
-
-
 def run_writer(
     folder: str,
     splits: Sequence[Written],
@@ -62,31 +51,20 @@ def run_writer(
     batch: int,
     seed: int,
     every: int,
-) -> WriterRun:
-    """Fit on the first split, look at the second every few steps, answer the third with the best state."""
+) -> dict[str, Any]:
+    """Fit on the first split, look at the second and, without choosing by it, at the third every few steps."""
     model = _model(folder, settings, splits[0], positions, seed).eval()
-    fitted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(fitted, lr=settings.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
-    drawn, seconds = Batches(len(splits[0].prompts), batch, seed), 0.0
-    curve = [(0, 0.0, _exact(model, splits[1]))]
-    best, state = curve[0], [parameter.detach().clone() for parameter in fitted]
-    for step in range(steps):
-        started = time.perf_counter()
-        loss = _loss(model, splits[0], drawn.at(step))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        seconds += time.perf_counter() - started
-        if (step + 1) % every == 0 or step + 1 == steps:
-            curve.append((step + 1, seconds, _exact(model, splits[1])))
-            if curve[-1][2] > best[2]:
-                best, state = curve[-1], [parameter.detach().clone() for parameter in fitted]
-    with torch.no_grad():
-        for parameter, saved in zip(fitted, state, strict=True):
-            parameter.copy_(saved)
-    return WriterRun(curve, _right(model, splits[2]), best[0])
+    return peft_run(
+        model,
+        lambda indices: _loss(model, splits[0], indices),
+        lambda split: _right(model, splits[split]),
+        settings.as_dict(),
+        examples=len(splits[0].prompts),
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        every=every,
+    )
 
 
 def _model(folder: str, settings: WriterSettings, fit: Written, positions: int, seed: int) -> nn.Module:
@@ -137,8 +115,3 @@ def _right(model: nn.Module, split: Written) -> list[int]:
             )
             right += (found[:, -answers.shape[1] :] == answers).all(dim=1).int().tolist()
     return right
-
-
-def _exact(model: nn.Module, split: Written) -> float:
-    right = _right(model, split)
-    return sum(right) / len(right)

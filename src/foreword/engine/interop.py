@@ -202,11 +202,15 @@ def _flat(prefix: Prefix, host: Host) -> Array:
         or list(prefix.sites) != sites
         or any(layer.bias is not None for layer in prefix.layers)
     ):
+        biased = sum(layer.bias is not None for layer in prefix.layers)
         raise PrefixError(
             "PEFT cannot hold this prefix.",
             expected="keys and values for every layer, without bias, that occupy their positions",
-            found=f"{len(prefix.sites)} of {len(sites)} sites, occupies {prefix.occupies} of {prefix.positions}",
-            fix="Turn it with foreword.engine.interop.occupying(prefix, host) first.",
+            found=f"{len(prefix.sites)} of {len(sites)} sites, {biased} with a bias, occupies {prefix.occupies} of "
+            f"{prefix.positions}",
+            fix="Fit it with share = 1, which leaves no bias."
+            if biased
+            else "Turn it with foreword.engine.interop.occupying(prefix, host) first.",
         )
     parts = [
         part.transpose(1, 0, 2).reshape(prefix.positions, -1)

@@ -113,27 +113,34 @@ class FittedPrefix(Adaptation):
     """Keys and values of `positions` positions at every site, or at some, as parameters.
 
     Until `begin` puts other first values in their place (`foreword.tuning.start`), values are zero and keys normal with
-    standard deviation 0.5, so that positions differ. Learning rates 3e-2 for keys and 1e-2 for values: seen to work on
-    MiniLM (benchmarks/LOG.md), a heuristic elsewhere.
+    standard deviation 0.5, so that positions differ. A fit takes the learning rates that were measured for each site
+    (`foreword.tuning.loudness`), and Adam with a short memory, as the first steps count; KEY_RATE and VALUE_RATE, seen
+    to work on MiniLM, where nothing was measured.
 
     `placement` says which sites and heads carry it and what of it is fitted. A head that carries nothing has a logit
     bias so low that its positions get weight 0 exactly, in every dtype.
     """
 
     KEY_RATE, VALUE_RATE, KEY_SCALE = 3e-2, 1e-2, 0.5
+    BETAS = (0.6, 0.95)
 
     def __init__(self, host: Host, *, positions: int, seed: int, placement: Placement | None = None) -> None:
         self.host, self.positions, self.placement = host, positions, placement or Placement()
         generator = torch.Generator().manual_seed(seed)
         self._tensors: dict[str, SiteTensors] = {}
+        self._rates: dict[str, tuple[float, float]] = {}
         drawn = {}
         for site in host.sites:
             keys = torch.randn(site.kv_heads, positions, site.key_dim, generator=generator) * self.KEY_SCALE
             drawn[site.name] = SiteTensors(keys, torch.zeros(site.kv_heads, positions, site.value_dim))
         self.begin(drawn)
 
-    def begin(self, tensors: PrefixTensors) -> None:
-        """Start from these keys, values and biases at the sites that carry the prefix; other sites' are left out."""
+    def begin(self, tensors: PrefixTensors, rates: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """Start from these keys, values and biases at the sites that carry the prefix; other sites' are left out.
+
+        `rates` are learning rates of keys and of values by site.
+        """
+        self._rates = dict(rates or {})
         self._tensors = {name: self._parameters_from(tensors[name]) for name in self.placement.sites(self.host)}
 
     def _parameters_from(self, found: SiteTensors) -> SiteTensors:
@@ -189,9 +196,12 @@ class FittedPrefix(Adaptation):
         return {name: parameter for name, parameter in named.items() if isinstance(parameter, nn.Parameter)}
 
     def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        keys = {"params": [found.keys for found in self._tensors.values()], "lr": self.KEY_RATE}
-        values = {"params": [found.values for found in self._tensors.values()], "lr": self.VALUE_RATE}
-        groups: list[ParameterGroup] = [keys, values] if self.placement.train == "both" else [values]
+        groups: list[ParameterGroup] = []
+        for site, found in self._tensors.items():
+            key_rate, value_rate = self._rates.get(site, (self.KEY_RATE, self.VALUE_RATE))
+            if self.placement.train == "both":
+                groups.append({"params": [found.keys], "lr": key_rate, "betas": self.BETAS})
+            groups.append({"params": [found.values], "lr": value_rate, "betas": self.BETAS})
         factor = 1.0 if learning_rate is None else learning_rate / max(group["lr"] for group in groups)
         return [{**group, "lr": group["lr"] * factor} for group in groups]
 

@@ -251,7 +251,8 @@ class _Loop:
             self.problem.remember(memory)
         self.optimizer = self._fresh_optimizer()
         state.factor, state.is_searched = min(found, key=lambda factor: found[factor]), True
-        self._notice(f"learning rates found: {', '.join(f'{rate * state.factor:.2g}' for rate in self.rates)}")
+        rates = sorted({f"{rate * state.factor:.2g}" for rate in self.rates}, key=float)
+        self._notice(f"learning rates found: {' to '.join(dict.fromkeys((rates[0], rates[-1])))}")
 
     def _notice(self, text: str) -> None:
         self.state.notices.append(text)

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+Schedule = Literal["constant", "cosine", "inverse-sqrt"]
+# Steps after which an "inverse-sqrt" rate has fallen to 0.71 of what it was.
+FALLING_STEPS = 16
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -14,9 +18,10 @@ class FitSettings:
     The selection score is taken every `evaluate_every` steps and at the start; after `patience` of them without a
     better one the fit stops. `clip` bounds the gradient's norm. `learning_rate` None: the adaptation's own; "find":
     searched from the start state, which takes 48 steps. `schedule`: "cosine" warms up over a twentieth of the steps and
-    falls to a tenth. `part`: examples computed at once, the gradients of a batch's parts being added up; a part that
-    does not fit into memory is halved. `bucketed`: batches of examples of like length. `precision`: what products are
-    computed in; the parameters stay as they are.
+    falls to a tenth; "inverse-sqrt" falls as 1 / sqrt(1 + step / 16), however many steps are to come. `part`: examples
+    computed at once, the gradients of a batch's parts being added up; a part that does not fit into memory is halved.
+    `bucketed`: batches of examples of like length. `precision`: what products are computed in; the parameters stay as
+    they are.
     """
 
     steps: int
@@ -26,7 +31,7 @@ class FitSettings:
     patience: int = 6
     learning_rate: float | Literal["find"] | None = None
     clip: float = 1.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     part: int | None = None
     bucketed: bool = False
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -35,6 +40,8 @@ class FitSettings:
         """The schedule's factor of the learning rate at a step, in (0, 1]."""
         if self.schedule == "constant":
             return 1.0
+        if self.schedule == "inverse-sqrt":
+            return 1 / math.sqrt(1 + step / FALLING_STEPS)
         warm = max(1, self.steps // 20)
         if step < warm:
             return (step + 1) / warm

@@ -149,15 +149,25 @@ def context_out(seen: Seen) -> Tensor:
     return grouped(seen.out, seen.key.shape[1])
 
 
-def shares(seen: Seen, prefix: SiteTensors) -> Tensor:
-    """The attention weight of each prefix position, `(batch, kv_head, group, query, position)`; 0 for padding."""
+def _scores(seen: Seen, prefix: SiteTensors) -> Tensor:
+    """The logit of each prefix position, `(batch, kv_head, group, query, position)`."""
     kv_heads = seen.key.shape[1]
     scores = torch.einsum("bkgqd,kpd->bkgqp", grouped(seen.query, kv_heads), prefix.keys.float()) * seen.scale
     if prefix.bias is not None:
         heads = seen.query.shape[1]
         bias = prefix.bias.float().repeat_interleave(heads // len(prefix.bias), dim=0)
         scores = scores + bias.reshape(1, kv_heads, -1, 1, bias.shape[1])
-    context = grouped(seen.lse, kv_heads)
+    return scores
+
+
+def log_odds(seen: Seen, prefix: SiteTensors) -> Tensor:
+    """Log of the prefix's attention over the context's, `(batch, kv_head, group, query)`."""
+    return torch.logsumexp(_scores(seen, prefix), dim=-1) - grouped(seen.lse, seen.key.shape[1])
+
+
+def shares(seen: Seen, prefix: SiteTensors) -> Tensor:
+    """The attention weight of each prefix position, `(batch, kv_head, group, query, position)`; 0 for padding."""
+    scores, context = _scores(seen, prefix), grouped(seen.lse, seen.key.shape[1])
     total = torch.logaddexp(context, torch.logsumexp(scores, dim=-1))
     return torch.exp(scores - total[..., None]) * seen.real[:, None, None, :, None]
 

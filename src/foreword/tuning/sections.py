@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.loop_settings import FitSettings, Schedule
 from foreword.tuning.starts import Start
 
 Kind = Literal["classify", "generate"]
@@ -323,7 +323,7 @@ class FittedSettings(CandidateSettings):
     steps: Whole = 200
     batch_size: Whole = 16
     learning_rate: LearningRate | None = None
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     evaluate_every: Whole = 8
     patience: Whole = 6
     seconds: Positive | None = None
@@ -375,7 +375,8 @@ class PrefixSettings(FittedSettings):
 
     `train` "values": the first keys stay. `layers` and `heads` (of keys) say where the prefix sits, None everywhere;
     `sink` keeps the first position as it starts. `longest`: the first values are the beginning of those of so many
-    positions; None: of `positions` themselves.
+    positions; None: of `positions` themselves. `share`: of attention that a prefix without values of its own begins
+    with, by a logit bias; 1: as its keys are drawn, without a bias.
     """
 
     kind: Literal["prefix"] = "prefix"
@@ -388,6 +389,8 @@ class PrefixSettings(FittedSettings):
     layers: Numbers | None = None
     heads: Numbers | None = None
     sink: bool = False
+    share: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.08
+    schedule: Schedule = "inverse-sqrt"
 
     @field_validator("longest")
     @classmethod

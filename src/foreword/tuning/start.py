@@ -31,6 +31,8 @@ AUTO = "zero"
 # Normal values of a "random" start: the standard deviation that the common library draws its own with is 1, after which
 # fits go worst of all (ANCHORS 2.: 18.6 against 35.8 from zero); this small they do not drown the context.
 VALUE_SCALE = 0.1
+# Starts that have nothing to say before the first step, and so begin quietly (`foreword.tuning.loudness`).
+SILENT = ("zero", "random", "closed-form")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fi
 from foreword.tuning.closed_form import solve
 from foreword.tuning.demonstrations import first_examples
 from foreword.tuning.fittable import FitWatch
+from foreword.tuning.loudness import ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.sections import PrefixSettings
-from foreword.tuning.start import cut, first_values, start_for
-from foreword.tuning.start_texts import Example, Material
+from foreword.tuning.start import SILENT, cut, first_values, start_for
+from foreword.tuning.start_texts import Example, Material, judges
 
 
 class Prefix(Candidate[PrefixSettings]):
@@ -59,23 +60,33 @@ def put_first_values(
     adaptation = objective.predictor.adaptation
     if not isinstance(adaptation, Adapted):
         raise TypeError("first values are those of a prefix")
-    name = start_for(settings.start)
-    material = Material() if name in ("zero", "random") else material_for(bench, objective.predictor, name, settings)
+    name, host = start_for(settings.start), bench.host
+    is_drawn = name in ("zero", "random")
+    material = material_for(bench, objective.predictor, name, settings, examples=ROWS if is_drawn else None)
     drawn = settings.longest or settings.positions
-    first = cut(first_values(bench.host, name, positions=drawn, seed=seed, material=material), settings.positions)
-    adaptation.begin(first.tensors)
+    first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
+    share = settings.share if name in SILENT and settings.share < 1 else None
+    found = measured(host, judges(host, material), first.tensors, share=share, sites=adaptation.tensors)
+    rates = {site: (each.key_rate, each.value_rate) for site, each in found.items()}
+    adaptation.begin(quieted(first.tensors, found), rates)
     objective.hide(masked_positions(first.own or None, settings.leave_one_out))
-    told = {"name": first.name, **first.details}
+    shares = [round(each.share, 4) for each in found.values()]
+    told = {"name": first.name, **first.details, "shares": shares}
     return told if name != "closed-form" or is_kept else told | solve(adaptation, objective, material).as_dict()
 
 
-def material_for(bench: Workbench, predictor: Predictor, start: str, settings: PrefixSettings) -> Material:
-    """What the task offers for a start: its examples as the model reads them, its words, a bundle's prefix."""
+def material_for(
+    bench: Workbench, predictor: Predictor, start: str, settings: PrefixSettings, *, examples: int | None = None
+) -> Material:
+    """What the task offers for a start: its examples as the model reads them, its words, a bundle's prefix.
+
+    `examples` is how many of them; None: all.
+    """
     prefix = None
     if start == "prefix" and settings.start_prefix is not None:
         prefix = load_bundle(bench.task.folder / settings.start_prefix, host=bench.host).prefix
     text = settings.start_text if settings.start_text is not None else words_of(bench)
-    return Material(examples_for(bench, predictor), text, prefix)
+    return Material(examples_for(bench, predictor, examples), text, prefix)
 
 
 def words_of(bench: Workbench) -> str | None:
@@ -89,11 +100,11 @@ def words_of(bench: Workbench) -> str | None:
     return "\n".join(filter(None, parts)) or None
 
 
-def examples_for(bench: Workbench, predictor: Predictor) -> list[Example]:
-    """The fit examples as the model reads them, the labels in turn."""
+def examples_for(bench: Workbench, predictor: Predictor, count: int | None = None) -> list[Example]:
+    """The first `count` fit examples (None: all) as the model reads them, the labels in turn."""
     host, fit = bench.host, bench.splits.fit
     number = {example.id: index for index, example in enumerate(fit)}
-    shown = first_examples(fit, bench.splits.labels if bench.task.kind == "classify" else (), None)
+    shown = first_examples(fit, bench.splits.labels if bench.task.kind == "classify" else (), None)[:count]
     rows = predictor.rows([example.input for example in shown])
     gap = tokens(host, "\n\n", special=False) if host.role == "causal" else []
     begin = getattr(host.tokenizer, "bos_token_id", None)

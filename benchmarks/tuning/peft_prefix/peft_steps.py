@@ -1,0 +1,70 @@
+"""The loop that PEFT's documentation fits with: AdamW, and a linear schedule after a warm-up of 6%.
+
+Batches are those of ours (`foreword.tuning.batching`). Looks at the selection and the unseen examples are not timed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from foreword.tuning.batching import Batches
+
+WARM_UP = 0.06
+# Looks at unseen examples: all of the first steps', then one in so many steps, as they take longer than the steps.
+UNSEEN_UNTIL, UNSEEN_EVERY = 40, 20
+
+
+def is_unseen_look(step: int) -> bool:
+    """Are the unseen examples looked at after so many steps?"""
+    return step <= UNSEEN_UNTIL or step % UNSEEN_EVERY == 0
+
+
+def peft_run(
+    model: nn.Module,
+    loss: Callable[[list[int]], Tensor],
+    right: Callable[[int], list[int]],
+    settings: dict[str, Any],
+    *,
+    examples: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    every: int,
+) -> dict[str, Any]:
+    """Fit `model`'s parameters by `loss` of example indices, and look every few steps.
+
+    `right(1)` says which selection examples the model answers rightly, `right(2)` which unseen ones; the best state is
+    the one that the selection split says.
+    """
+    fitted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(fitted, lr=settings["learning_rate"])
+    schedule = get_linear_schedule_with_warmup(optimizer, int(WARM_UP * steps), steps)
+    drawn, seconds = Batches(examples, batch, seed), 0.0
+    curve: list[tuple[int, float, float]] = []
+    unseen: list[tuple[int, float]] = []
+    best_step, kept, best = 0, list[int](), -1.0
+    for step in range(steps + 1):
+        if step % every == 0 or step == steps:
+            selected = right(1)
+            curve.append((step, seconds, sum(selected) / len(selected)))
+            is_best = curve[-1][2] > best
+            answered = right(2) if is_best or is_unseen_look(step) else []
+            if answered:
+                unseen.append((step, sum(answered) / len(answered)))
+            if is_best:
+                best_step, kept, best = step, answered, curve[-1][2]
+        if step < steps:
+            started = time.perf_counter()
+            found = loss(drawn.at(step))
+            optimizer.zero_grad()
+            found.backward()
+            optimizer.step()
+            schedule.step()
+            seconds += time.perf_counter() - started
+    return {"curve": curve, "unseen": unseen, "right": kept, "best_step": best_step, "settings": settings}

@@ -1,0 +1,175 @@
+"""What both comparisons with PEFT share: a ledger of runs that is never run twice, and our side of a run.
+
+A run has two curves: (step, seconds, score on the selection split), by which each keeps its best state, and (step,
+score on unseen examples), which nobody keeps or chooses anything by. Seconds are those of steps (and of solving first
+values), without looks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from peft_steps import is_unseen_look
+
+from foreword.engine.host import Host
+from foreword.record import Stopwatch, command_line
+from foreword.tuning.adaptation import Adaptation, FittedPrefix
+from foreword.tuning.candidates import Workbench
+from foreword.tuning.candidates.contract import fit_adaptation
+from foreword.tuning.candidates.prefix import put_first_values
+from foreword.tuning.checkpoint import Moment
+from foreword.tuning.examples import Example, Splits
+from foreword.tuning.fittable import FitWatch, StepTaken
+from foreword.tuning.low_rank import Lora
+from foreword.tuning.objectives.contract import Objective
+from foreword.tuning.readout import Readout
+from foreword.tuning.sections import LoraSettings, PrefixSettings
+from foreword.tuning.task import Task
+
+Run = dict[str, Any]
+# Ours by name of a method: a prefix from each of these starts.
+STARTS = {"prefix": "zero", "prefix, closed form": "closed-form"}
+METHODS = ("prefix", "prefix, closed form", "peft", "lora")
+# Looks without a better score after which ours stops. PEFT has no early stopping and goes to the end.
+PATIENCE = 25
+
+
+class Bench(Protocol):
+    """One task: what PEFT's settings are chosen from, and a run of either side."""
+
+    name: str
+    grid: Sequence[Any]
+
+    def peft(self, settings: Any, *, steps: int, seed: int) -> Run: ...
+
+    def ours(self, method: str, *, steps: int, seed: int) -> Run: ...
+
+
+class Ledger:
+    """The lines of a file, one for each run."""
+
+    def __init__(self, path: Path, *, search_steps: int) -> None:
+        self.path, self.search_steps = path, search_steps
+        path.parent.mkdir(exist_ok=True)
+        self.rows: list[Run] = (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        )
+
+    def compare(self, bench: Bench, *, steps: int, seeds: Iterable[int], methods: Sequence[str] = METHODS) -> None:
+        """These methods with every seed, interleaved: the machine's moods fall on all alike."""
+        settings = self._searched(bench)
+        for seed in seeds:
+            for method in methods:
+                key = {"task": bench.name, "method": method, "seed": seed, "steps": steps}
+                if method == "peft":
+                    self._once(key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
+                else:
+                    self._once(key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
+
+    def _searched(self, bench: Bench) -> Any:
+        """PEFT's best settings on the selection split of seed 0, by the mean of the last quarter of the looks."""
+        scores = {}
+        for settings in bench.grid:
+            key = {"task": bench.name, "method": "peft-search", "seed": 0, "settings": settings.as_dict()}
+            row = self._once(key, lambda made=settings: bench.peft(made, steps=self.search_steps, seed=0))
+            looks = [score for _, _, score in row["curve"]]
+            late = looks[-(len(looks) // 4) :]
+            scores[settings] = sum(late) / len(late)
+        return max(scores, key=lambda settings: scores[settings])
+
+    def _once(self, key: Run, run: Callable[[], Run]) -> Run:
+        found = next((row for row in self.rows if all(row.get(name) == value for name, value in key.items())), None)
+        if found is not None:
+            return found
+        watch = Stopwatch(command_line(), seeds=(key["seed"],))
+        row = {**run(), **key}
+        row["record"] = watch.record(key).as_dict()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
+        shown = f"{row['task']} {row['method']} seed {row['seed']} {key.get('settings', '')}"
+        print(f"{shown}: test {sum(row['right']) / len(row['right']):.3f}, best at step {row['best_step']}", flush=True)
+        return row
+
+
+@dataclass
+class _Looks(FitWatch):
+    """Looks at unseen examples whenever the fit looks at its selection split, and counts the seconds of steps."""
+
+    test: Sequence[Example]
+    objective: Objective | None = None
+    seconds: float = 0.0
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    unseen: list[tuple[int, float]] = field(default_factory=list)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def stepped(self, taken: StepTaken) -> None:
+        del taken
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+    def evaluated(self, moment: Moment) -> None:
+        self.curve.append((moment.step, self.seconds, moment.selection))
+        if is_unseen_look(moment.step):
+            self.unseen.append((moment.step, self._score()))
+        self._since = time.perf_counter()
+
+    def _score(self) -> float:
+        if self.objective is None:
+            raise RuntimeError("the fit looked at its selection split before it began")
+        memory, predictor = self.objective.memory(), self.objective.predictor
+        if "weights" in memory:  # a read-out that is solved on the adapted features, as the look has just done
+            readout = Readout("linear", memory["weights"], memory["bias"], 1.0)
+            predictor = replace(predictor, readout=readout)
+        answers = predictor.answer([example.input for example in self.test])
+        return sum(a.output == x.target for a, x in zip(answers, self.test, strict=True)) / len(answers)
+
+
+def our_run(
+    host: Host,
+    task: Task,
+    splits: Splits,
+    method: str,
+    *,
+    positions: int,
+    steps: int,
+    batch: int,
+    seed: int,
+    every: int,
+) -> Run:
+    """Ours with its defaults for all that the comparison does not fix: a prefix from some start, or LoRA."""
+    fixed = {"steps": steps, "batch_size": batch, "evaluate_every": every, "patience": PATIENCE}
+    bench, looks, started = Workbench(host, task, splits), _Looks(splits.test), dict[str, Any]()
+    settings: PrefixSettings | LoraSettings
+    adaptation: Adaptation
+    if method == "lora":
+        settings = LoraSettings(kind="lora", **fixed)
+        adaptation = Lora(host, rank=settings.rank, seed=seed)
+    else:
+        settings = PrefixSettings(kind="prefix", positions=positions, start=STARTS[method], **fixed)
+        adaptation = FittedPrefix(host, positions=positions, seed=seed)
+
+    def begin(objective: Objective) -> None:
+        looks.objective = objective
+        if isinstance(settings, PrefixSettings):
+            before = time.perf_counter()
+            started.update(put_first_values(bench, objective, settings, seed=seed))
+            looks.seconds = time.perf_counter() - before
+
+    try:
+        fitted = fit_adaptation(bench, adaptation, settings, seed=seed, checkpoint=None, watch=looks, begin=begin)
+        answers = fitted.predictor.answer([example.input for example in splits.test])
+    finally:
+        adaptation.close()
+    return {
+        "curve": looks.curve,
+        "unseen": looks.unseen,
+        "right": [int(a.output == x.target) for a, x in zip(answers, splits.test, strict=True)],
+        "best_step": fitted.details["best_step"],
+        "settings": {**fitted.details, "start": started},
+    }
