@@ -1,8 +1,10 @@
-"""The table of results/runs.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
+"""The tables of results/runs.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
 
-    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written]
+    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written] [--method "prefix, closed form"]
 
-Differences are paired by example: each test example's mean over the seeds, ours minus the rival's, with a betting
+Steps are counted to two goals: PEFT's best score on the selection split, by the score there; and the accuracy of the
+state that PEFT keeps on the unseen examples, by the accuracy there. Passes that first values take count as steps.
+Differences are paired by example: each unseen example's mean over the seeds, ours minus the rival's, with a betting
 interval (`foreword.confidence.mean_interval`, 95%) for its mean over the examples that the task is drawn from.
 """
 
@@ -12,65 +14,84 @@ import argparse
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runs import STARTS
 
 from foreword.confidence import mean_interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
+Run = dict[str, Any]
 
 
-def steps_to(curve: list[list[float]], accuracy: float) -> float:
-    """The first step at which the selection split's accuracy is reached; infinite when it never is."""
-    return next((step for step, _, score in curve if score >= accuracy - 1e-9), math.inf)
+def steps_to(curve: Sequence[Sequence[float]], accuracy: float) -> float:
+    """The first step whose look shows the accuracy; infinite when none does. Scores are the last of each look."""
+    return next((look[0] for look in curve if look[-1] >= accuracy - 1e-9), math.inf)
 
 
-def seconds_to(curve: list[list[float]], accuracy: float) -> float:
-    """The seconds of fitting at that step."""
-    return next((seconds for _, seconds, score in curve if score >= accuracy - 1e-9), math.inf)
+def before(run: Run) -> float:
+    """Steps' worth of passes that first values took: a step is a forward and a backward pass, the latter as two."""
+    start = run["settings"].get("start", {})
+    passes = start.get("forwards", 0) + 2 * start.get("backwards", 0)
+    return passes / (3 * run["settings"]["batch_size"]) if passes else 0.0
 
 
-def compared(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
-    """Mean difference of test accuracy with its interval."""
+def ratios(mine: Run, theirs: Run) -> tuple[float, float]:
+    """Our steps over PEFT's to its best selection score, and to its kept state's accuracy on unseen examples."""
+    goals = {"curve": max(look[-1] for look in theirs["curve"]), "unseen": accuracy(theirs)}
+    counted = [(before(mine) + steps_to(mine[on], goal), steps_to(theirs[on], goal)) for on, goal in goals.items()]
+    return counted[0][0] / max(counted[0][1], 1), counted[1][0] / max(counted[1][1], 1)
+
+
+def accuracy(run: Run) -> float:
+    """Of the kept state on the unseen examples."""
+    return float(np.mean(run["right"]))
+
+
+def compared(mine: list[Run], theirs: list[Run]) -> str:
+    """Mean difference of accuracy with its interval."""
     rights = [np.mean([run["right"] for run in runs], axis=0) for runs in (mine, theirs)]
     differences = rights[0] - rights[1]
     found = mean_interval(differences, low=-1.0, high=1.0, level=0.95)
     return f"{differences.mean():+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
-def accuracies(runs: list[dict[str, Any]]) -> list[float]:
-    """Test accuracy of each seed."""
-    return [float(np.mean(run["right"])) for run in runs]
+def spread(runs: list[Run]) -> float:
+    """Standard deviation of the accuracy over seeds."""
+    return float(np.std([accuracy(run) for run in runs], ddof=1)) if len(runs) > 1 else math.nan
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", default="runs", choices=("runs", "written"))
-    path = RESULTS / f"{parser.parse_args().file}.jsonl"
+    parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
+    arguments = parser.parse_args()
+    path = RESULTS / f"{arguments.file}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    ratios: list[float] = []
-    print("| task | runs | steps ours / PEFT | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread ours / PEFT |")
+    every: list[tuple[float, float]] = []
+    print("| task | seeds | steps / PEFT's: selection, unseen | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread |")
     print("|---|---|---|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in rows):
-        by = {m: [r for r in rows if (r["task"], r["method"]) == (task, m)] for m in ("prefix", "peft", "lora")}
-        seeds = sorted(set.intersection(*({run["seed"] for run in runs} for runs in by.values())))
-        by = {m: sorted((r for r in runs if r["seed"] in seeds), key=lambda r: r["seed"]) for m, runs in by.items()}
+        by = {
+            method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
+            for method in (arguments.method, "peft", "lora")
+        }
+        seeds = sorted(set.intersection(*(set(runs) for runs in by.values())))
         if not seeds:
             continue
-        pairs = []
-        for mine, theirs in zip(by["prefix"], by["peft"], strict=True):
-            goal = max(score for _, _, score in theirs["curve"])
-            pairs.append((steps_to(mine["curve"], goal), steps_to(theirs["curve"], goal)))
-        ratios += [mine / max(theirs, 1) for mine, theirs in pairs]
-        shown = "/".join(f"{statistics.median(each):g}" for each in zip(*pairs, strict=True))
-        means = [f"{np.mean(accuracies(by[m])):.3f}" for m in ("prefix", "peft", "lora")]
-        spreads = [np.std(accuracies(by[m]), ddof=1) if len(seeds) > 1 else math.nan for m in ("prefix", "peft")]
-        cells = [task, len(seeds), shown, *means, compared(by["prefix"], by["peft"])]
-        cells += [compared(by["prefix"], by["lora"]), f"{spreads[0]:.4f}/{spreads[1]:.4f}"]
-        print("| " + " | ".join(map(str, cells)) + " |")
-    print(f"\nsteps ours / PEFT's, median over tasks and seeds: {statistics.median(ratios):.3f}")
+        mine, theirs, lora = ([runs[seed] for seed in seeds] for runs in by.values())
+        found = [ratios(a, b) for a, b in zip(mine, theirs, strict=True)]
+        every += found
+        shown = ", ".join(f"{statistics.median(each):.2f}" for each in zip(*found, strict=True))
+        means = [f"{np.mean([accuracy(run) for run in runs]):.3f}" for runs in (mine, theirs, lora)]
+        cells = [task, len(seeds), shown, *means, compared(mine, theirs), compared(mine, lora)]
+        print("| " + " | ".join(map(str, [*cells, f"{spread(mine):.4f} / {spread(theirs):.4f}"])) + " |")
+    if every:
+        shown = ", ".join(f"{statistics.median(each):.3f}" for each in zip(*every, strict=True))
+        print(f"\nsteps over PEFT's, median over {len(every)} runs: {shown}")
 
 
 if __name__ == "__main__":
