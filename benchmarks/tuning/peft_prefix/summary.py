@@ -72,7 +72,9 @@ def main() -> None:
     path = RESULTS / f"{arguments.file}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     every: list[tuple[float, float]] = []
-    print("| task | seeds | steps / PEFT's: selection, unseen | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread |")
+    print(
+        "| task | seeds | steps / PEFT's: selection, unseen | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in rows):
         by = {
