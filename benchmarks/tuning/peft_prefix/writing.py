@@ -29,7 +29,7 @@ sys.path.insert(0, str(HERE.parents[2] / "examples" / "laboratory"))
 from cases import CASES, Case, write_case  # noqa: E402  it lies beside the package, not in it
 
 ELICITED = tuple(case for case in CASES if case.prefix_can)
-POSITIONS, EVERY, BATCH, LIMIT = 8, 8, 32, 256
+POSITIONS, EVERY, BATCH, LIMIT = 8, 4, 32, 256
 
 
 class WritingBench:

@@ -8,7 +8,7 @@ from typing import Literal
 
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 # Steps after which an "inverse-sqrt" rate has fallen to 0.71 of what it was.
-FALLING_STEPS = 16
+FALLING_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FitSettings:
     The selection score is taken every `evaluate_every` steps and at the start; after `patience` of them without a
     better one the fit stops. `clip` bounds the gradient's norm. `learning_rate` None: the adaptation's own; "find":
     searched from the start state, which takes 48 steps. `schedule`: "cosine" warms up over a twentieth of the steps and
-    falls to a tenth; "inverse-sqrt" falls as 1 / sqrt(1 + step / 16), however many steps are to come. `part`: examples
+    falls to a tenth; "inverse-sqrt" falls as 1 / sqrt(1 + step / 32), however many steps are to come. `part`: examples
     computed at once, the gradients of a batch's parts being added up; a part that does not fit into memory is halved.
     `bucketed`: batches of examples of like length. `precision`: what products are computed in; the parameters stay as
     they are.
