@@ -112,6 +112,16 @@ def test_rates_are_what_a_step_is_to_do(shared_host: Callable[[str], Host], fami
         assert loudness[site].value_rate * loudness[site].share == pytest.approx(MOVE * float(power), rel=1e-4)
 
 
+def test_the_pace_multiplies_both_rates_and_nothing_else(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("bert")
+    tensors, sites = drawn(host), [site.name for site in host.sites]
+    usual = found(host, tensors)
+    for site, slow in measured(host, TEXTS, tensors, share=0.08, sites=sites, pace=0.5).items():
+        assert slow.key_rate == pytest.approx(usual[site].key_rate / 2)
+        assert slow.value_rate == pytest.approx(usual[site].value_rate / 2)
+        assert torch.equal(slow.bias, usual[site].bias)
+
+
 def test_a_prefix_that_is_hardly_heard_does_not_get_values_without_bound(shared_host: Callable[[str], Host]) -> None:
     host = shared_host("llama")
     whispers = {

@@ -11,7 +11,9 @@ that differ between models, layers and lengths, so that no rate suits all. They 
     keys    a logit q.k moves by up to LOGITS:                       rate = LOGITS / mean |scale q|_1
     values  the output moves by MOVE of its root mean square o:      rate = MOVE o / share
 
-The figures were chosen on small models that write and on MiniLM (benchmarks/LOG.md).
+The figures were chosen on small models that write. Where an answer is read from features, by a read-out that is solved
+on a few hundred examples, such steps soon fit these examples alone: GENTLE of them ends better and begins as well. Both
+were measured (benchmarks/LOG.md), the second on MiniLM only.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from foreword.engine.host import Host
 from foreword.engine.reading import Seen, read
 from foreword.tuning.resize import Texts, log_odds
 
-SHARE, LOGITS, MOVE = 0.08, 0.7, 0.06
+SHARE, LOGITS, MOVE, GENTLE = 0.08, 0.7, 0.06, 1 / 3
 # A prefix that is hardly heard does not get values without bound: rates are those of at least this share.
 LEAST_SHARE = SHARE / 4
 # So many examples are read to measure, and so many tokens of each at most; few at a time, as every score is looked at.
@@ -57,11 +59,12 @@ class _Sample:
 
 
 def measured(
-    host: Host, texts: Texts, tensors: PrefixTensors, *, share: float | None, sites: Iterable[str]
+    host: Host, texts: Texts, tensors: PrefixTensors, *, share: float | None, sites: Iterable[str], pace: float = 1.0
 ) -> dict[str, Loudness]:
     """What `tensors` get of the bare model's attention over these texts, at each of these sites that reads them.
 
-    With `share` the bias brings each key head's mean share down to it where it is above; without, biases are zero.
+    With `share` the bias brings each key head's mean share down to it where it is above; without, biases are zero. Rates
+    are `pace` times the usual ones.
     """
     samples = {site: _Sample([[] for _ in range(len(tensors[site].keys))]) for site in sites}
 
@@ -78,7 +81,7 @@ def measured(
     rows = [row[:TOKENS] for row in texts.rows[:ROWS]]
     answers = [answer[:TOKENS] for answer in texts.answers[:ROWS]]
     read(host, rows, see, answers=answers, batch_size=AT_ONCE)
-    return {site: _loudness(sample, share) for site, sample in samples.items() if sample.reach}
+    return {site: _loudness(sample, share, pace) for site, sample in samples.items() if sample.reach}
 
 
 def quieted(tensors: PrefixTensors, found: Mapping[str, Loudness]) -> dict[str, SiteTensors]:
@@ -95,13 +98,13 @@ def quieted(tensors: PrefixTensors, found: Mapping[str, Loudness]) -> dict[str, 
     return made
 
 
-def _loudness(sample: _Sample, share: float | None) -> Loudness:
+def _loudness(sample: _Sample, share: float | None, pace: float) -> Loudness:
     odds = [torch.cat(parts) for parts in sample.odds]
     bias = torch.tensor([0.0 if share is None else _bias_for(share, each) for each in odds])
     heard = float(sum(torch.sigmoid(each + own).mean() for each, own in zip(odds, bias, strict=True))) / len(odds)
     reach = max(float(torch.cat(sample.reach).mean()), 1e-6)
     output = max(math.sqrt(float(torch.cat(sample.power).mean())), 1e-6)
-    return Loudness(bias, heard, LOGITS / reach, MOVE * output / max(heard, LEAST_SHARE))
+    return Loudness(bias, heard, pace * LOGITS / reach, pace * MOVE * output / max(heard, LEAST_SHARE))
 
 
 def _bias_for(share: float, odds: Tensor) -> float:

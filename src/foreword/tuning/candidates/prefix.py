@@ -12,7 +12,7 @@ from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fi
 from foreword.tuning.closed_form import solve
 from foreword.tuning.demonstrations import first_examples
 from foreword.tuning.fittable import FitWatch
-from foreword.tuning.loudness import ROWS, measured, quieted
+from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor
@@ -66,7 +66,9 @@ def put_first_values(
     drawn = settings.longest or settings.positions
     first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
     share = settings.share if name in SILENT and settings.share < 1 else None
-    found = measured(host, judges(host, material), first.tensors, share=share, sites=adaptation.tensors)
+    pace = 1.0 if objective.predictor.readout is None else GENTLE
+    texts = judges(host, material)
+    found = measured(host, texts, first.tensors, share=share, sites=adaptation.tensors, pace=pace)
     rates = {site: (each.key_rate, each.value_rate) for site, each in found.items()}
     adaptation.begin(quieted(first.tensors, found), rates)
     objective.hide(masked_positions(first.own or None, settings.leave_one_out))
