@@ -63,8 +63,8 @@ def measured(
 ) -> dict[str, Loudness]:
     """What `tensors` get of the bare model's attention over these texts, at each of these sites that reads them.
 
-    With `share` the bias brings each key head's mean share down to it where it is above; without, biases are zero. Rates
-    are `pace` times the usual ones.
+    With `share` the bias brings each key head's mean share down to it where it is above; without, biases are zero.
+    Rates are `pace` times the usual ones.
     """
     samples = {site: _Sample([[] for _ in range(len(tensors[site].keys))]) for site in sites}
 
