@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help pilot gallery test test-all check format clean
+.PHONY: help pilot gallery bench-fit test test-all check format clean
 
 help: ## what there is to run
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,12 @@ pilot: $(STAMP) ## the main job: the pilot of examples/docs-routing, with its re
 
 gallery: $(STAMP) ## the compiler's pictures, with captions from the runs (docs/gallery)
 	$(BIN)/python docs/gallery/build.py
+
+bench-fit: $(STAMP) ## prefixes beside PEFT's and LoRA on the same batches (hours; what is there is not run again)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/writing.py
+	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py
+	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file written
 
 test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from peft_steps import peft_run
+from runs import Fixed
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -85,14 +86,12 @@ def run_peft(
     targets: Sequence[Tensor],
     settings: PeftSettings,
     *,
-    positions: int,
+    fixed: Fixed,
     steps: int,
-    batch: int,
     seed: int,
-    every: int,
 ) -> dict[str, Any]:
     """Fit on `rows[0]`, look at `rows[1]` and, without choosing by it, at `rows[2]` every few steps."""
-    model = _model(host.reference, int(targets[0].max()) + 1, settings, positions, seed).eval()
+    model = _model(host.reference, int(targets[0].max()) + 1, settings, fixed.positions, seed).eval()
 
     def loss(indices: list[int]) -> Tensor:
         found = padded(host, [rows[0][index] for index in indices])
@@ -108,10 +107,9 @@ def run_peft(
         right,
         settings.as_dict(),
         examples=len(rows[0]),
+        fixed=fixed,
         steps=steps,
-        batch=batch,
         seed=seed,
-        every=every,
     )
 
 

@@ -10,19 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from runs import Fixed, is_unseen_look
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from foreword.tuning.batching import Batches
 
 WARM_UP = 0.06
-# Looks at unseen examples: all of the first steps', then one in so many steps, as they take longer than the steps.
-UNSEEN_UNTIL, UNSEEN_EVERY = 40, 20
-
-
-def is_unseen_look(step: int) -> bool:
-    """Are the unseen examples looked at after so many steps?"""
-    return step <= UNSEEN_UNTIL or step % UNSEEN_EVERY == 0
 
 
 def peft_run(
@@ -32,10 +26,9 @@ def peft_run(
     settings: dict[str, Any],
     *,
     examples: int,
+    fixed: Fixed,
     steps: int,
-    batch: int,
     seed: int,
-    every: int,
 ) -> dict[str, Any]:
     """Fit `model`'s parameters by `loss` of example indices, and look every few steps.
 
@@ -45,12 +38,12 @@ def peft_run(
     fitted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(fitted, lr=settings["learning_rate"])
     schedule = get_linear_schedule_with_warmup(optimizer, int(WARM_UP * steps), steps)
-    drawn, seconds = Batches(examples, batch, seed), 0.0
+    drawn, seconds = Batches(examples, fixed.batch, seed), 0.0
     curve: list[tuple[int, float, float]] = []
     unseen: list[tuple[int, float]] = []
     best_step, kept, best = 0, list[int](), -1.0
     for step in range(steps + 1):
-        if step % every == 0 or step == steps:
+        if step % fixed.every == 0 or step == steps:
             selected = right(1)
             curve.append((step, seconds, sum(selected) / len(selected)))
             is_best = curve[-1][2] > best

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft_steps import peft_run
+from runs import Fixed
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -46,24 +47,21 @@ def run_writer(
     splits: Sequence[Written],
     settings: WriterSettings,
     *,
-    positions: int,
+    fixed: Fixed,
     steps: int,
-    batch: int,
     seed: int,
-    every: int,
 ) -> dict[str, Any]:
     """Fit on the first split, look at the second and, without choosing by it, at the third every few steps."""
-    model = _model(folder, settings, splits[0], positions, seed).eval()
+    model = _model(folder, settings, splits[0], fixed.positions, seed).eval()
     return peft_run(
         model,
         lambda indices: _loss(model, splits[0], indices),
         lambda split: _right(model, splits[split]),
         settings.as_dict(),
         examples=len(splits[0].prompts),
+        fixed=fixed,
         steps=steps,
-        batch=batch,
         seed=seed,
-        every=every,
     )
 
 

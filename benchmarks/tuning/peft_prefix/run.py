@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from peft_rival import GRID, PeftSettings, run_peft
-from runs import METHODS, Ledger, Run, our_run
+from runs import METHODS, Bench, Fixed, Ledger, Run
 
 from foreword.engine.host import Host
 from foreword.tuning.candidates import Workbench
@@ -29,18 +29,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from text_tasks import BASE, TASKS, task_named  # noqa: E402  it lies one folder up
 
-POSITIONS, BATCH, EVERY = 16, 16, 4
 
-
-class TextBench:
+class TextBench(Bench):
     """One classification task on the encoder: the rows and targets of its three splits."""
 
-    grid = GRID
+    grid, fixed = GRID, Fixed(positions=16, batch=16, every=4)
 
     def __init__(self, name: str, host: Host, folder: Path) -> None:
-        self.name, self.host = name, host
-        self.task = task_named(name, folder)
-        self.splits = load_splits(self.task)
+        task = task_named(name, folder)
+        super().__init__(name, host, task, load_splits(task))
         bench = Workbench(host, self.task, self.splits)
         predictor = Predictor(host, bench.manner(), readout=unset_readout("linear", bench))
         parts = (self.splits.fit, self.splits.selection, self.splits.test)
@@ -53,24 +50,9 @@ class TextBench:
             self.rows,
             self.targets,
             settings,
-            positions=POSITIONS,
+            fixed=self.fixed,
             steps=steps,
-            batch=BATCH,
             seed=seed,
-            every=EVERY,
-        )
-
-    def ours(self, method: str, *, steps: int, seed: int) -> Run:
-        return our_run(
-            self.host,
-            self.task,
-            self.splits,
-            method,
-            positions=POSITIONS,
-            steps=steps,
-            batch=BATCH,
-            seed=seed,
-            every=EVERY,
         )
 
 

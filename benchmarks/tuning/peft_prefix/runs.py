@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
-
-from peft_steps import is_unseen_look
+from typing import Any
 
 from foreword.engine.host import Host
 from foreword.record import Stopwatch, command_line
@@ -37,17 +36,71 @@ STARTS = {"prefix": "zero", "prefix, closed form": "closed-form"}
 METHODS = ("prefix", "prefix, closed form", "peft", "lora")
 # Looks without a better score after which ours stops. PEFT has no early stopping and goes to the end.
 PATIENCE = 25
+# Looks at unseen examples: all of the first steps', then one in so many steps, as they take longer than the steps.
+UNSEEN_UNTIL, UNSEEN_EVERY = 40, 20
 
 
-class Bench(Protocol):
-    """One task: what PEFT's settings are chosen from, and a run of either side."""
+def is_unseen_look(step: int) -> bool:
+    """Are the unseen examples looked at after so many steps?"""
+    return step <= UNSEEN_UNTIL or step % UNSEEN_EVERY == 0
 
-    name: str
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a comparison fixes for all: positions, examples in a step, and steps between two looks."""
+
+    positions: int
+    batch: int
+    every: int
+
+
+class Bench(ABC):
+    """One task on one host: what PEFT's settings are chosen from, and a run of either side."""
+
     grid: Sequence[Any]
+    fixed: Fixed
 
-    def peft(self, settings: Any, *, steps: int, seed: int) -> Run: ...
+    def __init__(self, name: str, host: Host, task: Task, splits: Splits) -> None:
+        self.name, self.host, self.task, self.splits = name, host, task, splits
 
-    def ours(self, method: str, *, steps: int, seed: int) -> Run: ...
+    @abstractmethod
+    def peft(self, settings: Any, *, steps: int, seed: int) -> Run:
+        """PEFT's prefix with these settings of the grid."""
+
+    def ours(self, method: str, *, steps: int, seed: int) -> Run:
+        """Ours with its defaults for all that is not fixed: a prefix from some start, or LoRA."""
+        fixed = self.fixed
+        given = {"steps": steps, "batch_size": fixed.batch, "evaluate_every": fixed.every, "patience": PATIENCE}
+        bench, looks = Workbench(self.host, self.task, self.splits), _Looks(self.splits.test)
+        started = dict[str, Any]()
+        settings: PrefixSettings | LoraSettings
+        adaptation: Adaptation
+        if method == "lora":
+            settings = LoraSettings.model_validate(given)
+            adaptation = Lora(self.host, rank=settings.rank, seed=seed)
+        else:
+            settings = PrefixSettings.model_validate({**given, "positions": fixed.positions, "start": STARTS[method]})
+            adaptation = FittedPrefix(self.host, positions=fixed.positions, seed=seed)
+
+        def begin(objective: Objective) -> None:
+            looks.objective = objective
+            if isinstance(settings, PrefixSettings):
+                before = time.perf_counter()
+                started.update(put_first_values(bench, objective, settings, seed=seed))
+                looks.seconds = time.perf_counter() - before
+
+        try:
+            fitted = fit_adaptation(bench, adaptation, settings, seed=seed, checkpoint=None, watch=looks, begin=begin)
+            answers = fitted.predictor.answer([example.input for example in self.splits.test])
+        finally:
+            adaptation.close()
+        return {
+            "curve": looks.curve,
+            "unseen": looks.unseen,
+            "right": [int(a.output == x.target) for a, x in zip(answers, self.splits.test, strict=True)],
+            "best_step": fitted.details["best_step"],
+            "settings": {**fitted.details, "start": started},
+        }
 
 
 class Ledger:
@@ -128,48 +181,3 @@ class _Looks(FitWatch):
             predictor = replace(predictor, readout=readout)
         answers = predictor.answer([example.input for example in self.test])
         return sum(a.output == x.target for a, x in zip(answers, self.test, strict=True)) / len(answers)
-
-
-def our_run(
-    host: Host,
-    task: Task,
-    splits: Splits,
-    method: str,
-    *,
-    positions: int,
-    steps: int,
-    batch: int,
-    seed: int,
-    every: int,
-) -> Run:
-    """Ours with its defaults for all that the comparison does not fix: a prefix from some start, or LoRA."""
-    fixed = {"steps": steps, "batch_size": batch, "evaluate_every": every, "patience": PATIENCE}
-    bench, looks, started = Workbench(host, task, splits), _Looks(splits.test), dict[str, Any]()
-    settings: PrefixSettings | LoraSettings
-    adaptation: Adaptation
-    if method == "lora":
-        settings = LoraSettings(kind="lora", **fixed)
-        adaptation = Lora(host, rank=settings.rank, seed=seed)
-    else:
-        settings = PrefixSettings(kind="prefix", positions=positions, start=STARTS[method], **fixed)
-        adaptation = FittedPrefix(host, positions=positions, seed=seed)
-
-    def begin(objective: Objective) -> None:
-        looks.objective = objective
-        if isinstance(settings, PrefixSettings):
-            before = time.perf_counter()
-            started.update(put_first_values(bench, objective, settings, seed=seed))
-            looks.seconds = time.perf_counter() - before
-
-    try:
-        fitted = fit_adaptation(bench, adaptation, settings, seed=seed, checkpoint=None, watch=looks, begin=begin)
-        answers = fitted.predictor.answer([example.input for example in splits.test])
-    finally:
-        adaptation.close()
-    return {
-        "curve": looks.curve,
-        "unseen": looks.unseen,
-        "right": [int(a.output == x.target) for a, x in zip(answers, splits.test, strict=True)],
-        "best_step": fitted.details["best_step"],
-        "settings": {**fitted.details, "start": started},
-    }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from peft_writer import GRID, WriterSettings, Written, run_writer
-from runs import METHODS, Ledger, Run, our_run
+from runs import METHODS, Bench, Fixed, Ledger, Run
 
 from foreword.engine.host import Host
 from foreword.tuning.candidates import Workbench
@@ -29,18 +29,17 @@ sys.path.insert(0, str(HERE.parents[2] / "examples" / "laboratory"))
 from cases import CASES, Case, write_case  # noqa: E402  it lies beside the package, not in it
 
 ELICITED = tuple(case for case in CASES if case.prefix_can)
-POSITIONS, EVERY, BATCH, LIMIT = 8, 4, 32, 256
+LIMIT = 256
 
 
-class WritingBench:
+class WritingBench(Bench):
     """One case on its base model."""
 
-    grid = GRID
+    grid, fixed = GRID, Fixed(positions=8, batch=32, every=4)
 
     def __init__(self, case: Case, models: Path, folder: Path) -> None:
-        self.name, self.task = case.name, Task.load(write_case(case, models, folder))
-        self.host = Host.load(self.task.reference, device="cpu")
-        self.splits = load_splits(self.task, limit=LIMIT)
+        task = Task.load(write_case(case, models, folder))
+        super().__init__(case.name, Host.load(task.reference, device="cpu"), task, load_splits(task, limit=LIMIT))
         predictor = Predictor(self.host, Workbench(self.host, self.task, self.splits).manner())
         parts = (self.splits.fit, self.splits.selection, self.splits.test)
         self.tokens = [self._tokens(predictor, part) for part in parts]
@@ -56,24 +55,9 @@ class WritingBench:
             self.task.reference,
             self.tokens,
             settings,
-            positions=POSITIONS,
+            fixed=self.fixed,
             steps=steps,
-            batch=BATCH,
             seed=seed,
-            every=EVERY,
-        )
-
-    def ours(self, method: str, *, steps: int, seed: int) -> Run:
-        return our_run(
-            self.host,
-            self.task,
-            self.splits,
-            method,
-            positions=POSITIONS,
-            steps=steps,
-            batch=BATCH,
-            seed=seed,
-            every=EVERY,
         )
 
 
