@@ -3,7 +3,7 @@
     make bench-fit            # or: .venv/bin/python benchmarks/tuning/peft_prefix/run.py --tasks modules --seeds 0 1 2
 
 Same frozen encoder, same length, same examples in the same order. PEFT's rate, reparametrisation and head are chosen on
-the selection split of one seed out of a grid around its documented setting; ours runs with its defaults, from zero
+the selection split out of a grid around its documented setting; ours runs with its defaults, from zero
 values and from the closed form. Each run is a line of results/runs.jsonl; what is there is not run again. `summary.py`
 makes the table.
 """

@@ -36,6 +36,8 @@ STARTS = {"prefix": "zero", "prefix, closed form": "closed-form"}
 METHODS = ("prefix", "prefix, closed form", "peft", "lora")
 # Looks without a better score after which ours stops. PEFT has no early stopping and goes to the end.
 PATIENCE = 25
+# Settings of PEFT that are tried with a second seed.
+FINALISTS = 3
 # Looks at unseen examples: all of the first steps', then one in so many steps, as they take longer than the steps.
 UNSEEN_UNTIL, UNSEEN_EVERY = 40, 20
 
@@ -120,20 +122,27 @@ class Ledger:
             for method in methods:
                 key = {"task": bench.name, "method": method, "seed": seed, "steps": steps}
                 if method == "peft":
+                    key["settings"] = settings.as_dict()
                     self._once(key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
                 else:
                     self._once(key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
 
     def _searched(self, bench: Bench) -> Any:
-        """PEFT's best settings on the selection split of seed 0, by the mean of the last quarter of the looks."""
-        scores = {}
-        for settings in bench.grid:
-            key = {"task": bench.name, "method": "peft-search", "seed": 0, "settings": settings.as_dict()}
-            row = self._once(key, lambda made=settings: bench.peft(made, steps=self.search_steps, seed=0))
-            looks = [score for _, _, score in row["curve"]]
-            late = looks[-(len(looks) // 4) :]
-            scores[settings] = sum(late) / len(late)
-        return max(scores, key=lambda settings: scores[settings])
+        """PEFT's best settings on the selection split: of the FINALISTS with seed 0, the best over two seeds.
+
+        Some settings learn with one seed and not with the next.
+        """
+        scores = {settings: self._late(bench, settings, seed=0) for settings in bench.grid}
+        finalists = sorted(scores, key=lambda settings: -scores[settings])[:FINALISTS]
+        return max(finalists, key=lambda settings: scores[settings] + self._late(bench, settings, seed=1))
+
+    def _late(self, bench: Bench, settings: Any, *, seed: int) -> float:
+        """Mean selection score of the last quarter of a shorter run's looks."""
+        key = {"task": bench.name, "method": "peft-search", "seed": seed, "settings": settings.as_dict()}
+        row = self._once(key, lambda: bench.peft(settings, steps=self.search_steps, seed=seed))
+        looks = [score for _, _, score in row["curve"]]
+        late = looks[-(len(looks) // 4) :]
+        return float(sum(late) / len(late))
 
     def _once(self, key: Run, run: Callable[[], Run]) -> Run:
         found = next((row for row in self.rows if all(row.get(name) == value for name, value in key.items())), None)

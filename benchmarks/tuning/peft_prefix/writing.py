@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/tuning/peft_prefix/writing.py --models runs/laboratory/models
 
 256 sequences to fit, 128 to select by, 256 unseen; exact matches. PEFT's kind and rate are chosen on the selection
-split of one seed; ours runs with its defaults. Lines go to results/written.jsonl; `summary.py --file written` makes the
+split; ours runs with its defaults. Lines go to results/written.jsonl; `summary.py --file written` makes the
 table.
 """
 
