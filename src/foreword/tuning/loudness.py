@@ -33,8 +33,8 @@ from foreword.tuning.resize import Texts, log_odds
 SHARE, LOGITS, MOVE, GENTLE = 0.08, 0.7, 0.06, 1 / 3
 # A prefix that is hardly heard does not get values without bound: rates are those of at least this share.
 LEAST_SHARE = SHARE / 4
-# So many examples are read to measure, and so many tokens of each at most; few at a time, as every score is looked at.
-ROWS, TOKENS, AT_ONCE = 16, 1024, 4
+# So many examples are read to measure, and so many tokens of each at most.
+ROWS, TOKENS = 16, 1024
 # The bias is found by halving: no key head needs less than the first of these, and none is made louder than it is.
 QUIETEST, HALVINGS = -40.0, 40
 
@@ -72,15 +72,14 @@ def measured(
         if seen.site not in samples:
             return
         sample, found = samples[seen.site], tensors[seen.site]
-        odds = log_odds(seen, found).movedim(3, 1)[seen.real]  # (query, kv_head, group)
-        for head, each in enumerate(odds.unbind(dim=1)):
-            sample.odds[head].append(each.flatten().cpu())
-        sample.reach.append(seen.query.float().abs().sum(dim=-1).movedim(2, 1)[seen.real].flatten().cpu() * seen.scale)
-        sample.power.append(seen.out.float().square().mean(dim=-1).movedim(2, 1)[seen.real].flatten().cpu())
+        for head, odds in enumerate(log_odds(seen, found).unbind(dim=1)):
+            sample.odds[head].append(odds.flatten().cpu())
+        sample.reach.append(seen.query.float().abs().sum(dim=-1).flatten().cpu() * seen.scale)
+        sample.power.append(seen.out.float().square().mean(dim=-1).flatten().cpu())
 
     rows = [row[:TOKENS] for row in texts.rows[:ROWS]]
     answers = [answer[:TOKENS] for answer in texts.answers[:ROWS]]
-    read(host, rows, see, answers=answers, batch_size=AT_ONCE)
+    read(host, rows, see, answers=answers, batch_size=1)  # alone: no query is padding, and the scores stay small
     return {site: _loudness(sample, share, pace) for site, sample in samples.items() if sample.reach}
 
 
