@@ -23,7 +23,7 @@ import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from run import Rivals
+from run import MODELS, Rivals
 
 from foreword.record import Stopwatch, command_line
 
@@ -48,7 +48,7 @@ def peak_above(model: str, what: str, prefix: int, batch: int, who: str, limit_g
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("gpt2", "llama", "llama-wide"), default="gpt2")
+    parser.add_argument("--model", choices=MODELS, default="gpt2")
     parser.add_argument("--what", choices=("decode", "prefill", "fit"))
     parser.add_argument("--prefix", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=8)

@@ -16,7 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent / "results"
-MODELS = {"gpt2": "GPT-2 small", "llama": "Llama-like, width 1024", "llama-wide": "Llama-like, width 2048"}
+MODELS = {
+    "gpt2": "GPT-2 small",
+    "llama-small": "Llama-like, width 768",
+    "llama": "Llama-like, width 1024",
+    "llama-wide": "Llama-like, width 2048",
+}
 COLOURS = {1: "#7a7a7a", 8: "#c8742b", 32: "#2b6cb0", 64: "#2f855a"}
 
 
