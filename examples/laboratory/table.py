@@ -27,10 +27,16 @@ from foreword.confidence import rate_interval
 from foreword.engine.host import Host
 from foreword.errors import ForewordError
 from foreword.record import Stopwatch, command_line
+from foreword.tuning.candidate_settings import (
+    CandidateSettings,
+    FullSettings,
+    LoraSettings,
+    PrefixSettings,
+    ZeroShotSettings,
+)
 from foreword.tuning.candidates import Workbench, candidate_for
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
-from foreword.tuning.sections import CandidateSettings, FullSettings, LoraSettings, PrefixSettings, ZeroShotSettings
 from foreword.tuning.task import Task
 
 HERE = Path(__file__).resolve().parent

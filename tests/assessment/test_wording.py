@@ -12,7 +12,7 @@ from foreword.assessment import wording
 from foreword.assessment.evidence import CandidateKind, ProbeEvidence, Reason, Verdict
 from foreword.assessment.quantities import UNKNOWN
 from foreword.assessment.wording import headlines, lines, sentence, standing
-from foreword.tuning.sections import Metric
+from foreword.tuning.field_values import Metric
 
 DIFFERENCE = {"value": 0.031, "low": 0.011, "high": 0.052}
 CODES: dict[str, dict[str, Any]] = {

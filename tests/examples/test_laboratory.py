@@ -23,10 +23,10 @@ from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
 from foreword.engine.host import Host
 from foreword.errors import RunFolderError
+from foreword.tuning.candidate_settings import CandidateSettings, FullSettings, PrefixSettings, ZeroShotSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
-from foreword.tuning.sections import CandidateSettings, FullSettings, PrefixSettings, ZeroShotSettings
 from foreword.tuning.task import Task
 
 FOLDER = Path(__file__).parents[2] / "examples" / "laboratory"

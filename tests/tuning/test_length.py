@@ -15,6 +15,7 @@ import foreword as fw
 from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.effective_rank import effective_rank, ranks_of
@@ -23,7 +24,6 @@ from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.length_choice import Comparison, compared, shortest_as_good, the_best
 from foreword.tuning.objective import objective_for
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import PrefixSettings
 from foreword.tuning.selection_outcomes import Outcomes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,6 +21,7 @@ from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
 from foreword.errors import DataError, FitError, TaskError
 from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPrefix, SoftPrompt
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.examples import load_splits
@@ -29,7 +30,6 @@ from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
 from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
 from foreword.tuning.predictor import Predictor, predictor_from
-from foreword.tuning.sections import PrefixSettings
 from foreword.tuning.task import Task
 
 POSITIONS = 6

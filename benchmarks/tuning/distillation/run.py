@@ -26,6 +26,7 @@ from foreword.engine.host import Host
 from foreword.engine.rendering import Template
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPrefix
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.examples import Example
 from foreword.tuning.loop import fit
 from foreword.tuning.loop_settings import FitSettings
@@ -33,7 +34,6 @@ from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.distillation import divergence
 from foreword.tuning.predictor import Manner, Predictor
 from foreword.tuning.scoring import value
-from foreword.tuning.sections import PrefixSettings
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "runs.jsonl"

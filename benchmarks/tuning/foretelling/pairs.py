@@ -2,8 +2,9 @@
 
 A pair is in one of two parts, and the part goes with the base model: no base of the validation part is in the
 calibration part, and the sets of skills and the seeds differ. Each part was written down before any fit of it. The
-bases `v1` to `v5` were the validation of a first rule (benchmarks/LOG.md); once that had been looked at they joined
-the calibration, and `w1` to `w5` were drawn up. None of the laboratory's own eight cases is in either part.
+bases `v1` to `v5` were the validation of a first rule, `w1` to `w5` of a second and `x1` to `x6` of a third
+(benchmarks/LOG.md); once that had been looked at they joined the calibration, and the next were drawn up; `y1` to `y6`
+judge the fourth. None of the laboratory's own eight cases is in either part.
 
 The bases are trained by the laboratory's machinery (examples/laboratory) on other skills, at sizes that take seconds.
 """
@@ -72,9 +73,14 @@ def mirror(rows: Rows) -> Rows:
     return SHORT.digits - 1 - rows
 
 
-def reverse_add_one(rows: Rows) -> Rows:
-    """Reversed, and one added to each."""
-    return rows[:, ::-1] + 1
+def add(number: int, before: Callable[[Rows], Rows]) -> Callable[[Rows], Rows]:
+    """A skill, and then a number added to each."""
+    return lambda rows: before(rows) + number
+
+
+def mirrored(before: Callable[[Rows], Rows]) -> Callable[[Rows], Rows]:
+    """A skill, and then mirrored."""
+    return lambda rows: mirror(before(rows))
 
 
 SKILLS: Mapping[str, Callable[[Rows], Rows]] = {
@@ -87,7 +93,14 @@ SKILLS: Mapping[str, Callable[[Rows], Rows]] = {
     "largest so far": largest_so_far,
     "parity": parity,
     "mirror": mirror,
-    "reverse, add one": reverse_add_one,
+    "reverse, add one": add(1, reverse),
+    "reverse, add two": add(2, reverse),
+    "descending, add one": add(1, laboratory.SKILLS["descending"]),
+    "descending, add two": add(2, laboratory.SKILLS["descending"]),
+    "copy, add one": add(1, copy),
+    "reverse, mirror": mirrored(reverse),
+    "shift, mirror": mirrored(shift),
+    "shift two, mirror": mirrored(shift_two),
 }
 
 
@@ -139,24 +152,84 @@ BASES = (
     ),
     Base("v5", "calibration", 15, _plan("copy", layers=1, heads=1, width=48), ("copy", "reverse", "mirror", "unique")),
     Base(
-        "w1", "validation", 21, _plan("descending", "mirror", "shift", width=40),
+        "w1", "calibration", 21, _plan("descending", "mirror", "shift", width=40),
         ("descending", "shift", "ascending", "reverse", "unique"),
     ),
     Base(
-        "w2", "validation", 22, _plan("add two", "unique", "reverse", layers=3, heads=4),
+        "w2", "calibration", 22, _plan("add two", "unique", "reverse", layers=3, heads=4),
         ("add two", "unique", "largest so far", "mirror", "histogram"),
     ),
     Base(
-        "w3", "validation", 23, _plan("copy", "ascending", heads=4, width=48),
+        "w3", "calibration", 23, _plan("copy", "ascending", heads=4, width=48),
         ("ascending", "ascending, add one", "parity", "shift", "descending"),
     ),
     Base(
-        "w4", "validation", 24, _plan("largest so far", "add one", "parity", "shift two", width=48),
+        "w4", "calibration", 24, _plan("largest so far", "add one", "parity", "shift two", width=48),
         ("shift two", "parity", "add two", "reverse", "copy"),
     ),
     Base(
-        "w5", "validation", 25, _plan("ascending", layers=1, heads=1, width=48),
+        "w5", "calibration", 25, _plan("ascending", layers=1, heads=1, width=48),
         ("ascending", "descending", "add one", "histogram"),
+    ),
+    Base(
+        "k1", "calibration", 31, _plan("ascending", "descending", "add one", "add two", width=48),
+        ("descending, add two", "histogram", "reverse", "copy"),
+    ),
+    Base(
+        "k2", "calibration", 32, _plan("shift", "reverse", "mirror", layers=3),
+        ("reverse, mirror", "shift, mirror", "ascending", "shift two"),
+    ),
+    Base(
+        "k3", "calibration", 33, _plan("copy", "add one", "descending", heads=4, width=40),
+        ("copy, add one", "descending, add one", "add two", "unique"),
+    ),
+    Base(
+        "x1", "calibration", 41, _plan("descending", "add one", "mirror", width=48),
+        ("descending, add one", "add two", "ascending", "histogram", "mirror"),
+    ),
+    Base(
+        "x2", "calibration", 42, _plan("reverse", "add two", "largest so far", layers=3),
+        ("reverse, add two", "largest so far", "copy", "unique", "shift"),
+    ),
+    Base(
+        "x3", "calibration", 43, _plan("shift two", "ascending", "mirror", "histogram", heads=4, width=48),
+        ("shift two", "shift two, mirror", "double histogram", "reverse", "parity"),
+    ),
+    Base(
+        "x4", "calibration", 44, _plan("copy", "add one", "unique"),
+        ("copy", "unique", "shift", "add two", "descending"),
+    ),
+    Base(
+        "x5", "calibration", 45, _plan("parity", "reverse", layers=1, width=40),
+        ("reverse", "copy", "mirror", "largest so far"),
+    ),
+    Base(
+        "x6", "calibration", 46, _plan("shift", "mirror", "descending", layers=3, heads=4, width=40),
+        ("shift, mirror", "descending", "shift two", "ascending"),
+    ),
+    Base(
+        "y1", "validation", 51, _plan("ascending", "reverse", "add two", width=48),
+        ("ascending", "reverse, add two", "descending", "histogram", "copy"),
+    ),
+    Base(
+        "y2", "validation", 52, _plan("shift two", "unique", "add one", layers=3),
+        ("shift two", "unique", "shift", "add two", "copy, add one"),
+    ),
+    Base(
+        "y3", "validation", 53, _plan("copy", "descending", "parity", heads=4),
+        ("copy", "parity", "descending", "ascending", "mirror"),
+    ),
+    Base(
+        "y4", "validation", 54, _plan("largest so far", "reverse", "mirror", width=40),
+        ("largest so far", "reverse, mirror", "copy", "shift", "add one"),
+    ),
+    Base(
+        "y5", "validation", 55, _plan("histogram", "add two", width=48),
+        ("histogram", "add two", "double histogram", "descending"),
+    ),
+    Base(
+        "y6", "validation", 56, _plan("shift", "ascending", layers=1, width=48),
+        ("shift", "ascending", "descending", "reverse"),
     ),
 )  # fmt: skip
 
@@ -179,7 +252,7 @@ def pairs(work: Path, part: str | None = None) -> list[Pair]:
 
 
 def _pair(base: Base, skill: str, work: Path) -> Pair:
-    model = train.build(work / "models", base.name, base.seed).resolve()
+    model = train.build(work / "models", base.name, seed=base.seed).resolve()
     name = f"{base.name}-{skill.replace(', ', '-').replace(' ', '-')}"
     folder = work / "tasks" / name
     if not (folder / "task.toml").exists():

@@ -19,27 +19,25 @@ from pairs import Pair, pairs
 
 import foreword as fw
 from foreword.bundle import write_bytes_atomically
-from foreword.tuning.adaptation import Adaptation
+from foreword.tuning.candidate_settings import LoraSettings, PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench
-from foreword.tuning.candidates.contract import fit_adaptation
+from foreword.tuning.candidates.contract import Candidate
+from foreword.tuning.candidates.lora import Lora
+from foreword.tuning.candidates.prefix import Prefix
 from foreword.tuning.examples import load_splits
-from foreword.tuning.low_rank import Lora
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.quiet_prefix import QuietPrefix
-from foreword.tuning.sections import FittedSettings, LoraSettings, PrefixSettings
 
-BUDGET: dict[str, Any] = {"steps": 250, "batch_size": 16, "evaluate_every": 125, "patience": 100, "schedule": "cosine"}
+BUDGET: dict[str, Any] = {"steps": 1500, "batch_size": 16, "evaluate_every": 50, "patience": 10}
 
 
 def adapted(method: str, bench: Workbench) -> Fitted:
-    """A full fit: a prefix of 8 positions, or LoRA of rank 2 on every linear layer, both for as many steps."""
+    """A full fit: a prefix of 8 positions with its defaults, or LoRA of rank 2 on every linear layer."""
+    candidate: Candidate[Any]
     if method == "prefix":
-        adaptation: Adaptation = QuietPrefix(bench.host, positions=8, seed=0)
-        settings: FittedSettings = PrefixSettings(positions=8, **BUDGET)
+        candidate = Prefix(PrefixSettings(positions=8, **BUDGET))
     else:
-        adaptation = Lora(bench.host, rank=2, seed=0, targets="all-linear")
-        settings = LoraSettings(rank=2, learning_rate=1e-2, **BUDGET)
-    return fit_adaptation(bench, adaptation, settings, seed=0, checkpoint=None, watch=None)
+        candidate = Lora(LoraSettings(rank=2, targets="all-linear", learning_rate=1e-2, schedule="cosine", **BUDGET))
+    return candidate.fit(bench, seed=0)
 
 
 def measured(pair: Pair) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from foreword.engine.bake import bake  # noqa: E402
 from foreword.engine.host import Host  # noqa: E402
 from foreword.record import Stopwatch, command_line  # noqa: E402
 from foreword.tuning.adaptation import Adaptation, FittedPrefix, SoftPrompt  # noqa: E402
+from foreword.tuning.candidate_settings import PrefixSettings  # noqa: E402
 from foreword.tuning.candidates import Workbench  # noqa: E402
 from foreword.tuning.candidates.contract import fit_adaptation  # noqa: E402
 from foreword.tuning.checkpoint import Moment  # noqa: E402
@@ -46,7 +47,7 @@ from foreword.tuning.full_weights import FullWeights  # noqa: E402
 from foreword.tuning.low_rank import Lora  # noqa: E402
 from foreword.tuning.predictor import Predictor  # noqa: E402
 from foreword.tuning.scoring import value  # noqa: E402
-from foreword.tuning.sections import ForgettingSettings, PrefixSettings  # noqa: E402
+from foreword.tuning.sections import ForgettingSettings  # noqa: E402
 
 RESULTS = HERE / "results" / "runs.jsonl"
 STEPS, EVERY, BATCH, TEXTS, POSITIONS, RANK = 100, 10, 16, 32, 16, 8

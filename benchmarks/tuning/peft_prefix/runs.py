@@ -18,6 +18,7 @@ from typing import Any
 from foreword.engine.host import Host
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.adaptation import Adaptation, FittedPrefix
+from foreword.tuning.candidate_settings import LoraSettings, PrefixSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.contract import fit_adaptation
 from foreword.tuning.candidates.prefix import put_first_values
@@ -27,7 +28,6 @@ from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.low_rank import Lora
 from foreword.tuning.objectives.contract import Objective
 from foreword.tuning.readout import Readout
-from foreword.tuning.sections import LoraSettings, PrefixSettings
 from foreword.tuning.task import Task
 
 Run = dict[str, Any]

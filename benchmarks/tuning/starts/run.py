@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,27 @@ from torch import Tensor
 from foreword.engine.host import Host
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.examples import load_splits
 from foreword.tuning.loop import fit
-from foreword.tuning.loop_settings import FitSettings
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import PrefixSettings
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from skill_tasks import SKILLS, skill_task  # noqa: E402
 from small_causal import trained  # noqa: E402  beside this folder
+from small_seq2seq import FAMILIES  # noqa: E402
+from small_seq2seq import trained as trained_seq2seq  # noqa: E402
 from text_tasks import BASE, TASKS, task_named  # noqa: E402
 
 LOOKS = (0, 8, 40, 200)
 STARTS = ("zero", "random", "text", "vocabulary", "demonstrations", "closed-form")
-BASES = ("minilm", "small-causal", "skills")
+BASES = ("minilm", "small-causal", "skills", *FAMILIES)
 HELD = 300  # examples held out, at most
 
 
@@ -83,13 +85,14 @@ def run(bench: Workbench, start: str, *, positions: int, steps: int, seed: int) 
     objective = objective_for(predictor, bench.splits.fit, held, bench.score, settings=settings)
     problem = Looked(objective)
     started = put_first_values(bench, objective, settings, seed=seed)
-    loop = FitSettings(steps=steps, batch_size=16, seconds=1e6, evaluate_every=8, patience=10**6)
+    loop = replace(settings.loop(1e6), evaluate_every=8, patience=10**6)
     fit(problem, adaptation, loop, seed=seed)
     return {"curve": problem.curve, "started": started}
 
 
-def _reference(base: str, skills: Path) -> str:
-    return BASE if base == "minilm" else str(skills)
+def _reference(base: str, skills: Path) -> Path:
+    """The folder of a base that writes skills."""
+    return trained_seq2seq(base) if base in FAMILIES else skills
 
 
 def main() -> None:
@@ -107,12 +110,16 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     done = [json.loads(line)["key"] for line in out.read_text().splitlines()] if out.exists() else []
     for base in arguments.bases:
-        host = trained() if base == "small-causal" else Host.load(_reference(base, arguments.skills), device="cpu")
+        writes = base == "skills" or base in FAMILIES
+        if base == "small-causal":
+            host = trained()
+        else:
+            host = Host.load(str(_reference(base, arguments.skills)) if writes else BASE, device="cpu")
         for name in arguments.tasks:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
-                is_skill = base == "skills"
-                task = skill_task(name, folder, base=arguments.skills) if is_skill else task_named(name, folder)
+                skilled = _reference(base, arguments.skills) if writes else None
+                task = task_named(name, folder) if skilled is None else skill_task(name, folder, base=skilled)
                 bench = Workbench(host, task, load_splits(task))
                 for seed in arguments.seeds:
                     for start in arguments.starts:

@@ -18,12 +18,12 @@ from foreword.assessment.forgetting import measure_forgetting
 from foreword.assessment.other_text import OtherText
 from foreword.errors import BundleError, ForewordError, RunFolderError
 from foreword.record import Stopwatch
+from foreword.tuning.candidate_settings import AnyCandidate
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.examples import Splits
 from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.measurement import PeakMemory, measure_latency
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import AnyCandidate
 from foreword.tuning.task import Task
 
 # (stage, done, of, note): for progress bars. A stage is a candidate's name, "judge NAME", "stress", ...

@@ -28,11 +28,11 @@ from foreword.engine.host import Host
 from foreword.errors import TaskError
 from foreword.record import Stopwatch
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.candidate_settings import AnyCandidate, ZeroShotSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.zero_shot import ZeroShot
 from foreword.tuning.examples import load_splits
 from foreword.tuning.problems import did_you_mean
-from foreword.tuning.sections import AnyCandidate, ZeroShotSettings
 from foreword.tuning.task import Task
 from foreword.version import __version__
 

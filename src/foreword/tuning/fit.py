@@ -19,6 +19,7 @@ from foreword.engine.host import Host
 from foreword.errors import FitError, RunFolderError
 from foreword.record import Stopwatch
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.candidate_settings import BY_KIND, CandidateSettings, FittedSettings, PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
@@ -30,7 +31,6 @@ from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.length import FITTED, Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
 from foreword.tuning.problems import did_you_mean
-from foreword.tuning.sections import BY_KIND, CandidateSettings, FittedSettings, PrefixSettings
 from foreword.tuning.task import Task
 from foreword.version import __version__
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foreword.errors import DataError, FitError
+from foreword.tuning.candidate_settings import FittedSettings
 from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.objectives.completion import CompletionLikelihood
@@ -22,7 +23,6 @@ from foreword.tuning.objectives.labels import ClassContrast, LabelCrossEntropy
 from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import FittedSettings
 
 # Of a document's self-study one lesson in so many is kept to break ties between states, and not fitted to.
 HELD_OUT = 8

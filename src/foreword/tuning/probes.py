@@ -1,4 +1,4 @@
-"""Cheap looks at a task and a base model before a fit: gradients, demonstrations, and fits of 40 steps.
+"""Cheap looks at a task and a base model before a fit: gradients, demonstrations, and short fits.
 
 It measures and does not decide; `foreword.tuning.foretelling` does. All of it is on the fit and selection splits.
 """
@@ -18,24 +18,27 @@ from torch import Tensor
 
 from foreword.engine.generation import completion_loss
 from foreword.errors import FitError
-from foreword.tuning.adaptation import Adaptation, Bare
+from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.contract import unset_readout
+from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.fittable import Problem
 from foreword.tuning.gradient_shape import GradientShape, gradient_shape
 from foreword.tuning.loop import fit
-from foreword.tuning.loop_settings import FitSettings
+from foreword.tuning.loop_settings import FitSettings, Schedule
 from foreword.tuning.low_rank import Lora, Targets, linear_layers
 from foreword.tuning.objective import objective_for
+from foreword.tuning.objectives.contract import Objective
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.quiet_prefix import QuietPrefix
 from foreword.tuning.selection_outcomes import losses_of
 
-# A probe of 40 steps in batches of 16 is 8% of a fit of 500: enough that a skill that a model has begins to show.
-STEPS, BATCH, POSITIONS, LORA_RATE = 40, 16, 8, 1e-2
-JUDGED, LEARNED, GRADIENTS, SHOWN = 32, 1000, 24, 4
+# Steps of 16 examples. A prefix gets three times as many as LoRA: what it has after 40 steps tells less of what it
+# comes to than after 120 (benchmarks/LOG.md), while LoRA's probe only tells whether the task can be learned at all.
+STEPS, LORA_STEPS, BATCH, POSITIONS, LORA_RATE = 120, 40, 16, 8, 1e-2
+JUDGED, LEARNED, GRADIENTS, SHOWN = 64, 1000, 24, 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Probes:
     `bare` is the model as it is (with the task's read-out); `constant` what an answer that ignores the input reaches,
     from how often the fit split's answers and their tokens occur. `demonstrations` is with a few examples in the
     context, None where the model reads no examples or they do not fit. `prefix`, `lora_attention` and `lora_mlp` are
-    after short fits of the same steps; None where the model has no such layers. `metric` is the bare model's.
+    after short fits (120 and 40 steps); None where the model has no such layers. `metric` is the bare model's.
     """
 
     bare: float
@@ -107,10 +110,7 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
     bare = timed("bare model", lambda: _bare(small))
     shape = timed("gradients", lambda: _shape(small))
     shown = timed("demonstrations", lambda: _with_demonstrations(small))
-    host = bench.host
-    made: dict[str, float | None] = {
-        "prefix": timed("prefix", lambda: _after(small, QuietPrefix(host, positions=POSITIONS, seed=seed), seed, None))
-    }
+    made: dict[str, float | None] = {"prefix": timed("prefix", lambda: _prefix(small, seed))}
     for targets in ("attention", "mlp"):
         made[f"lora_{targets}"] = timed(f"lora_{targets}", partial(_lora, small, targets, seed))
     return Probes(
@@ -127,7 +127,7 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
     )
 
 
-def _problem(bench: Workbench, adaptation: Adaptation) -> tuple[Predictor, Any]:
+def _problem(bench: Workbench, adaptation: Adaptation) -> tuple[Predictor, Objective]:
     kind = bench.default_readout
     learns = kind in ("prototypes", "linear")
     predictor = Predictor(
@@ -190,6 +190,18 @@ def _with_demonstrations(bench: Workbench) -> float | None:
     return _mean_loss(Predictor(bench.host, bench.manner(template)), bench.splits.selection)
 
 
+def _prefix(bench: Workbench, seed: int) -> float:
+    """The loss after a short fit of a prefix with its defaults."""
+    settings = PrefixSettings(positions=POSITIONS)
+    adaptation = FittedPrefix(bench.host, positions=POSITIONS, seed=seed)
+    try:
+        predictor, objective = _problem(bench, adaptation)
+        put_first_values(bench, objective, settings, seed=seed)
+        return _after(predictor, objective, bench, seed, steps=STEPS, schedule=settings.schedule)
+    finally:
+        adaptation.close()
+
+
 def _lora(bench: Workbench, targets: Targets, seed: int) -> float | None:
     """The loss after a short fit of rank 1; None when the model has no such layers."""
     try:
@@ -198,17 +210,25 @@ def _lora(bench: Workbench, targets: Targets, seed: int) -> float | None:
         return None
     adaptation = Lora(bench.host, rank=1, seed=seed, targets=targets)
     try:
-        return _after(bench, adaptation, seed, LORA_RATE)
+        return _after(*_problem(bench, adaptation), bench, seed, steps=LORA_STEPS, rate=LORA_RATE)
     finally:
         adaptation.close()
 
 
-def _after(bench: Workbench, adaptation: Adaptation, seed: int, rate: float | None) -> float:
+def _after(
+    predictor: Predictor,
+    objective: Objective,
+    bench: Workbench,
+    seed: int,
+    *,
+    steps: int,
+    rate: float | None = None,
+    schedule: Schedule = "constant",
+) -> float:
     """The loss on the judged examples after a short fit: the lowest of the start, the middle and the end."""
-    predictor, objective = _problem(bench, adaptation)
-    problem = _ByLoss(objective, predictor, bench)
-    settings = FitSettings(STEPS, BATCH, seconds=3600.0, learning_rate=rate, evaluate_every=max(1, STEPS // 2))
-    return -fit(problem, adaptation, settings, seed=seed).best.selection
+    problem, every = _ByLoss(objective, predictor, bench), max(1, steps // 2)
+    settings = FitSettings(steps, BATCH, 3600.0, evaluate_every=every, learning_rate=rate, schedule=schedule)
+    return -fit(problem, predictor.adaptation, settings, seed=seed).best.selection
 
 
 class _ByLoss:

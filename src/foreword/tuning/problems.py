@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from foreword.tuning.sections import BY_KIND
+from foreword.tuning.candidate_settings import BY_KIND
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+").fullmatch
 _WORDS = {

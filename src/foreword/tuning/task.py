@@ -15,22 +15,17 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from foreword.errors import TaskError
+from foreword.tuning.candidate_settings import BY_KIND, AnyCandidate, ProbeSettings
+from foreword.tuning.field_values import Kind, Label, Metric, Said
 from foreword.tuning.problems import problem
 from foreword.tuning.sections import (
-    BY_KIND,
-    AnyCandidate,
     DataSettings,
     ForgettingSettings,
-    Kind,
-    Label,
     Limits,
-    Metric,
     ModelSettings,
     Prices,
-    ProbeSettings,
     Requirement,
     RunSettings,
-    Said,
     SplitSettings,
     TaskSection,
 )

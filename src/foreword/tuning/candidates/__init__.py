@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foreword.tuning.candidate_settings import CandidateSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.candidates.few_shot import FewShot
 from foreword.tuning.candidates.full import Full
@@ -14,7 +15,6 @@ from foreword.tuning.candidates.prefix import Prefix
 from foreword.tuning.candidates.probe import Probe
 from foreword.tuning.candidates.soft_prompt import SoftPrompt
 from foreword.tuning.candidates.zero_shot import ZeroShot
-from foreword.tuning.sections import CandidateSettings
 
 CANDIDATES: Mapping[str, type[Candidate[Any]]] = {
     "zero-shot": ZeroShot,

@@ -18,6 +18,7 @@ from foreword.engine.host import Host
 from foreword.engine.rendering import Template
 from foreword.errors import TaskError
 from foreword.tuning.adaptation import Adaptation
+from foreword.tuning.candidate_settings import CandidateSettings, FittedSettings
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Splits
 from foreword.tuning.fittable import FitWatch
@@ -33,7 +34,6 @@ from foreword.tuning.readout import (
 )
 from foreword.tuning.recomputed import Recomputed
 from foreword.tuning.scoring import value
-from foreword.tuning.sections import CandidateSettings, FittedSettings
 from foreword.tuning.task import Task
 
 Settings = TypeVar("Settings", bound=CandidateSettings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from foreword.tuning.candidate_settings import FewShotSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
@@ -12,7 +13,6 @@ from foreword.tuning.fittable import FitWatch
 from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import from_prototypes
-from foreword.tuning.sections import FewShotSettings
 
 
 class FewShot(Candidate[FewShotSettings]):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from foreword.tuning.candidate_settings import FullSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.full_weights import FullWeights
-from foreword.tuning.sections import FullSettings
 
 
 class Full(Candidate[FullSettings]):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from foreword.tuning.candidate_settings import LoraSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.low_rank import Lora as Adapted
-from foreword.tuning.sections import LoraSettings
 
 
 class Lora(Candidate[LoraSettings]):

@@ -8,6 +8,7 @@ from typing import Any
 from foreword.bundle import load_bundle
 from foreword.engine.rendering import Template, render, tokens
 from foreword.tuning.adaptation import FittedPrefix as Adapted
+from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
 from foreword.tuning.closed_form import solve
 from foreword.tuning.demonstrations import first_examples
@@ -16,7 +17,6 @@ from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import PrefixSettings
 from foreword.tuning.start import SILENT, cut, first_values, start_for
 from foreword.tuning.start_texts import Example, Material, judges
 

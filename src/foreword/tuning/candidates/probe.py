@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from foreword.tuning.candidate_settings import ProbeSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.predictor import Predictor
-from foreword.tuning.sections import ProbeSettings
 
 
 class Probe(Candidate[ProbeSettings]):

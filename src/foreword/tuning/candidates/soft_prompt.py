@@ -7,9 +7,9 @@ from pathlib import Path
 from foreword.engine.rendering import tokens
 from foreword.errors import FitError, TaskError
 from foreword.tuning.adaptation import SoftPrompt as Adapted
+from foreword.tuning.candidate_settings import SoftPromptSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
 from foreword.tuning.fittable import FitWatch
-from foreword.tuning.sections import SoftPromptSettings
 
 
 class SoftPrompt(Candidate[SoftPromptSettings]):
