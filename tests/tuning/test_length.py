@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,53 @@ def test_a_sweep_stopped_anywhere_goes_on_to_the_same_numbers(task: Path, tmp_pa
         assert again.sweep.chosen == whole.sweep.chosen
         assert [t.loss for t in again.sweep.trials] == [t.loss for t in whole.sweep.trials]
         assert again.prefix == whole.prefix
+
+
+KILLED = """
+import os, signal, sys, threading
+import foreword as fw
+import foreword.tuning.length
+path, out, options, after = sys.argv[1], sys.argv[2], eval(sys.argv[3]), float(sys.argv[4])
+fw.Host.load(fw.Task.load(path).reference)
+threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+fw.fit(None, path, length="auto", lengths=(1, 2, 4), out=out, **options)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_killed_at_random_until_it_ends_is_the_same_sweep(task: Path, tmp_path: Path) -> None:
+    """Real SIGKILLs at any time after loading: in steps, in judging a length, in writing, between two lengths.
+
+    Later ones come later, so that on any machine the sweep is killed a few times and ends.
+    """
+    out, options = tmp_path / "out", {"steps": 60, "batch_size": 4, "evaluate_every": 2, "patience": 60}
+    whole = fw.fit(None, task, length="auto", lengths=(1, 2, 4), **options)
+    rng, kills, ended = np.random.default_rng(0), 0, False
+    while not ended:
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(task),
+            str(out),
+            repr(options),
+            str(rng.uniform(0.0, 0.5 + 0.3 * kills)),
+        ]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
+        ended = ran.returncode == 0
+        kills += not ended
+        assert kills < 60
+    assert kills >= 3
+    again = fw.fit.resume(out)
+    assert again.sweep is not None
+    assert whole.sweep is not None
+    assert again.sweep.chosen == whole.sweep.chosen
+    assert [trial.loss for trial in again.sweep.trials] == [trial.loss for trial in whole.sweep.trials]
+    assert [trial.steps for trial in again.sweep.trials] == [trial.steps for trial in whole.sweep.trials]
+    assert again.prefix == whole.prefix
 
 
 def test_a_damaged_note_of_a_length_is_made_again(task: Path, tmp_path: Path) -> None:
