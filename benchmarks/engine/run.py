@@ -97,8 +97,11 @@ class Rivals:
         self.host.resident(self.prefix)
         if only in ("bare", "ours"):
             return
+        same = build(model).to(self.device)
+        # The same numbers at the same addresses: where weights lie in memory alone makes some percent.
+        same.load_state_dict(self.host.model.state_dict(), assign=True)
         self.peft = peft.get_peft_model(
-            build(model).to(self.device), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prefix)
+            same, peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prefix)
         ).eval()
         flat = [
             part.transpose(1, 0, 2).reshape(prefix, -1)
@@ -245,9 +248,11 @@ class Rivals:
 def measure(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
     """Median seconds of each, and the median of the rounds' ratios to ours."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
     for number in range(rounds + 1):  # the first round warms up
-        for name, run in runs.items():
-            seconds = run()
+        order = order[1:] + order[:1]  # each is first as often as last
+        for name in order:
+            seconds = runs[name]()
             if number:
                 times[name].append(seconds)
     ratios = {

@@ -6,9 +6,10 @@
 
 The small causal model of `small_causal.py`, tasks of `text_tasks.py`, and 32 passages of Python's reference manual,
 which is of the model's kind of text and in no task. A prefix of 16 positions and LoRA of rank 8 have the same 9,216
-numbers here. Every method is fitted with several learning rates, with the same seed and batches; every ten steps its
-accuracy on the test split and its effect on the other text are taken. So methods can be compared after the same steps,
-and, what matters, at the same accuracy: `--table` takes, for each run, the first moment that reaches it.
+numbers here. Every method is fitted with its own learning rates, a third and three times of them, with the same seed
+and batches; every ten steps its accuracy on the test split and its effect on the other text are taken. So methods can
+be compared after the same steps, and, what matters, at the same accuracy: `--table` takes, for each run, the first
+moment that reaches it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -33,70 +32,52 @@ from text_tasks import task_named  # noqa: E402
 
 from foreword.assessment.forgetting import measure_forgetting  # noqa: E402
 from foreword.assessment.other_text import other_text  # noqa: E402
-from foreword.engine.bake import bake  # noqa: E402
 from foreword.engine.host import Host  # noqa: E402
 from foreword.record import Stopwatch, command_line  # noqa: E402
 from foreword.tuning.adaptation import Adaptation, FittedPrefix, SoftPrompt  # noqa: E402
-from foreword.tuning.candidate_settings import PrefixSettings  # noqa: E402
+from foreword.tuning.candidate_settings import FittedSettings, PrefixSettings  # noqa: E402
 from foreword.tuning.candidates import Workbench  # noqa: E402
 from foreword.tuning.candidates.contract import fit_adaptation  # noqa: E402
+from foreword.tuning.candidates.prefix import put_first_values  # noqa: E402
 from foreword.tuning.checkpoint import Moment  # noqa: E402
 from foreword.tuning.examples import load_splits  # noqa: E402
 from foreword.tuning.fittable import FitWatch  # noqa: E402
 from foreword.tuning.full_weights import FullWeights  # noqa: E402
 from foreword.tuning.low_rank import Lora  # noqa: E402
+from foreword.tuning.objectives.contract import Objective  # noqa: E402
 from foreword.tuning.predictor import Predictor  # noqa: E402
 from foreword.tuning.scoring import value  # noqa: E402
 from foreword.tuning.sections import ForgettingSettings  # noqa: E402
 
 RESULTS = HERE / "results" / "runs.jsonl"
 STEPS, EVERY, BATCH, TEXTS, POSITIONS, RANK = 100, 10, 16, 32, 16, 8
-PROBLEMS = (("kinds", "auto"), ("kinds", "completion"), ("modules", "auto"))
+FACTORS = (1 / 3, 1.0, 3.0)
+PROBLEMS = (("kinds", "auto"), ("kinds", "completion"))
 SEEDS = (0, 1, 2)
 
 
-def prefix_of_text(host: Host, seed: int) -> FittedPrefix:
-    """A prefix that starts as the keys and values of real text."""
-    made = FittedPrefix(host, positions=POSITIONS, seed=seed)
-    passages = other_text(ForgettingSettings(texts=TEXTS + 8), Path())
-    assert passages is not None  # noqa: S101 (CPython has its manual)
-    ids = host.tokenizer(passages.passages[TEXTS + seed])["input_ids"][:POSITIONS]
-    baked = bake(host, ids).layers
-    return begun(made, {found.site: (found.keys, found.values) for found in baked})
-
-
-def prefix_drawn(host: Host, seed: int) -> FittedPrefix:
-    """A prefix whose values, too, start as normal draws, as in the common library without its reparametrisation."""
-    made = FittedPrefix(host, positions=POSITIONS, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in made.parameters().items():
-            if name.endswith("values"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * FittedPrefix.KEY_SCALE)
-    return made
-
-
-def begun(made: FittedPrefix, first: Mapping[str, tuple[Any, Any]]) -> FittedPrefix:
-    with torch.no_grad():
-        for name, parameter in made.parameters().items():
-            site, _, part = name.rpartition("/")
-            numbers = torch.tensor(first[site][part == "values"])
-            parameter[:, : numbers.shape[1]].copy_(numbers[:, :POSITIONS])
-    return made
-
-
-Make = Callable[[Host, int], Adaptation]
-METHODS: dict[str, tuple[Make, tuple[float, ...]]] = {
-    "prefix, zero values": (
-        lambda host, seed: FittedPrefix(host, positions=POSITIONS, seed=seed),
-        (0.03, 0.1, 0.3),
-    ),
-    "prefix, text": (prefix_of_text, (0.03, 0.1, 0.3)),
-    "prefix, drawn values": (prefix_drawn, (0.03, 0.1, 0.3)),
-    "soft prompt": (lambda host, seed: SoftPrompt(host, positions=POSITIONS, seed=seed), (0.01, 0.03, 0.1)),
-    "LoRA": (lambda host, seed: Lora(host, rank=RANK, seed=seed), (0.002, 0.006, 0.02)),
-    "full": (lambda host, _: FullWeights(host), (0.00005, 0.00015, 0.0005)),
+# A prefix as it begins by default; without the bias that makes it quiet; and as the keys and values of real text.
+PREFIXES: dict[str, dict[str, Any]] = {
+    "prefix": {},
+    "prefix, loud": {"share": 1.0},
+    "prefix, text": {"start": "text", "start_text": "The following section describes the parameters of each function."},
 }
+METHODS = (*PREFIXES, "soft prompt", "LoRA", "full")
+
+
+def made(method: str, host: Host, seed: int) -> tuple[Adaptation, dict[str, Any]]:
+    """What is fitted, and the settings that are its own."""
+    if method in PREFIXES:
+        return FittedPrefix(host, positions=POSITIONS, seed=seed), {**PREFIXES[method], "positions": POSITIONS}
+    if method == "soft prompt":
+        return SoftPrompt(host, positions=POSITIONS, seed=seed), {}
+    return (Lora(host, rank=RANK, seed=seed) if method == "LoRA" else FullWeights(host)), {}
+
+
+def scale_rates(adaptation: Any, factor: float) -> None:
+    """Its learning rates times a factor, those that are measured when it begins included."""
+    own = adaptation.groups
+    adaptation.groups = lambda rate: [{**group, "lr": group["lr"] * factor} for group in own(rate)]
 
 
 class Looks(FitWatch):
@@ -117,12 +98,12 @@ class Looks(FitWatch):
 
 
 def plan() -> Iterator[tuple[str, str, str, float, int]]:
-    """(task, objective, method, rate, seed), the first seed of everything first."""
+    """(task, objective, method, factor of its rates, seed), the first seed of everything first."""
     for seed in SEEDS:
         for task, objective in PROBLEMS:
-            for method, (_, rates) in METHODS.items():
-                for rate in rates:
-                    yield task, objective, method, rate, seed
+            for method in METHODS:
+                for factor in FACTORS:
+                    yield task, objective, method, factor, seed
 
 
 def run(minutes: float) -> None:
@@ -132,8 +113,8 @@ def run(minutes: float) -> None:
     if sample is None:
         raise SystemExit("this Python brings no reference manual")
     with tempfile.TemporaryDirectory() as scratch:
-        for task_name, objective, method, rate, seed in plan():
-            key = {"task": task_name, "objective": objective, "method": method, "rate": rate, "seed": seed}
+        for task_name, objective, method, factor, seed in plan():
+            key = {"task": task_name, "objective": objective, "method": method, "rates": factor, "seed": seed}
             if json.dumps(key, sort_keys=True) in known:
                 continue
             if time.perf_counter() > deadline:
@@ -141,14 +122,22 @@ def run(minutes: float) -> None:
             task = task_named(task_name, Path(scratch) / task_name, base=str(MODEL))
             bench = Workbench(host, task, load_splits(task))
             watch = Stopwatch(command_line(), seeds=(seed,))
-            adaptation = METHODS[method][0](host, seed)
-            loop = {"steps": STEPS, "evaluate_every": EVERY, "patience": 99, "batch_size": BATCH, "learning_rate": rate}
-            settings = PrefixSettings.model_validate({"objective": objective, "seconds": 3600.0, **loop})
+            adaptation, own = made(method, host, seed)
+            scale_rates(adaptation, factor)
+            loop = {"steps": STEPS, "evaluate_every": EVERY, "patience": 99, "batch_size": BATCH}
+            given = {"objective": objective, "seconds": 3600.0, **loop, **own}
+            kind = PrefixSettings if method in PREFIXES else FittedSettings
+            settings = kind.model_validate({**given, "kind": "prefix"})
             looks = Looks(bench, adaptation, sample.passages)
-            fit_adaptation(bench, adaptation, settings, seed=seed, checkpoint=None, watch=looks)
+
+            def begin(to_fit: Objective, bench: Workbench = bench, settings: Any = settings, seed: int = seed) -> None:
+                if isinstance(settings, PrefixSettings):
+                    put_first_values(bench, to_fit, settings, seed=seed)
+
+            fit_adaptation(bench, adaptation, settings, seed=seed, checkpoint=None, watch=looks, begin=begin)
             numbers = adaptation.trainable
             adaptation.close()
-            settled = {**key, "loop": loop, "texts": sample.sha256, "fingerprint": host.fingerprint}
+            settled = {**key, "settings": given, "texts": sample.sha256, "fingerprint": host.fingerprint}
             row = {"key": key, "trainable": numbers, "curve": looks.curve, "record": watch.record(settled).as_dict()}
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a", encoding="utf-8") as file:
