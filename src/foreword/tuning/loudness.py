@@ -12,8 +12,9 @@ that differ between models, layers and lengths, so that no rate suits all. They 
     values  the output moves by MOVE of its root mean square o:      rate = MOVE o / share
 
 The figures were chosen on small models that write. Where an answer is read from features, by a read-out that is solved
-on a few hundred examples, such steps soon fit these examples alone: GENTLE of them ends better and begins as well. Both
-were measured (benchmarks/LOG.md), the second on MiniLM only.
+on a few hundred examples, such steps soon fit these examples alone, and where values are solved for before the first
+step, they undo what was solved: GENTLE of them ends as well or better in both cases. All were measured
+(benchmarks/LOG.md), the read-outs on MiniLM only.
 """
 
 from __future__ import annotations

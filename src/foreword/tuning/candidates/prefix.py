@@ -66,7 +66,7 @@ def put_first_values(
     drawn = settings.longest or settings.positions
     first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
     share = settings.share if name in SILENT and settings.share < 1 else None
-    pace = 1.0 if objective.predictor.readout is None else GENTLE
+    pace = GENTLE if objective.predictor.readout is not None or name == "closed-form" else 1.0
     texts = judges(host, material)
     found = measured(host, texts, first.tensors, share=share, sites=adaptation.tensors, pace=pace)
     rates = {site: (each.key_rate, each.value_rate) for site, each in found.items()}
