@@ -2,7 +2,8 @@
 
 Keys are a net with a small sharpness, so that features are wide and the target is approximated as by a spectral method.
 The sharpness is chosen by the error at points of selection; what is reported is the error at other points. A short
-prefix's keys then leave the net (`polish.py`), which is worth as much as three times its length.
+prefix's keys then leave the net (`polish.py`), which is worth as much as three times its length; of a longer one, a
+part may (`extending.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.spatial import cKDTree
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
 from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
+from foreword.compiler.construction.extending import POINTS, extended
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.nearest import net_of_at_most, soft_head
@@ -35,6 +37,9 @@ MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some se
 SAMPLED = 3  # fitting points for each of them
 LEAST_SAMPLES = 600
 LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
+PARTS = (1, 2, 4, 8)  # of the most that can be polished: sizes of the part that is, of a longer prefix
+LEAST_PART = 12  # positions
+MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
 SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
 # Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
@@ -58,7 +63,7 @@ class Spectral:
             problem = _OnNet.of(target, domain, chart, request, rng)
         polish = _Polish.of(target, domain, chart, problem)
         if request.positions is not None:
-            candidate = polish.improved(problem.best_of(min(request.positions, problem.sizes[-1])))
+            candidate = polish.best_of(min(request.positions, problem.sizes[-1]))
         else:
             sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
             found, least = shortest(
@@ -68,9 +73,10 @@ class Spectral:
                 dimension=domain.dimension,
                 goal=request.tolerance or 0.0,
             )
-            if found is None:
+            made = polish.shortest(request) if found is None else polish.shortened(problem.trimmed(found), request)
+            if made is None:
                 return too_rough(request, sizes[-1], least)
-            candidate = polish.shortened(problem.trimmed(found), request)
+            candidate = made
         judged = unseen(target, domain, chart, candidate.head.positions)
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
 
@@ -155,18 +161,60 @@ class _OnNet:
 class _Polish:
     """Candidates whose keys leave the net or grid that they began at."""
 
+    domain: Domain
+    chart: Chart
     problem: _OnNet | GridProblem
     fitted: Sampled
 
     @classmethod
     def of(cls, target: Target, domain: Domain, chart: Chart, problem: _OnNet | GridProblem) -> _Polish:
         if isinstance(problem, _OnNet):
-            return cls(problem, problem.fitted)
+            return cls(domain, chart, problem, problem.fitted)
         rng = np.random.default_rng(SELECTED)
         share = (1.0 - np.cos(math.pi * rng.random((SAMPLED * MOST_PARAMETERS, domain.columns)))) / 2
         lower, upper = domain.box.T  # dense near the sides, where errors are largest, as Chebyshev's points are
         points = near_sides(domain, np.clip(lower + share * (upper - lower), lower, upper), rng)
-        return cls(problem, Sampled.at(points, target, chart))
+        return cls(domain, chart, problem, Sampled.at(points, target, chart))
+
+    def best_of(self, count: int) -> Candidate:
+        """The best of at most `count` positions: all on the net, all polished, or a part of them."""
+        best = self.improved(self.problem.best_of(count))
+        for size in self._parts(count, best.head.keys.shape[1]):
+            small = self._small(size)
+            best = min(best, small, self._extended(small, count), key=_error_of)
+        return best
+
+    def shortest(self, request: Request) -> Candidate | None:
+        """A short one that meets the tolerance where none on a net does; None when there is none."""
+        made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED, self.chart.width))]
+        longer = (self._extended(small, size) for size in (MOST_EXTENDED // 2, MOST_EXTENDED) for small in made)
+        return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
+
+    def _parts(self, count: int, width: int) -> list[int]:
+        """Sizes below `count` that can be polished, the largest first."""
+        outputs = self.fitted.values.shape[1]
+        if outputs > LEVELLED_OUTPUTS:
+            return []
+        most = min(count, MOST_PARAMETERS // parameters(1, width, outputs))
+        return [most // part for part in PARTS if LEAST_PART <= most // part < count]
+
+    def _small(self, size: int) -> Candidate:
+        problem = self.problem
+        if isinstance(problem, GridProblem):
+            return self.improved(problem.best_of(size))
+        problem.sharpness = None
+        return self.improved(problem.attempt(size))
+
+    def _extended(self, candidate: Candidate, count: int) -> Candidate:
+        """With a net's keys up to `count` positions, as far as there are samples to solve for their values."""
+        rest = min(count, MOST_EXTENDED, len(self.fitted.queries) // POINTS) - candidate.head.positions
+        if rest < LEAST_PART:
+            return candidate
+        points = net_points(self.domain, rest)
+        sharpness = (getattr(self.problem, "sharpness", None) or SHARPNESS[2]) / spacing(self.domain, points) ** 2
+        outputs = self.fitted.values.shape[1]
+        net = soft_head(self.domain, self.chart, points, sharpness, np.zeros((len(points), outputs)))
+        return extended(candidate, net, self.fitted, self.problem.chosen, self.problem.limit)
 
     def improved(self, candidate: Candidate) -> Candidate:
         """The candidate polished and its values solved anew, where that is better and it is short enough."""
@@ -191,7 +239,8 @@ class _Polish:
         """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
         width, outputs = candidate.head.keys.shape[1], self.fitted.values.shape[1]
         most = min(candidate.head.positions - 1, MOST_PARAMETERS // parameters(1, width, outputs))
-        sizes = [size for size in self.problem.sizes if LEAST_SHARE * candidate.head.positions <= size <= most]
+        least = min(LEAST_SHARE * candidate.head.positions, most / PARTS[-1])
+        sizes = [size for size in self.problem.sizes if least <= size <= most]
         low, high = -1, len(sizes)
         while high - low > 1:
             middle = (low + high) // 2
