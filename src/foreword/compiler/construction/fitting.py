@@ -18,6 +18,7 @@ from foreword.compiler.arrays import Floats
 LEAST = -15.5  # log10 of the least mu, in units of the largest singular value: float64 bears no less
 MOST = 3.0
 BISECTIONS = 16
+NOTHING = 1e-100  # of the largest singular value
 RELAXED = 1.5  # Lawson's values are larger than those of plain least squares; a larger mu keeps them in the limit
 
 
@@ -36,7 +37,9 @@ class Factors:
             found = svd(weights, full_matrices=False, check_finite=False)
         except LinAlgError:
             found = svd(weights, full_matrices=False, check_finite=False, lapack_driver="gesvd")
-        return cls(*found)
+        left, scale, right = found
+        kept = scale > NOTHING * scale[0]  # a position that no point attends to has a singular value of zero
+        return cls(left[:, kept], scale[kept], right[kept])
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ LEAST_SAMPLES = 600
 LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
 PARTS = (1, 2, 4, 8)  # of the most that can be polished: sizes of the part that is, of a longer prefix
 LEAST_PART = 12  # positions
+HOPELESS = 10.0  # times the error of the whole length on a net: then no shorter part is tried
+PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
 SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
@@ -66,19 +68,32 @@ class Spectral:
             candidate = polish.best_of(min(request.positions, problem.sizes[-1]))
         else:
             sizes = [size for size in problem.sizes if self.most is None or size < self.most] or problem.sizes[:1]
-            found, least = shortest(
-                problem.attempt,
-                request.is_met_by,
-                sizes,
-                dimension=domain.dimension,
-                goal=request.tolerance or 0.0,
-            )
-            made = polish.shortest(request) if found is None else polish.shortened(problem.trimmed(found), request)
+            made, least = _within(problem, polish, domain, request, sizes)
             if made is None:
                 return too_rough(request, sizes[-1], least)
             candidate = made
         judged = unseen(target, domain, chart, candidate.head.positions)
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), candidate.notes)
+
+
+def _within(
+    problem: _OnNet | GridProblem, polish: _Polish, domain: Domain, request: Request, sizes: Sequence[int]
+) -> tuple[Candidate | None, float]:
+    """The shortest found that meets the tolerance, or None; and the least error of evenly placed keys.
+
+    On a net, a few keys in their places are tried before very many in even ones, which take longer.
+    """
+
+    def even(sizes: Sequence[int]) -> tuple[Candidate | None, float]:
+        found, least = shortest(
+            problem.attempt, request.is_met_by, sizes, dimension=domain.dimension, goal=request.tolerance or 0.0
+        )
+        return None if found is None else polish.shortened(problem.trimmed(found), request), least
+
+    first = [size for size in sizes if isinstance(problem, GridProblem) or size <= MOST_EXTENDED] or sizes
+    made, least = even(first)
+    made = polish.shortest(request) if made is None else made
+    return even(sizes[len(first) :]) if made is None and len(first) < len(sizes) else (made, least)
 
 
 @dataclass
@@ -181,13 +196,16 @@ class _Polish:
         best = self.improved(self.problem.best_of(count))
         for size in self._parts(count, best.head.keys.shape[1]):
             small = self._small(size)
+            if small.error > HOPELESS * best.error:
+                break
             best = min(best, small, self._extended(small, count), key=_error_of)
         return best
 
     def shortest(self, request: Request) -> Candidate | None:
         """A short one that meets the tolerance where none on a net does; None when there is none."""
         made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED, self.chart.width))]
-        longer = (self._extended(small, size) for size in (MOST_EXTENDED // 2, MOST_EXTENDED) for small in made)
+        near = [small for small in made if small.error <= PROMISING * (request.tolerance or 0.0)]
+        longer = (self._extended(small, size) for size in (MOST_EXTENDED // 2, MOST_EXTENDED) for small in near)
         return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
 
     def _parts(self, count: int, width: int) -> list[int]:
