@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from foreword import bundle
 from foreword.assessment import evidence, wording
 from foreword.prefix import Prefix
-from foreword.tuning import sections
+from foreword.tuning import candidate_settings, sections
+from foreword.tuning.field_values import Section
 from foreword.tuning.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,12 @@ def default_as_toml(record: type[BaseModel], name: str) -> str | None:
 
 
 EVIDENCE = {name: found for name, found in records(evidence, evidence.Record).items() if name != "Record"}
-SECTIONS = {name: found for name, found in records(sections, sections.Section).items() if name != "Section"}
+SECTIONS = {
+    name: found
+    for module in (sections, candidate_settings)
+    for name, found in records(module, Section).items()
+    if name != "Section"
+}
 
 
 def test_every_record_of_the_evidence_has_its_table_and_no_other() -> None:
@@ -102,7 +108,7 @@ def test_every_table_of_the_task_file_has_a_heading() -> None:
 
 def test_every_kind_of_candidate_has_a_heading() -> None:
     page = (PAGES / "task-file.md").read_text(encoding="utf-8")
-    for kind, settings in sections.BY_KIND.items():
+    for kind, settings in candidate_settings.BY_KIND.items():
         assert f'### `kind = "{kind}"`: `{settings.__name__}`' in page
 
 
