@@ -38,7 +38,7 @@ def compile_expression(
     tolerance: float | None = typer.Option(
         None, "--tolerance", help="The error to stay below, in the function's unit."
     ),
-    positions: int | None = typer.Option(None, "--positions", help="The prefix's length, instead of a tolerance."),
+    positions: int | None = typer.Option(None, "--positions", help="The most positions, instead of a tolerance."),
     lipschitz: float | None = typer.Option(None, "--lipschitz", help="A Lipschitz constant of the function."),
     method: str = typer.Option("auto", "--method", help="auto, adaptive, nearest or spectral."),
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),

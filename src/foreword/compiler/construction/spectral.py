@@ -37,9 +37,9 @@ MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some se
 SAMPLED = 3  # fitting points for each of them
 LEAST_SAMPLES = 600
 LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
-PARTS = (1, 2, 4, 8)  # of the most that can be polished: sizes of the part that is, of a longer prefix
+PARTS = (1.0, 0.56, 0.42, 0.25, 0.12)  # of the most that can be polished: sizes that are tried
 LEAST_PART = 12  # positions
-HOPELESS = 10.0  # times the error of the whole length on a net: then no shorter part is tried
+HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter part is tried
 PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
@@ -214,7 +214,7 @@ class _Polish:
         if outputs > LEVELLED_OUTPUTS:
             return []
         most = min(count, MOST_PARAMETERS // parameters(1, width, outputs))
-        return [most // part for part in PARTS if LEAST_PART <= most // part < count]
+        return [size for part in PARTS if LEAST_PART <= (size := int(part * most)) < count]
 
     def _small(self, size: int) -> Candidate:
         problem = self.problem
@@ -257,7 +257,7 @@ class _Polish:
         """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
         width, outputs = candidate.head.keys.shape[1], self.fitted.values.shape[1]
         most = min(candidate.head.positions - 1, MOST_PARAMETERS // parameters(1, width, outputs))
-        least = min(LEAST_SHARE * candidate.head.positions, most / PARTS[-1])
+        least = min(LEAST_SHARE * candidate.head.positions, PARTS[-1] * most)
         sizes = [size for size in self.problem.sizes if least <= size <= most]
         low, high = -1, len(sizes)
         while high - low > 1:
