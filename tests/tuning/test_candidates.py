@@ -146,10 +146,6 @@ def test_fitted_ones_change_what_the_host_computes(case: Case) -> None:
 
 
 def test_the_selection_score_is_that_of_its_answers(case: Case) -> None:
-    """But for a line fitted by descent: its score is of the best step's line, and what answers is solved once more."""
-    if case.kind in BY_DESCENT and case.fitted.readout == "linear":
-        assert case.fitted.selection == max(moment.selection for moment in case.fitted.history)
-        return
     outputs = [a.output for a in case.fitted.predictor.answer([x.input for x in case.bench.splits.selection])]
     found = value("accuracy", [x.target for x in case.bench.splits.selection], outputs)
     assert case.fitted.selection == pytest.approx(found)
