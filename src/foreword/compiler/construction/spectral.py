@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
 from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
-from foreword.compiler.construction.extending import POINTS, extended
+from foreword.compiler.construction.extending import LAWSON, POINTS, extended
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.nearest import net_of_at_most, soft_head
@@ -32,7 +32,6 @@ from foreword.compiler.target import Target
 
 CHEAP = 260  # positions up to which the sharpness is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
-LAWSON = 8  # rounds of reweighting
 MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some seconds
 SAMPLED = 3  # fitting points for each of them
 LEAST_SAMPLES = 600
