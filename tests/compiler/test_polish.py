@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from foreword.compiler.construction.contract import Draft, Request, Sampled
+from foreword.compiler.construction.even import net_points
 from foreword.compiler.construction.extending import extended
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
 from foreword.compiler.construction.polish import _moved, _Problem, polished
 from foreword.compiler.construction.search import Candidate
-from foreword.compiler.construction.spectral import Spectral, net_points
+from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import target_of
@@ -47,10 +48,21 @@ def test_a_prefix_that_exists_is_found_again_from_close_by() -> None:
     assert np.abs(found.evaluate(queries) - wanted).max() < 1e-6 * before
 
 
+# By columns. They need all directions: a target of fewer is another problem (test_reducing.py).
+WITHOUT_SYMMETRY = {
+    2: "exp(-(x - 0.8)**2 - 3 * (y - 0.6)**2) + sin(x - 2 * y)",
+    4: "exp(-(x0 - 0.6)**2 - (x3 - 0.8)**2) + sin(x0 + 2 * x1) * cos(x2 - x1) + x2 * x3",
+}
+STEEP = {
+    3: "1 / (1 + 25 * (0.6*x - 0.8*y)**2) + 0.1 * sin(2*z + x) + 0.1 * cos(y - 2*z + 1)",
+    2: "1 / (1 + 25 * (0.6*x - 0.8*y)**2) + 0.1 * sin(2*y + x)",
+}
+
+
 @pytest.mark.parametrize(("domain", "positions", "gain"), [(Sphere(1), 12, 30.0), (Sphere(3), 64, 30.0)], ids=str)
 def test_a_short_prefix_of_free_keys_beats_an_even_net(domain: Sphere, positions: int, gain: float) -> None:
-    # Measured 400 and 300; an even net of three times the length is no better.
-    target = target_of("bump", domain)
+    # Measured 2,000 and 270; an even net of three times the length is no better.
+    target = target_of(WITHOUT_SYMMETRY[domain.columns], domain)
     draft = Spectral().draft(target, domain, Request(positions, None), rng=np.random.default_rng(0))
     assert isinstance(draft, Draft)
     assert draft.notes["polished"]
@@ -60,7 +72,7 @@ def test_a_short_prefix_of_free_keys_beats_an_even_net(domain: Sphere, positions
 
 def even_error(domain: Sphere, positions: int) -> float:
     """The least error over the sharpness of an even net's solved values."""
-    target, net = target_of("bump", domain), net_points(domain, positions)
+    target, net = target_of(WITHOUT_SYMMETRY[domain.columns], domain), net_points(domain, positions)
     fit, other = domain.sample(1500, np.random.default_rng(5)), domain.spread(4000)
     errors = []
     for sharpness in np.geomspace(1, 20, 8):
@@ -73,27 +85,25 @@ def even_error(domain: Sphere, positions: int) -> float:
 # A part of a longer prefix
 
 
-STEEP = "1 / (1 + 25 * (0.6*x - 0.8*y)**2)"
-
-
 @pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 2)], ids=str)
 def test_more_positions_are_not_worse_for_a_steep_target(domain: Sphere | Cube) -> None:
     """On a net alone 192 positions were 150 times worse than 64 polished ones."""
-    target, errors = target_of(STEEP, domain), []
+    target, errors = target_of(STEEP[domain.columns], domain), []
     for positions in (64, 192):
         draft = Spectral().draft(target, domain, Request(positions, None), rng=np.random.default_rng(0))
         assert isinstance(draft, Draft)
         assert draft.head.positions <= positions
         assert np.abs(draft.head.values).max() <= 10.0 * (1 + 1e-9)
         errors.append(draft.sampled)
-    # Measured: 1.3e-5 and 5.5e-5 on the sphere. What is left is how far a polish of more keys gets in its time.
+    # Measured: 2.4e-4 and 4.0e-4 on the sphere, 1.3e-3 and 7.6e-4 in the square. What is left is how far a polish of
+    # more keys gets in its time.
     assert errors[1] < 20 * errors[0]
-    assert errors[0] < 1e-3
+    assert errors[0] < 3e-3
 
 
 def test_a_tolerance_that_no_net_meets_is_met_by_a_few_keys_in_their_places() -> None:
     draft = Spectral().draft(
-        target_of("1 / (1 + 200 * (0.6*x - 0.8*y)**2)", Sphere(2)),
+        target_of("1 / (1 + 100 * (0.6*x - 0.8*y)**2) + 0.02 * sin(2*z + x) + 0.02 * cos(y - 2*z + 1)", Sphere(2)),
         Sphere(2),
         Request(None, 1e-2),
         rng=np.random.default_rng(0),

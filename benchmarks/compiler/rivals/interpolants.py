@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 from targets import Case, Points, drawn
 
 from foreword.compiler.charts import chart_of
-from foreword.compiler.construction.spectral import net_points
+from foreword.compiler.construction.even import net_points
 from foreword.compiler.domain import Cube, Sphere
 
 Floats = NDArray[np.float64]

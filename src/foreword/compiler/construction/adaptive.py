@@ -20,12 +20,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart, Flat, chart_of
+from foreword.compiler.charts import Chart, chart_of
 from foreword.compiler.construction.contract import (
     SELECTED,
     Draft,
@@ -35,19 +35,14 @@ from foreword.compiler.construction.contract import (
     near_sides,
     unseen,
 )
+from foreword.compiler.construction.dense import DENSE_LIMIT, LAWSON, LEVELLED_OUTPUTS
+from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.fitting import Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem, is_along_axis
 from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks, range_along
-from foreword.compiler.construction.nearest import soft_head
+from foreword.compiler.construction.reducing import Reduction, along
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
-from foreword.compiler.construction.spectral import (
-    DENSE_LIMIT,
-    LAWSON,
-    LEVELLED_OUTPUTS,
-    net_points,
-    spacing,
-    too_rough,
-)
+from foreword.compiler.construction.spectral import too_rough
 from foreword.compiler.construction.tensor import NODES, gaussian_axis, grid_head
 from foreword.compiler.domain import Cube, Domain, FiniteSet
 from foreword.compiler.head import Head
@@ -76,6 +71,11 @@ class Adaptive:
         kinks, known = kinks_of(target, domain, rng)
         if not kinks or isinstance(domain, FiniteSet):
             return Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
+        reductions = Reduction.all_of(target, domain, request)
+        inner = reductions[0].drafted(self, request, rng, kinks) if reductions else None
+        if isinstance(inner, Draft):
+            told = [[normal.tolist(), offset] for normal, offset in kinks]
+            return replace(inner, notes={**inner.notes, "kinks": told, "known": known})
         gates = _Gates.of(target, domain, chart, request, kinks, rng)
         candidate = gates.found()
         if (
@@ -244,15 +244,10 @@ class _Gates:
             axis = gaussian_axis(side, shape[0], shape[1], 2)
             grid = grid_head([axis] * self.domain.dimension, np.zeros((side**self.domain.dimension, 1)))
             return grid.keys, grid.biases
-        points = net_points(self.domain, count)
-        softness = shape[0] / spacing(self.domain, points) ** 2
-        head = soft_head(self.domain, self.chart, points, softness, np.zeros((len(points), 1)))
+        net = OnNet(self.domain, self.chart)
+        head = net.head(net.points(count), shape, 1)
         return head.keys, head.biases
 
     def _along(self, kink: Kink, slopes: Floats) -> Keys:
         """Keys and biases whose scores are slopes * (<n, x> - c)."""
-        normal, offset = kink
-        if isinstance(self.chart, Flat):  # <n, x> = sum n_j (half_j q_j + middle_j)
-            offset = offset - float(normal @ np.array(self.chart.middle))
-            normal = normal * np.array(self.chart.half)
-        return np.outer(slopes, normal), -slopes * offset
+        return along(self.chart, kink[0][None], np.array([kink[1]]), slopes[:, None])

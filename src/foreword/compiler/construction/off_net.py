@@ -1,0 +1,135 @@
+"""Keys that leave the places where they began: a prefix is polished, or a part of it is, the rest on a net as before.
+
+A short prefix's keys then leave the net or the grid, which is worth as much as three times its length (`polish.py`); of
+a longer one, a part may (`extending.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreword.compiler.charts import Chart
+from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
+from foreword.compiler.construction.dense import LAWSON, LEVELLED_OUTPUTS, DenseProblem, error_of
+from foreword.compiler.construction.even import USUAL, OnNet, Placement
+from foreword.compiler.construction.extending import POINTS, extended
+from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.grid import GridProblem
+from foreword.compiler.construction.polish import parameters, polished
+from foreword.compiler.construction.search import Candidate
+from foreword.compiler.domain import Domain
+from foreword.compiler.head import Head
+from foreword.compiler.target import Target
+
+MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some seconds
+SAMPLED = 3  # fitting points for each of them
+LEAST_SAMPLES = 600
+LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
+PARTS = (1.0, 0.56, 0.42, 0.25, 0.12)  # of the most that can be polished: sizes that are tried
+LEAST_PART = 12  # positions
+HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter part is tried
+PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
+MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
+EXACT = 1e-14  # of the target's size: rounding, which nothing improves
+
+
+@dataclass(frozen=True)
+class OffNet:
+    """Candidates whose keys leave the net, lattice or grid that they began at."""
+
+    placement: Placement
+    problem: DenseProblem | GridProblem
+    fitted: Sampled
+
+    @classmethod
+    def of(cls, target: Target, domain: Domain, chart: Chart, problem: DenseProblem | GridProblem) -> OffNet:
+        """For the candidates of that problem."""
+        if isinstance(problem, DenseProblem):
+            return cls(problem.placement, problem, problem.fitted)
+        rng = np.random.default_rng(SELECTED)
+        share = (1.0 - np.cos(math.pi * rng.random((SAMPLED * MOST_PARAMETERS, domain.columns)))) / 2
+        lower, upper = domain.box.T  # dense near the sides, where errors are largest, as Chebyshev's points are
+        points = near_sides(domain, np.clip(lower + share * (upper - lower), lower, upper), rng)
+        return cls(OnNet(domain, chart), problem, Sampled.at(points, target, chart))
+
+    def best_of(self, count: int) -> Candidate:
+        """The best of at most `count` positions: all on the net, all polished, or a part of them."""
+        best = self.improved(self.problem.best_of(count))
+        for size in self._parts(count):
+            if best.error <= EXACT * float(np.abs(self.fitted.values).max()):
+                break
+            small = self._small(size)
+            if small.error > HOPELESS * best.error:
+                break
+            best = min(best, small, self._extended(small, count), key=error_of)
+        return best
+
+    def shortest(self, request: Request) -> Candidate | None:
+        """A short one that meets the tolerance where none on a net does; None when there is none."""
+        made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED))]
+        near = [small for small in made if small.error <= PROMISING * (request.tolerance or 0.0)]
+        longer = (self._extended(small, size) for size in (MOST_EXTENDED // 2, MOST_EXTENDED) for small in near)
+        return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
+
+    def shortened(self, candidate: Candidate, request: Request) -> Candidate:
+        """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
+        width, outputs = candidate.head.keys.shape[1], self.fitted.values.shape[1]
+        most = min(candidate.head.positions - 1, MOST_PARAMETERS // parameters(1, width, outputs))
+        least = min(LEAST_SHARE * candidate.head.positions, PARTS[-1] * most)
+        sizes = [size for size in self.problem.sizes if least <= size <= most]
+        low, high = -1, len(sizes)
+        while high - low > 1:
+            middle = (low + high) // 2
+            made = self.improved(self.problem.attempt(sizes[middle]))
+            if request.is_met_by(made.error):
+                high, candidate = middle, made
+            else:
+                low = middle
+        return candidate
+
+    def improved(self, candidate: Candidate) -> Candidate:
+        """The candidate polished and its values solved anew, where that is better and it is short enough."""
+        outputs = self.fitted.values.shape[1]
+        count = parameters(candidate.head.positions, candidate.head.keys.shape[1], outputs)
+        rows = slice(0, max(LEAST_SAMPLES, SAMPLED * count // outputs))
+        queries, wanted = self.fitted.queries[rows], self.fitted.values[rows]
+        if count > MOST_PARAMETERS or outputs > LEVELLED_OUTPUTS or len(queries) < 2 * count // outputs:
+            return candidate
+        if candidate.error <= EXACT * float(np.abs(wanted).max()):
+            return candidate
+        head, limit = polished(candidate.head, queries, wanted, self.problem.limit), self.problem.limit
+        factors = Factors.of(head.weights(queries))
+        start = bounded(factors, wanted, limit)
+        kept = np.clip(head.values, -limit, limit)
+        for values in (kept, start.values, levelled(factors, wanted, limit, start, rounds=LAWSON)):
+            made = Head(head.keys, head.biases, values)
+            error = self.problem.chosen.worst(made)
+            if error < candidate.error:
+                candidate = Candidate(made, error, {**candidate.notes, "polished": True})
+        return candidate
+
+    def _parts(self, count: int) -> list[int]:
+        """Sizes below `count` that can be polished, the largest first."""
+        outputs = self.fitted.values.shape[1]
+        if outputs > LEVELLED_OUTPUTS:
+            return []
+        most = min(count, MOST_PARAMETERS // parameters(1, self.placement.width, outputs))
+        return [size for part in PARTS if LEAST_PART <= (size := int(part * most)) < count]
+
+    def _small(self, size: int) -> Candidate:
+        if isinstance(self.problem, GridProblem):
+            return self.improved(self.problem.best_of(size))
+        self.problem.shape = None
+        return self.improved(self.problem.attempt(size))
+
+    def _extended(self, candidate: Candidate, count: int) -> Candidate:
+        """With a net's keys up to `count` positions, as far as there are samples to solve for their values."""
+        rest = min(count, MOST_EXTENDED, len(self.fitted.queries) // POINTS) - candidate.head.positions
+        if rest < LEAST_PART:
+            return candidate
+        shape = self.problem.shape if isinstance(self.problem, DenseProblem) else None
+        net = self.placement.head(self.placement.points(rest), shape or (USUAL,), self.fitted.values.shape[1])
+        return extended(candidate, net, self.fitted, self.problem.chosen, self.problem.limit)
