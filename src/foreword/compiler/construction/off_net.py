@@ -33,6 +33,7 @@ LEAST_PART = 12  # positions
 HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter part is tried
 PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
+MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
 EXACT = 1e-14  # of the target's size: rounding, which nothing improves
 
 
@@ -100,7 +101,8 @@ class OffNet:
             return candidate
         if candidate.error <= EXACT * float(np.abs(wanted).max()):
             return candidate
-        head, limit = polished(candidate.head, queries, wanted, self.problem.limit), self.problem.limit
+        limit, goal = self.problem.limit, MARGIN * (self.problem.request.tolerance or 0.0)
+        head = polished(candidate.head, queries, wanted, limit, goal)
         factors = Factors.of(head.weights(queries))
         start = bounded(factors, wanted, limit)
         kept = np.clip(head.values, -limit, limit)
