@@ -68,11 +68,12 @@ class OffNet:
             best = min(best, small, self._extended(small, count), key=error_of)
         return best
 
-    def shortest(self, request: Request) -> Candidate | None:
-        """A short one that meets the tolerance where none on a net does; None when there is none."""
-        made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED))]
+    def shortest(self, request: Request, most: float) -> Candidate | None:
+        """A short one, of fewer than `most` positions, that meets the tolerance where none on a net does; or None."""
+        made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED)) if size < most]
         near = [small for small in made if small.error <= PROMISING * (request.tolerance or 0.0)]
-        longer = (self._extended(small, size) for size in (MOST_EXTENDED // 2, MOST_EXTENDED) for small in near)
+        sizes = [size for size in (MOST_EXTENDED // 2, MOST_EXTENDED) if size < most]
+        longer = (self._extended(small, size) for size in sizes for small in near)
         return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
 
     def shortened(self, candidate: Candidate, request: Request) -> Candidate:

@@ -142,7 +142,7 @@ def _within(
 
     first = [size for size in sizes if isinstance(problem, GridProblem) or size <= MOST_EXTENDED] or sizes
     made, least = even(first)
-    made = off_net.shortest(request) if made is None else made
+    made = off_net.shortest(request, sizes[-1] + 1) if made is None else made
     return even(sizes[len(first) :]) if made is None and len(first) < len(sizes) else (made, least)
 
 
