@@ -35,9 +35,9 @@ from foreword.compiler.construction.contract import (
     near_sides,
     unseen,
 )
-from foreword.compiler.construction.dense import DENSE_LIMIT, LAWSON, LEVELLED_OUTPUTS
+from foreword.compiler.construction.dense import DENSE_LIMIT, LEVELLED_OUTPUTS
 from foreword.compiler.construction.even import OnNet
-from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem, is_along_axis
 from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks, range_along
 from foreword.compiler.construction.reducing import Reduction, along

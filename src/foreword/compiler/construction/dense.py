@@ -10,14 +10,13 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Request, Sampled
 from foreword.compiler.construction.even import Placement
-from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.search import Candidate, sizes_between, tuned
 from foreword.compiler.head import Head
 
 CHEAP = 260  # positions up to which the shape is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
-LAWSON = 8  # rounds of reweighting
 STEPS = {1: (5, 0), 2: (16, 8)}  # of the search for a shape of so many numbers: where it is cheap, where it is dear
 DEAREST = 500  # positions from which on there is no search but the best of a few shapes
 

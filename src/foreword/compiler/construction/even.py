@@ -24,7 +24,7 @@ from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import relaxed, sphere_net
 
-SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
+SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
 USUAL = 0.2
 LATTICE = ((1.0, 0.3), (1.2, 0.7), (1.6, 0.3), (1.6, 0.7), (2.2, 0.5), (3.0, 0.6))  # (reach, sharpness) likewise
 # Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
@@ -78,7 +78,7 @@ class OnNet:
 
     domain: Domain
     chart: Chart
-    starts: Sequence[tuple[float, ...]] = tuple((sharpness,) for sharpness in SHARPNESS[:-1])
+    starts: Sequence[tuple[float, ...]] = tuple((sharpness,) for sharpness in SHARPNESS)
 
     @property
     def dimension(self) -> int:

@@ -14,13 +14,12 @@ import numpy as np
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Sampled
-from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.search import Candidate
 from foreword.compiler.head import Head
 
 SHARES = (0.5, 0.1, 0.01)  # of attention for the net, at the median query
 POINTS = 6  # samples for each position, to solve for its value
-LAWSON = 8  # rounds of reweighting
 
 
 def extended(candidate: Candidate, net: Head, fitted: Sampled, chosen: Sampled, limit: float) -> Candidate:

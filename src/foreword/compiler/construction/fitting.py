@@ -18,6 +18,7 @@ from foreword.compiler.arrays import Floats
 LEAST = -15.5  # log10 of the least mu, in units of the largest singular value: float64 bears no less
 MOST = 3.0
 BISECTIONS = 16
+LAWSON = 8  # rounds of reweighting, as a rule
 NOTHING = 1e-100  # of the largest singular value
 RELAXED = 1.5  # Lawson's values are larger than those of plain least squares; a larger mu keeps them in the limit
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
-from foreword.compiler.construction.dense import LAWSON, LEVELLED_OUTPUTS, DenseProblem, error_of
+from foreword.compiler.construction.dense import LEVELLED_OUTPUTS, DenseProblem, error_of
 from foreword.compiler.construction.even import USUAL, OnNet, Placement
 from foreword.compiler.construction.extending import POINTS, extended
-from foreword.compiler.construction.fitting import Factors, bounded, levelled
+from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.polish import parameters, polished
 from foreword.compiler.construction.search import Candidate

@@ -79,8 +79,7 @@ class Reduction:
         if not isinstance(flat, Flat):
             raise TypeError("a cube's chart is flat")
         half, middle = np.array(flat.half), np.array(flat.middle)
-        keys, biases = along(chart_of(self.domain), self.directions, middle, draft.head.keys / half)
-        head = Head(keys, draft.head.biases + biases, draft.head.values)
+        head = self._over_domain(replace(draft.head, keys=draft.head.keys / half), middle)
         chart = chart_of(self.domain)
         judged = unseen(self.target, self.domain, chart, head.positions, kinks=kinks)
         return replace(draft, head=head, chart=chart, sampled=judged.worst(head), notes={**draft.notes, **self.notes})
@@ -91,12 +90,16 @@ class Reduction:
 
     def lifted(self, head: Head) -> Head:
         """The head over queries of the domain's chart that the lattice's head is."""
-        keys, biases = along(chart_of(self.domain), self.directions, self._middle, head.keys)
-        return Head(keys, head.biases + biases, head.values)
+        return self._over_domain(head, self._middle)
 
     def seen(self, sampled: Sampled) -> Sampled:
         """The same samples with u less its middle as the queries."""
         return replace(sampled, queries=sampled.points @ self.directions.T - self._middle)
+
+    def _over_domain(self, head: Head, middle: Floats) -> Head:
+        """The head over queries of the domain's chart that a head over u - middle is."""
+        keys, biases = along(chart_of(self.domain), self.directions, middle, head.keys)
+        return Head(keys, head.biases + biases, head.values)
 
     @property
     def _middle(self) -> Floats:
