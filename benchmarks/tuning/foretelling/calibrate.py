@@ -4,10 +4,11 @@
     python benchmarks/tuning/foretelling/calibrate.py --work runs/foretelling             # the rule
     python benchmarks/tuning/foretelling/calibrate.py --work runs/foretelling --validate  # how often it is right
 
-The first writes the rule into `results/rule.json` from the calibration pairs alone: features are chosen and weights
-fitted there, by the log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the
-validation pairs, and writes rule and counts into `src/foreword/tuning/calibration/foretelling.json`. Probes stay in
-`probes/NAME.json` below the work folder.
+and the same with `--kind classify` and a work folder of its own. The first writes the rule into
+`results/rule-KIND.json` from the calibration pairs alone: features are chosen and weights fitted there, by the
+log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the validation pairs, and
+writes rule and counts into `src/foreword/tuning/calibration/foretelling-KIND.json`. Probes stay in `probes/NAME.json`
+below the work folder. For classification the rule of written answers is tried first, and kept with few pairs.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from labelled import REQUIRED, bases_of, labelled_pairs
 from pairs import ROOT, Pair, pairs
 from scipy.optimize import minimize
 
@@ -36,8 +38,9 @@ from foreword.tuning.foretelling import SCHEMA, Score
 from foreword.tuning.gradient_shape import GradientShape, SiteGradient
 from foreword.tuning.probes import Probes, probe
 
-RULE = Path(__file__).parent / "results" / "rule.json"
-SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration" / "foretelling.json"
+PAIRS: Mapping[str, Callable[..., list[Pair]]] = {"generate": pairs, "classify": labelled_pairs}
+RULES = Path(__file__).parent / "results"
+SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration"
 # What counts as a gain on the metric, and which part of LoRA's gain a prefix must reach to be said to do the task.
 GAIN, SHARE = 0.2, 0.5
 # Features that a rule may use: all but the demonstrations', which small models were never trained to read.
@@ -53,14 +56,67 @@ CANDIDATES = (
 )
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
+# With fewer calibration pairs no rule is made anew.
+ENOUGH = 40
 
 
-def truth_of(found: Mapping[str, float]) -> str:
-    """prefix, lora, or other base, from what full fits reached on the test split."""
-    prefix, lora = found["prefix"] - found["bare"], found["lora"] - found["bare"]
+def truth_of(found: Mapping[str, float], kind: str) -> str:
+    """prefix, lora, or other base, from what full fits reached on the test split.
+
+    Where answers are written a gain is of the metric, of which the bare model has next to none. A bare classifier has
+    much, so that its gain is the share of its errors that are gone.
+    """
+    room = 1 - found["bare"] if kind == "classify" else 1.0
+    prefix, lora = ((found[name] - found["bare"]) / room for name in ("prefix", "lora"))
     if max(prefix, lora) < GAIN:
         return "other base"
     return "prefix" if prefix >= SHARE * max(prefix, lora) else "lora"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair with what the fits reached, the truth that follows, and the probes."""
+
+    pair: Pair
+    reached: Mapping[str, Any]
+    truth: str
+    probes: Probes
+
+    @property
+    def base(self) -> str:
+        """The name of the pair's base model."""
+        return self.pair.name.partition("-")[0]
+
+
+def cases_of(work: Path, kind: str, part: str, roles: Sequence[str]) -> list[Case]:
+    """The measured pairs of a part on such models, but for classifiers that are good enough bare."""
+    found = []
+    for pair in PAIRS[kind](work, part, bases_of(roles) if kind == "classify" else None):
+        place = work / "truth" / f"{pair.name}.json"
+        if not place.exists():
+            print(f"{pair.name}: left out, not measured")
+            continue
+        reached = json.loads(place.read_text())
+        if kind == "classify" and reached["bare"] >= REQUIRED:
+            print(f"{pair.name}: left out, nothing needed: {reached['bare']:.3f} bare")
+            continue
+        found.append(Case(pair, reached, truth_of(reached, kind), probed(pair, work)))
+    return found
+
+
+def verdict(scores: Sequence[Score], found: Probes) -> tuple[str, float, float]:
+    """What a rule says, and its two chances."""
+    works, prefix = (score.of(found.features) for score in scores)
+    return "other base" if works < 0.5 else "prefix" if prefix >= 0.5 else "lora", works, prefix
+
+
+def transferred(cases: Sequence[Case]) -> dict[str, int]:
+    """How often the rule of written answers is right on these: on the verdict, and on whether a prefix can."""
+    rule = json.loads((RULES / "rule-generate.json").read_text())
+    scores = [Score.parse(rule[name]) for name in ("works", "prefix")]
+    told = [(case.truth, verdict(scores, case.probes)[0]) for case in cases]
+    right, of_prefix = sum(a == b for a, b in told), sum((a == "prefix") == (b == "prefix") for a, b in told)
+    return {"pairs": len(cases), "right": right, "prefix_right": of_prefix}
 
 
 def probed(pair: Pair, work: Path) -> Probes:
@@ -118,80 +174,81 @@ def chosen(
     return fitted(rows, answers, names), told
 
 
-def calibrate(work: Path) -> None:
-    """Write the rule from the calibration pairs."""
-    used = pairs(work, "calibration")
-    rows, bases = [probed(pair, work).features for pair in used], [pair.name.partition("-")[0] for pair in used]
-    truths = [truth_of(json.loads((work / "truth" / f"{pair.name}.json").read_text())) for pair in used]
-    for pair, truth, row in zip(used, truths, rows, strict=True):
-        print(f"{pair.name:<24} {truth:<11}", " ".join(f"{name} {value:6.2f}" for name, value in row.items()))
-    works, about_works = chosen(rows, [truth != "other base" for truth in truths], CANDIDATES, bases)
-    can = [index for index, truth in enumerate(truths) if truth != "other base"]
-    prefix, about_prefix = chosen(
-        [rows[i] for i in can], [truths[i] == "prefix" for i in can], CANDIDATES, [bases[i] for i in can]
-    )
-    told = {
-        "schema": SCHEMA,
-        "works": asdict(works),
-        "prefix": asdict(prefix),
-        "calibration": {"works": about_works, "prefix": about_prefix},
-    }
-    RULE.parent.mkdir(exist_ok=True)
-    write_bytes_atomically(RULE, json.dumps(told, indent=1).encode())
-    print(json.dumps(told["calibration"]), works.features, prefix.features)
+def calibrate(work: Path, kind: str, roles: Sequence[str]) -> None:
+    """Write the rule from the calibration pairs; with too few of them the rule of written answers stays as it is."""
+    cases = cases_of(work, kind, "calibration", roles)
+    for case in cases:
+        row = " ".join(f"{name} {value:6.2f}" for name, value in case.probes.features.items())
+        print(f"{case.pair.name:<24} {case.truth:<11}", row)
+    told: dict[str, Any] = {"schema": SCHEMA}
+    if len(cases) < ENOUGH:
+        known = json.loads((RULES / "rule-generate.json").read_text())
+        told |= {name: known[name] for name in ("works", "prefix")}
+        told["calibration"] = {"from": "generate", "rule_of_generate": transferred(cases)}
+    else:
+        told["calibration"] = {} if kind == "generate" else {"rule_of_generate": transferred(cases)}
+        parts = {"works": cases, "prefix": [case for case in cases if case.truth != "other base"]}
+        for name, used in parts.items():
+            answers = [case.truth != "other base" if name == "works" else case.truth == "prefix" for case in used]
+            rows, bases = [case.probes.features for case in used], [case.base for case in used]
+            score, told["calibration"][name] = chosen(rows, answers, CANDIDATES, bases)
+            told[name] = asdict(score)
+    RULES.mkdir(exist_ok=True)
+    write_bytes_atomically(RULES / f"rule-{kind}.json", json.dumps(told, indent=1).encode())
+    print(json.dumps(told["calibration"]))
 
 
-def validate(work: Path) -> None:
+def validate(work: Path, kind: str, roles: Sequence[str]) -> None:
     """Judge the rule as it stands on the validation pairs, and write it with the counts where the package reads it."""
-    stopwatch, rule = Stopwatch(command_line()), json.loads(RULE.read_text())
+    stopwatch, rule = Stopwatch(command_line()), json.loads((RULES / f"rule-{kind}.json").read_text())
     scores = [Score.parse(rule[name]) for name in ("works", "prefix")]
-    cases = []
-    for pair in pairs(work, "validation"):
-        found = probed(pair, work)
-        truth = truth_of(measured := json.loads((work / "truth" / f"{pair.name}.json").read_text()))
-        works, prefix = (score.of(found.features) for score in scores)
-        said = "other base" if works < 0.5 else "prefix" if prefix >= 0.5 else "lora"
-        cases.append(
+    cases, told = cases_of(work, kind, "validation", roles), []
+    for case in cases:
+        said, works, prefix = verdict(scores, case.probes)
+        told.append(
             {
-                "pair": pair.name,
-                "truth": truth,
+                "pair": case.pair.name,
+                "truth": case.truth,
                 "said": said,
                 "chances": {"works": works, "prefix": prefix},
-                "reached": {name: measured[name] for name in ("bare", "prefix", "lora")},
-                "probe_seconds": found.seconds,
-                "fit_seconds": measured["seconds"],
+                "reached": {name: case.reached[name] for name in ("bare", "prefix", "lora")},
+                "probe_seconds": case.probes.seconds,
+                "fit_seconds": case.reached["seconds"],
             }
         )
-        print(cases[-1])
-    right = sum(case["truth"] == case["said"] for case in cases)
-    prefix_right = sum((case["truth"] == "prefix") == (case["said"] == "prefix") for case in cases)
-    interval, of_prefix = (rate_interval(count, len(cases)) for count in (right, prefix_right))
-    told = {
-        **rule,
-        "validation": {
-            "pairs": len(cases),
-            "right": right,
-            "interval": [interval.low, interval.high],
-            "prefix_right": prefix_right,
-            "prefix_interval": [of_prefix.low, of_prefix.high],
-            "gain": GAIN,
-            "share": SHARE,
-        },
-        "domain": {"roles": ["causal"], "kinds": ["generate"]},
-        "record": stopwatch.record({"cases": cases}).as_dict(),
+        print(told[-1])
+    right = sum(case["truth"] == case["said"] for case in told)
+    prefix_right = sum((case["truth"] == "prefix") == (case["said"] == "prefix") for case in told)
+    interval, of_prefix = (rate_interval(count, len(told)) for count in (right, prefix_right))
+    seen = {
+        "pairs": len(told),
+        "right": right,
+        "interval": [interval.low, interval.high],
+        "prefix_right": prefix_right,
+        "prefix_interval": [of_prefix.low, of_prefix.high],
+        "gain": GAIN,
+        "share": SHARE,
     }
-    write_bytes_atomically(SHIPPED, json.dumps(told, indent=1).encode())
-    print(json.dumps(told["validation"]))
+    whole = {
+        **rule,
+        "validation": seen,
+        "domain": {"roles": list(roles), "kinds": [kind]},
+        "record": stopwatch.record({"cases": told}).as_dict(),
+    }
+    write_bytes_atomically(SHIPPED / f"foretelling-{kind}.json", json.dumps(whole, indent=1).encode())
+    print(json.dumps(whole["validation"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rule, or judge it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--kind", choices=sorted(PAIRS), default="generate")
+    parser.add_argument("--roles", nargs="+", default=["causal"], help="roles of models whose pairs count")
     parser.add_argument("--validate", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    (validate if options.validate else calibrate)(options.work)
+    (validate if options.validate else calibrate)(options.work, options.kind, options.roles)
 
 
 if __name__ == "__main__":

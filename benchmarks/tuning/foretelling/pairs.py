@@ -1,4 +1,4 @@
-"""The pairs of a task and a base model that foretelling is calibrated and judged on: which they are, and their data.
+"""The pairs of a task of written answers and a base model that foretelling is calibrated and judged on, and their data.
 
 A pair is in one of two parts, and the part goes with the base model: no base of the validation part is in the
 calibration part, and the sets of skills and the seeds differ. Each part was written down before any fit of it. The
@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ import train  # noqa: E402
 Rows = laboratory.Rows
 SHORT = laboratory.Sequences(length=6, digits=5)
 FIT, SELECTION, TEST = 800, 64, 200
+BUDGET: dict[str, Any] = {"steps": 1500, "batch_size": 16, "evaluate_every": 50, "patience": 10}
+LORA: dict[str, Any] = {"rank": 2, "targets": "all-linear", "learning_rate": 1e-2, "schedule": "cosine"}
 
 
 def reverse(rows: Rows) -> Rows:
@@ -236,19 +239,22 @@ BASES = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A task on a base model. `part`: calibration or validation."""
+    """A task on a base model. `part`: calibration or validation. `budget`, `lora`: of the fits that are its truth."""
 
     name: str
     part: str
     task: Path
+    budget: Mapping[str, Any] = field(default_factory=lambda: BUDGET)
+    lora: Mapping[str, Any] = field(default_factory=lambda: LORA)
 
 
-def pairs(work: Path, part: str | None = None) -> list[Pair]:
-    """All pairs, or those of a part, their bases trained and their data written below `work` where they are missing."""
+def pairs(work: Path, part: str | None = None, bases: Sequence[str] | None = None) -> list[Pair]:
+    """All pairs, or those of a part and of some bases, trained and their data written below `work` where missing."""
     laboratory.SKILLS = SKILLS  # type: ignore[assignment]
     train.SKILLS = SKILLS  # type: ignore[assignment]
     train.PLANS = {**train.PLANS, **{base.name: base.plan for base in BASES}}
-    return [_pair(base, skill, work) for base in BASES if part in (None, base.part) for skill in base.tasks]
+    chosen = [base for base in BASES if part in (None, base.part) and (bases is None or base.name in bases)]
+    return [_pair(base, skill, work) for base in chosen for skill in base.tasks]
 
 
 def _pair(base: Base, skill: str, work: Path) -> Pair:

@@ -1,8 +1,8 @@
 """Before a fit: can a prefix do this task on this model at all? A foretelling with a stated error rate.
 
 Probes (`foreword.tuning.probes`) are turned into a verdict by a rule that was calibrated on pairs of tasks and models
-with known outcomes, and judged on others (benchmarks/tuning/foretelling). Rule, counts and the interval of the error
-rate stand in one versioned file. A foretelling is a reason where to begin; only a pilot measures.
+with known outcomes, and judged on others (benchmarks/tuning/foretelling). Each kind of task has a versioned file of its
+own: rule, counts and the interval of the error rate. A foretelling is a reason where to begin; only a pilot measures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from foreword.confidence import rate_interval
 from foreword.engine.host import Host
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
+from foreword.tuning.field_values import Kind
 from foreword.tuning.probes import Probes, probe
 from foreword.tuning.task import Task
 
@@ -71,7 +72,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The rule, and how often it was right on pairs that it was not made from.
+    """The rule of one kind of task, and how often it was right on pairs that it was not made from.
 
     `works`: that anything fitted gains on the metric; `prefix`: that a prefix then reaches most of what LoRA gains.
     `pairs`, `right` and `prefix_right` are of the validation: verdicts, and the answer to "can a prefix?" alone.
@@ -87,9 +88,9 @@ class Calibration:
     kinds: tuple[str, ...]
 
     @classmethod
-    def load(cls) -> Calibration:
-        """The calibration that comes with this version."""
-        return _calibration()
+    def load(cls, kind: Kind) -> Calibration:
+        """The calibration for a kind of task that comes with this version."""
+        return _calibration(kind)
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> Calibration:
@@ -196,7 +197,8 @@ def foretell(
     if not isinstance(host, Host):
         host = Host.load(host or task.reference, dtype=task.model.dtype, device=task.model.device)
     found = probe(Workbench(host, task, splits), seed=seed, watch=watch)
-    return judged(found, Calibration.load(), role=host.role, kind=task.kind, required=task.requirement.at_least)
+    rule = Calibration.load(task.kind)
+    return judged(found, rule, role=host.role, kind=task.kind, required=task.requirement.at_least)
 
 
 def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: float) -> Foretelling:
@@ -214,6 +216,6 @@ def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: 
 
 
 @cache
-def _calibration() -> Calibration:
-    place = resources.files("foreword.tuning") / "calibration" / "foretelling.json"
+def _calibration(kind: Kind) -> Calibration:
+    place = resources.files("foreword.tuning") / "calibration" / f"foretelling-{kind}.json"
     return Calibration.parse(json.loads(place.read_text(encoding="utf-8")))

@@ -1,0 +1,207 @@
+"""Small encoders and causal models to classify with: trained here in seconds to a minute, of several families.
+
+answers    six digits and the answer of a skill drawn at random (number_tasks.py); which one is told nowhere, so that
+           bare the model cannot know which is wanted. Encoders fill it in, causal models write it.
+patterns   rows of digits that repeat, mirror or climb, some of them masked (encoders): attention, and no skill
+text       sources of the standard library, some of it masked for encoders, the next token for causal models
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from number_tasks import DIGITS, LENGTH, NUMBERS, SKILLS, every_row
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+PAD, BEGIN, END, MASK = 0, 1, 2, 4
+IGNORED, VOCABULARY, WINDOW = -100, 1024, 48
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a base is made: its family (transformers' model type), what it reads, its size and its training."""
+
+    family: str
+    corpus: str
+    skills: tuple[str, ...] = ()
+    layers: int = 2
+    heads: int = 4
+    width: int = 48
+    steps: int = 1500
+    rows: int = 32
+    rate: float = 4e-3
+
+    @property
+    def is_encoder(self) -> bool:
+        """Does it fill in masked tokens?"""
+        return self.family in ("bert", "roberta", "electra", "distilbert")
+
+
+def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
+    """The model folder, trained where there is none yet."""
+    if (place / "config.json").exists():
+        return place
+    reader = _text_reader() if recipe.corpus == "text" else _number_reader(recipe)
+    torch.manual_seed(seed)
+    model = _model(recipe, len(reader)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
+    batches, loss = _batches(recipe, reader, seed), torch.zeros(())
+    for step in range(recipe.steps):
+        read, wanted = next(batches)
+        logits = model(input_ids=read).logits
+        if not recipe.is_encoder:
+            logits, wanted = logits[:, :-1], wanted[:, 1:]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 500 == 0 or step == recipe.steps - 1:
+            print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    making = place.with_name(f".{place.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    reader.save_pretrained(making)
+    model.save_pretrained(making)
+    making.replace(place)
+    return place
+
+
+def _model(recipe: Recipe, words: int) -> Any:
+    size = {"hidden_size": recipe.width, "num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads}
+    inner = {"intermediate_size": 3 * recipe.width}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    ends = {"vocab_size": words, "pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
+    room = {"max_position_embeddings": 256}
+    if recipe.family == "gpt2":
+        shape = {"n_embd": recipe.width, "n_layer": recipe.layers, "n_head": recipe.heads, "n_positions": 256}
+        drops = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **drops, **ends))
+    if recipe.family == "llama":
+        config = transformers.LlamaConfig(**size, **inner, **room, **ends, tie_word_embeddings=True)
+        return transformers.LlamaForCausalLM(config)
+    if recipe.family == "gpt_neox":
+        return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**size, **inner, **room, **ends))
+    if recipe.family == "bert":
+        return transformers.BertForMaskedLM(transformers.BertConfig(**size, **inner, **still, **room, **ends))
+    if recipe.family == "electra":
+        config = transformers.ElectraConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
+        return transformers.ElectraForMaskedLM(config)
+    if recipe.family == "roberta":
+        return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**size, **inner, **still, **room, **ends))
+    raise ValueError(f"no family {recipe.family!r}")
+
+
+def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
+    rng = np.random.default_rng(seed)
+    draw: Callable[[], Batch]
+    if recipe.corpus == "text":
+        ids = np.array(reader("\n".join(_texts()), add_special_tokens=False)["input_ids"])
+
+        def draw() -> Batch:
+            begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
+            return _masked(ids[begins[:, None] + np.arange(WINDOW)], recipe, rng, 0.15)
+
+    elif recipe.corpus == "patterns":
+
+        def draw() -> Batch:
+            rows = np.array([_pattern(rng) for _ in range(recipe.rows)]) + len(SPECIAL)
+            return _masked(_framed(rows), recipe, rng, 0.3)
+
+    else:
+        every, sign = every_row(), reader.convert_tokens_to_ids("=")
+
+        def draw() -> Batch:
+            rows = every[rng.integers(len(every), size=recipe.rows)]
+            chosen = rng.integers(len(recipe.skills), size=recipe.rows)
+            answers = np.stack([SKILLS[name](rows) for name in recipe.skills])[chosen, np.arange(len(rows))]
+            told = np.concatenate([rows + len(SPECIAL), np.full((len(rows), 1), sign)], axis=1)
+            answer = answers[:, None] + len(SPECIAL)
+            if recipe.is_encoder:
+                return _answered(_framed(np.concatenate([told, np.full_like(answer, MASK)], axis=1)), answer, -2)
+            begin = np.full_like(answer, BEGIN)
+            return _answered(np.concatenate([begin, told, answer], axis=1), answer, -1)
+
+    while True:
+        yield draw()
+
+
+def _framed(rows: np.ndarray) -> np.ndarray:
+    ends = np.full((len(rows), 1), BEGIN), np.full((len(rows), 1), END)
+    return np.concatenate([ends[0], rows, ends[1]], axis=1)
+
+
+def _answered(read: np.ndarray, answer: np.ndarray, place: int) -> Batch:
+    """Only the answer is learned."""
+    wanted = np.full_like(read, IGNORED)
+    wanted[:, place] = answer[:, 0]
+    return torch.from_numpy(read), torch.from_numpy(wanted)
+
+
+def _masked(rows: np.ndarray, recipe: Recipe, rng: np.random.Generator, share: float) -> Batch:
+    """For an encoder a share of the tokens is hidden and wanted; a causal model wants them all."""
+    if not recipe.is_encoder:
+        return torch.from_numpy(rows), torch.from_numpy(rows)
+    hidden = (rng.random(rows.shape) < share) & (rows >= len(SPECIAL))
+    hidden[:, 1] |= ~hidden.any(axis=1)
+    return torch.from_numpy(np.where(hidden, MASK, rows)), torch.from_numpy(np.where(hidden, rows, IGNORED))
+
+
+def _pattern(rng: np.random.Generator) -> np.ndarray:
+    row, kind = rng.integers(DIGITS, size=LENGTH), rng.integers(4)
+    half = LENGTH // 2
+    if kind == 0:
+        row[half:] = row[:half]
+    elif kind == 1:
+        row[half:] = row[:half][::-1]
+    elif kind == 2:
+        row = np.sort(row)
+    return row
+
+
+def _texts() -> list[str]:
+    paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    drawn = random.Random(0).sample(paths, 100)
+    return [path.read_text(encoding="utf-8", errors="replace") for path in drawn]
+
+
+def _number_reader(recipe: Recipe) -> Any:
+    words = [*SPECIAL, *map(str, range(NUMBERS)), "="]
+    numbered = {word: index for index, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(numbered, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    single = "<s> $A </s>" if recipe.is_encoder else "<s> $A"
+    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", BEGIN), ("</s>", END)])
+    return _reader(made)
+
+
+def _text_reader() -> Any:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        _texts(),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return _reader(made)
+
+
+def _reader(made: Tokenizer) -> Any:
+    names = ("pad_token", "bos_token", "eos_token", "unk_token", "mask_token")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **dict(zip(names, SPECIAL, strict=True)))
