@@ -242,7 +242,7 @@ def certificates(lines: Lines, options: argparse.Namespace) -> None:
 
 
 def _certificate(case: Case, tolerance: float) -> dict[str, Any]:
-    """Draft, proof and the independent check, apart; where the proof misses, the compilation with its tighter drafts."""
+    """Draft, proof and check, apart; where the proof misses, the whole compilation with its tighter drafts."""
     target, started = case.target, time.process_time()
     made = compile_function(target, tolerance=tolerance, certify=False)
     drafted = time.process_time()
