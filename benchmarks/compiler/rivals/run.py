@@ -247,7 +247,7 @@ def _certificate(case: Case, tolerance: float) -> dict[str, Any]:
     made = compile_function(target, tolerance=tolerance, certify=False)
     drafted = time.process_time()
     proof = prove(made.head, made.chart, target, case.domain, tolerance=tolerance)
-    certificate, cover = proof.certificate, proof.cover
+    certificate, cover = proof.certificate.sealed(), proof.cover
     proved = time.process_time()
     if certificate.verdict is not Verdict.PROVED:
         made = compile_function(target, tolerance=tolerance)
