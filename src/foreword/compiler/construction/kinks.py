@@ -88,7 +88,7 @@ def _pieces(node: Node, arguments: list[Pieces | None], columns: int) -> Pieces 
         case "pi":
             found = [(np.zeros(columns), math.pi)]
         case "add" | "subtract":
-            found = _pairs(*given, 1.0 if node.operation == "add" else -1.0)
+            found = _pairs(given[0], given[1], 1.0 if node.operation == "add" else -1.0)
         case "negative":
             found = _times(given[0], -1.0)
         case "absolute":
@@ -96,7 +96,7 @@ def _pieces(node: Node, arguments: list[Pieces | None], columns: int) -> Pieces 
         case "maximum" | "minimum":
             found = [*given[0], *given[1]]
         case "multiply" | "divide":
-            found = _scaled(node.operation, *given)
+            found = _scaled(node.operation, given[0], given[1])
         case _:
             found = []
     kept: list[Affine] = []
