@@ -338,7 +338,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(quick: Callable
     assert [found.name for found in result.evidence.candidates] == ["zero-shot", "probe"]
     assert {found.name: found.code for found in result.evidence.failed} == {
         "soft-prompt": "FitError",
-        "prefix": "RuntimeError",
+        "prefix": "FitError",
         "hard-prompt": "DataError",
     }
     assert "fewer than 64 positions" in result.evidence.failed[0].message

@@ -388,15 +388,16 @@ def test_an_option_that_is_said_twice_is_refused(
 def test_fit_tells_how_many_texts_were_cut(
     foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """All of the 18 inputs to fit and the 12 to choose on have more than 4 tokens; so has one answer that is fitted."""
+    """All of the 18 inputs to fit and the 12 to choose on have more tokens than are read; so have the 18 answers."""
     arguments = ("--length", 2, "--steps", 1, "--out", tmp_path / "out", "-q")
-    task = write_task(tmp_path / "task", model_folder("bert"), [], limits={"max_input_tokens": 4})
-    said = foreword("fit", task, *arguments).out
-    assert "inputs longer than the model reads were cut at their end: 18 of the fit split and 12 of" in said
+    task = write_task(tmp_path / "task", model_folder("bert"), [], limits={"max_input_tokens": 10})
+    ran = foreword("fit", task, *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    assert "inputs longer than the model reads were cut at their end: 18 of the fit split and 12 of" in ran.out
     task = write_task(tmp_path / "task", model_folder("gpt2"), [], kind="generate", model={"max_tokens": 1})
-    said = foreword("fit", task, *arguments, "--fresh").out
-    assert "answers longer than max_tokens were cut at their end: 18" in said
-    assert "inputs longer" not in said
+    ran = foreword("fit", task, *arguments, "--fresh")
+    assert "answers longer than max_tokens were cut at their end: 18" in ran.out
+    assert "inputs longer" not in ran.out
 
 
 def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(

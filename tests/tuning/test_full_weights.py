@@ -165,5 +165,5 @@ def test_its_checkpoint_has_at_most_sixteen_bytes_a_weight(task: Path, tmp_path:
 
 
 def test_it_has_no_length(task: Path) -> None:
-    with pytest.raises(FitError, match="A full has no length"):
+    with pytest.raises(FitError, match="The method full has no length"):
         fw.fit(None, task, method="full", length=3)
