@@ -79,8 +79,8 @@ TASKS: Mapping[str, Callable[[], list[Row]]] = {"raises": raises, "closings": cl
 WRITES = "closings"
 # Splits, of `raises` for each label and of `closings` in all, and how many rows may have the same answer.
 SPLITS: Mapping[str, dict[str, Any]] = {
-    "raises": {"fit": 30, "selection": 20, "test": 40},
-    "closings": {"fit": 256, "selection": 96, "test": 160},
+    "raises": {"fit": 30, "selection": 20, "test": 30},
+    "closings": {"fit": 256, "selection": 80, "test": 160},
 }
 ALIKE = {"raises": 90, "closings": 140}
 

@@ -194,22 +194,46 @@ def _chosen(model: nn.Module, split: Written) -> list[int]:
 def _right(model: nn.Module, split: Written, read: Callable[[Tensor], str]) -> list[int]:
     right = [0] * len(split.prompts)
     lengths = {len(answer) for answer in split.answers}
-    longest = max(lengths)
-    with torch.no_grad():
-        for part in _by_length(split.prompts, ROWS, equal=True):
-            prompts = torch.tensor([list(split.prompts[i]) for i in part])
-            found = model.generate(
-                input_ids=prompts,
-                attention_mask=torch.ones_like(prompts),
-                max_new_tokens=longest,
-                # Where all answers are of one length, as if it never ended too early: to its favour.
-                min_new_tokens=longest - 1 if len(lengths) == 1 else None,
-                do_sample=False,
-                pad_token_id=0,
-            )
-            for i, written in zip(part, found[:, prompts.shape[1] :], strict=True):
-                right[i] = int(read(written) == split.texts[i])
+    # Where all answers are of one length, they end there, as if PEFT's never ended too early: to its favour.
+    earliest = max(lengths) if len(lengths) == 1 else 1
+    for part in _by_length(split.prompts, ROWS):
+        prompts = [split.prompts[i] for i in part]
+        written = continuations(model, prompts, most=max(lengths), earliest=earliest, end=split.answers[0][-1])
+        for i, tokens in zip(part, written, strict=True):
+            right[i] = int(read(tokens) == split.texts[i])
     return right
+
+
+@torch.no_grad()
+def continuations(
+    model: nn.Module, prompts: Sequence[Sequence[int]], *, most: int, earliest: int, end: int
+) -> Sequence[Tensor]:
+    """The likeliest tokens behind each prompt, at most `most`, up to its end token, not before the `earliest`."""
+    ids, mask = _padded(prompts)
+    read = model(input_ids=ids, attention_mask=mask, use_cache=True)
+    cache, ends = read.past_key_values, mask.sum(dim=1)
+    before = cache.get_seq_length() - ids.shape[1]
+    seen = torch.cat([torch.ones(len(ids), before, dtype=mask.dtype), mask], dim=1)
+    logits, written = read.logits[torch.arange(len(ids)), ends - 1], list[Tensor]()
+    for number in range(most):
+        if number:
+            seen = torch.cat([seen, torch.ones(len(ids), 1, dtype=mask.dtype)], dim=1)
+            logits = (
+                model.get_base_model()(
+                    input_ids=written[-1][:, None],
+                    attention_mask=seen,
+                    position_ids=(before + ends + number - 1)[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                .logits[:, -1]
+                .clone()
+            )
+        if number + 1 < earliest:
+            logits[:, end] = -torch.inf
+        written.append(logits.argmax(dim=-1))
+    found = torch.stack(written, dim=1)
+    return [row[: (row == end).int().argmax()] if bool((row == end).any()) else row for row in found]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -219,13 +243,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
 
 
-def _by_length(rows: Sequence[Sequence[int]], size: int, *, equal: bool = False) -> Iterator[list[int]]:
-    """Indices of at most `size` rows of like length, or of one length."""
-    part: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-        if part and (len(part) == size or (equal and len(rows[part[0]]) != len(rows[index]))):
-            yield part
-            part = []
-        part.append(index)
-    if part:
-        yield part
+def _by_length(rows: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Indices of at most `size` rows of like length."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    yield from (order[start : start + size] for start in range(0, len(order), size))

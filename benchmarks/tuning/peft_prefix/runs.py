@@ -139,23 +139,33 @@ class Ledger:
 
     def compare(self, bench: Bench, *, steps: int, seeds: Iterable[int], methods: Sequence[str] = METHODS) -> None:
         """These methods with every seed, interleaved: the machine's moods fall on all alike."""
+        self._check_base(bench)
         settings = self._searched(bench) if "peft" in methods else None
         for seed in seeds:
             for method in methods:
                 key = {"task": bench.name, "method": method, "seed": seed, "steps": steps}
                 if method == "peft":
                     key["settings"] = settings.as_dict()
-                    self._once(key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
+                    self._once(bench, key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
                 elif (told := bench.documented.get(method)) is not None:
                     key["settings"] = told.settings.as_dict()
                     self._once(
+                        bench,
                         key,
                         lambda seed=seed, told=told: bench.peft(
                             told.settings, steps=steps, seed=seed, warm_up=told.warm_up
                         ),
                     )
                 elif method not in DOCUMENTED:
-                    self._once(key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
+                    self._once(bench, key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
+
+    def _check_base(self, bench: Bench) -> None:
+        """Runs of one task are compared only on one base: a model that was trained anew may be another."""
+        others = {row["base"] for row in self.rows if row["task"] == bench.name and "base" in row}
+        if others - {bench.host.fingerprint}:
+            raise SystemExit(
+                f"{self.path}: runs of {bench.name} on another base; move them away, or bring that base back"
+            )
 
     def _searched(self, bench: Bench) -> Any:
         """PEFT's best settings on the selection split: of the FINALISTS with seed 0, the best over two seeds.
@@ -169,17 +179,19 @@ class Ledger:
     def _late(self, bench: Bench, settings: Any, *, seed: int) -> float:
         """Mean selection score of the last quarter of a shorter run's looks."""
         key = {"task": bench.name, "method": "peft-search", "seed": seed, "settings": settings.as_dict()}
-        row = self._once(key, lambda: bench.peft(settings, steps=self.search_steps, seed=seed, looks_at_unseen=False))
+        row = self._once(
+            bench, key, lambda: bench.peft(settings, steps=self.search_steps, seed=seed, looks_at_unseen=False)
+        )
         looks = [score for _, _, score in row["curve"]]
         late = looks[-(len(looks) // 4) :]
         return float(sum(late) / len(late))
 
-    def _once(self, key: Run, run: Callable[[], Run]) -> Run:
+    def _once(self, bench: Bench, key: Run, run: Callable[[], Run]) -> Run:
         found = next((row for row in self.rows if all(row.get(name) == value for name, value in key.items())), None)
         if found is not None:
             return found
         watch = Stopwatch(command_line(), seeds=(key["seed"],))
-        row = {**run(), **key}
+        row = {**run(), **key, "base": bench.host.fingerprint}
         row["record"] = watch.record(key).as_dict()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

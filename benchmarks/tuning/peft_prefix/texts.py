@@ -49,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--methods", nargs="+", default=list(every), choices=every)
     arguments = parser.parse_args()
-    ledger = Ledger(HERE / "results" / "texts.jsonl", search_steps=60)
+    ledger = Ledger(HERE / "results" / "texts.jsonl", search_steps=50)
     host = trained()
     for name in arguments.tasks:
         with tempfile.TemporaryDirectory() as scratch:
