@@ -1,6 +1,7 @@
-"""The tables of results/runs.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
+"""The tables of results/*.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
 
     .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written] [--method "prefix, closed form"]
+    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py --file texts --rival "peft, example"
 
 Steps are counted to two goals: PEFT's best score on the selection split, by the score there; and the accuracy of the
 state that PEFT keeps on the unseen examples, by the accuracy there. Passes that first values take count as steps.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import STARTS
+from runs import DOCUMENTED, STARTS
 
 from foreword.confidence import mean_interval
 
@@ -66,20 +67,22 @@ def spread(runs: list[Run]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", default="runs", choices=("runs", "written"))
+    parser.add_argument("--file", default="runs", choices=("runs", "written", "texts"))
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
+    parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED))
     arguments = parser.parse_args()
     path = RESULTS / f"{arguments.file}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     every: list[tuple[float, float]] = []
     print(
-        "| task | seeds | steps / PEFT's: selection, unseen | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread |"
+        f"| task | seeds | steps / PEFT's: selection, unseen | ours | {arguments.rival} | LoRA "
+        "| ours - PEFT | ours - LoRA | spread |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in rows):
         by = {
             method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
-            for method in (arguments.method, "peft", "lora")
+            for method in (arguments.method, arguments.rival, "lora")
         }
         seeds = sorted(set.intersection(*(set(runs) for runs in by.values())))
         if not seeds:
