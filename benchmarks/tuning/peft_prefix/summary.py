@@ -52,6 +52,17 @@ def accuracy(run: Run) -> float:
     return float(np.mean(run["right"]))
 
 
+def together(ours: dict[int, Run], others: dict[int, Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of both with the seeds that both have, in their order."""
+    seeds = sorted(set(ours) & set(others))
+    return [ours[seed] for seed in seeds], [others[seed] for seed in seeds]
+
+
+def mean_accuracy(runs: list[Run]) -> str:
+    """Over the seeds; a dash when there is none."""
+    return f"{np.mean([accuracy(run) for run in runs]):.3f}" if runs else "-"
+
+
 def compared(mine: list[Run], theirs: list[Run]) -> str:
     """Mean difference of accuracy with its interval."""
     rights = [np.mean([run["right"] for run in runs], axis=0) for runs in (mine, theirs)]
@@ -84,15 +95,18 @@ def main() -> None:
             method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
             for method in (arguments.method, arguments.rival, "lora")
         }
-        seeds = sorted(set.intersection(*(set(runs) for runs in by.values())))
-        if not seeds:
+        ours, rival, lora = by.values()
+        mine, theirs = together(ours, rival)
+        if not mine:
             continue
-        mine, theirs, lora = ([runs[seed] for seed in seeds] for runs in by.values())
         found = [ratios(a, b) for a, b in zip(mine, theirs, strict=True)]
         every += found
         shown = ", ".join(f"{statistics.median(each):.2f}" for each in zip(*found, strict=True))
-        means = [f"{np.mean([accuracy(run) for run in runs]):.3f}" for runs in (mine, theirs, lora)]
-        cells = [task, len(seeds), shown, *means, compared(mine, theirs), compared(mine, lora)]
+        beside, updates = together(ours, lora)
+        means = [mean_accuracy(mine), mean_accuracy(theirs), mean_accuracy(updates)]
+        seeds = f"{len(mine)}" if len(updates) == len(mine) else f"{len(mine)} (LoRA {len(updates)})"
+        against_lora = compared(beside, updates) if updates else "-"
+        cells = [task, seeds, shown, *means, compared(mine, theirs), against_lora]
         print("| " + " | ".join(map(str, [*cells, f"{spread(mine):.4f} / {spread(theirs):.4f}"])) + " |")
     if every:
         shown = ", ".join(f"{statistics.median(each):.3f}" for each in zip(*every, strict=True))
