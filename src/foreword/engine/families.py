@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from foreword.engine.merge import Segment
+from foreword.engine.merge import Segment, wide
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Watch(TorchFunctionMode):
         if func is nn.functional.scaled_dot_product_attention:
             return self._whole(func, args, kwargs)
         if func in SOFTMAX and self.query is not None:
-            self.lse = torch.logsumexp(args[0].float(), dim=-1)
+            self.lse = torch.logsumexp(wide(args[0]), dim=-1)
             self.logits = args[0]
             origin = None if self.family.origin is None else self.family.origin(self.given, args[0].shape[-1])
             if origin is not None:
@@ -184,13 +184,13 @@ class Watch(TorchFunctionMode):
         groups = query.shape[1] // key.shape[1]
         keys = key.repeat_interleave(groups, dim=1) if groups > 1 else key
         scale = self.family.scale(self.module, query.shape[-1])
-        scores = query.float() @ keys.float().transpose(-1, -2) * scale
+        scores = wide(query) @ wide(keys).transpose(-1, -2) * scale
         mask = kwargs.get("attn_mask")
         if kwargs.get("is_causal"):
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if mask is not None:
             least = torch.finfo(scores.dtype).min
-            bias = mask.float().clamp(min=least) if mask.dtype != torch.bool else 0.0
+            bias = mask.to(scores.dtype).clamp(min=least) if mask.dtype != torch.bool else 0.0
             scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + bias
         context = Segment(out, torch.logsumexp(scores, dim=-1))
         return self.meet(Met(self.module, query, key, value, context, scores, scale)).to(out.dtype)
