@@ -25,7 +25,7 @@ from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import CONFORMING, SOFTMAX, Met
 from foreword.engine.layout import Layout
-from foreword.engine.sites import probing_inputs, site_name
+from foreword.engine.sites import in_evaluation, probing_inputs, site_name
 from foreword.errors import HostError
 
 
@@ -162,22 +162,17 @@ def is_known(model: nn.Module) -> bool:
 
 def try_family(backbone: nn.Module, layout: Layout) -> None:
     """Hold the law at every site that is on the interface; HostError with the first site where it does not hold."""
-    was_training = backbone.training
-    try:
-        backbone.eval()
-        with torch.no_grad():
-            recorder = _record(backbone, layout)
-            if recorder.beside:
-                raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
-            tried = {site for seen in recorder.seen for site in seen.calls}
-            for path, (module, _) in layout.attention.items():
-                if module not in recorder.watched and path not in tried:
-                    raise _refusal(backbone, path, "an attention call of a module that did not run")
-            for seen in recorder.seen:
-                for merging in (False, True):
-                    _hold(backbone, seen, merging=merging)
-    finally:
-        backbone.train(was_training)
+    with torch.no_grad(), in_evaluation(backbone):
+        recorder = _record(backbone, layout)
+        if recorder.beside:
+            raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
+        tried = {site for seen in recorder.seen for site in seen.calls}
+        for path, (module, _) in layout.attention.items():
+            if module not in recorder.watched and path not in tried:
+                raise _refusal(backbone, path, "an attention call of a module that did not run")
+        for seen in recorder.seen:
+            for merging in (False, True):
+                _hold(backbone, seen, merging=merging)
 
 
 def _record(backbone: nn.Module, layout: Layout) -> _Recorder:
