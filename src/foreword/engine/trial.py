@@ -68,8 +68,9 @@ class _Seen:
             return None
         if not isinstance(found, Tensor):
             return found
-        numbers = found.is_floating_point() and found.dim() < 4  # their last axis counts features, whatever its size
-        for axis in range(found.dim() - 1 if numbers else found.dim()):
+        # Of four axes the last two are a mask's; of fewer, numbers have features on the last, whatever its size.
+        axes = range(found.dim() - 2, found.dim()) if found.dim() >= 4 else range(found.dim())
+        for axis in axes[:-1] if found.is_floating_point() and found.dim() < 4 else axes:
             if found.shape[axis] == self.tokens:
                 found = found.narrow(axis, self.text, self.tokens - self.text)
         return found
