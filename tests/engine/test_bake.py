@@ -253,3 +253,23 @@ def test_a_model_in_training_mode_bakes_without_dropout_and_stays_in_it() -> Non
     assert host.model.training
     assert host.model.model.layers[0].self_attn.training
     assert not host.model.lm_head.training
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_model_that_peft_has_wrapped_is_moved_behind_a_baked_text() -> None:
+    import peft
+
+    model = made(t.LlamaConfig(**GROUPED)).model
+    wrapped = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    assert off(Host(wrapped), [11, 5, 42], [23, 7, 19]) <= 1e-5
+
+
+def test_a_copy_made_while_a_prefix_is_attached_is_the_bare_model() -> None:
+    host = made(t.LlamaConfig(**GROUPED))
+    bare = logits(host, [23, 7, 19])
+    with attached(host, bake(host, [11, 5])):
+        copied = Host(copy.deepcopy(host.model))
+        assert torch.equal(logits(copied, [23, 7, 19]), bare)
+    assert torch.equal(logits(copied, [23, 7, 19]), bare)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from foreword.engine.attention import signature_of
 from foreword.engine.layout import Layout
@@ -33,20 +34,23 @@ def positioned(model: nn.Module, backbone: nn.Module, layout: Layout, *, occupie
     """
     inside = 0
     # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
-    signatures = {module: signature_of(module) for module in dict.fromkeys((model, backbone))}
+    read = dict.fromkeys((_transformers_model(model), _transformers_model(backbone)))
+    signatures = {module: signature_of(module) for module in read}
     modules = [module for module, signature in signatures.items() if "position_ids" in signature.parameters]
 
     def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         nonlocal inside
+        if module not in signatures:  # a copy that was made while the hooks were there
+            return None
         inside += 1
         if inside > 1:
             return None
         given = signatures[module].bind_partial(*arguments, **options).arguments
         return _filled(given, arguments, options, occupied, layout)
 
-    def leave(*_: Any) -> None:
+    def leave(module: nn.Module, *_: Any) -> None:
         nonlocal inside
-        inside -= 1
+        inside -= module in signatures
 
     hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
     hooks += [module.register_forward_hook(leave, always_call=True) for module in modules]
@@ -55,6 +59,12 @@ def positioned(model: nn.Module, backbone: nn.Module, layout: Layout, *, occupie
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _transformers_model(module: nn.Module) -> nn.Module:
+    """The model that says by its signature what it reads: inside a wrapper, as PEFT's, transformers' own."""
+    found = (inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
+    return next(found, module)
 
 
 def _filled(
