@@ -18,7 +18,7 @@ from foreword.assessment.pilot import PilotResult, run_pilot
 from foreword.assessment.summary import span
 from foreword.bundle import load_bundle
 from foreword.engine.host import Host
-from foreword.errors import HostError, RunFolderError, TaskError
+from foreword.errors import DataError, HostError, RunFolderError, TaskError
 from foreword.tuning.candidates import CANDIDATES, candidate_for
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.predictor import predictor_from
@@ -338,7 +338,7 @@ def test_a_candidate_that_fails_is_recorded_and_the_others_go_on(quick: Callable
     assert [found.name for found in result.evidence.candidates] == ["zero-shot", "probe"]
     assert {found.name: found.code for found in result.evidence.failed} == {
         "soft-prompt": "FitError",
-        "prefix": "RuntimeError",
+        "prefix": "FitError",
         "hard-prompt": "DataError",
     }
     assert "fewer than 64 positions" in result.evidence.failed[0].message
@@ -461,3 +461,22 @@ def test_the_default_run_folder_is_one_folder_below_runs(
     result = run_pilot(quick(QUICK[:1], task={"name": name}))
     assert result.folder == Path("runs", folder)
     assert result.evidence.task.name == name
+
+
+def test_labels_that_the_tokenizer_cannot_spell_are_read_from_features(
+    write_task: Callable[..., Path], model_folder: Callable[[str], Path], colours: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """All of these labels are the unknown token; a candidate that needs their texts is refused before anything is."""
+    named = dict(zip(dict.fromkeys(row["label"] for row in colours(60)), "赤緑青", strict=True))
+    rows = [{**row, "label": named[row["label"]]} for row in colours(60)]
+    prefix = {"kind": "prefix", "positions": 2, "steps": 2}
+    folder, out = tmp_path / "task", tmp_path / "out"
+
+    def pilot(*candidates: dict[str, Any]) -> PilotResult:
+        return run_pilot(write_task(folder, model_folder("bert"), [*candidates], rows=rows, labels=None), out=out)
+
+    with pytest.raises(DataError, match="tell two labels apart"):
+        pilot({"kind": "probe"}, {"kind": "zero-shot"})
+    assert not out.exists()
+    found = pilot({"kind": "probe"}, {**prefix, "readout": "linear"}).evidence
+    assert ([each.name for each in found.candidates], found.failed) == (["probe", "prefix"], [])

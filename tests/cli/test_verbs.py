@@ -365,6 +365,41 @@ def test_fit_refuses_lengths_that_are_none(
     assert (ran.code, said in ran.err) == (2, True)
 
 
+def test_a_fit_that_goes_on_takes_no_other_settings_and_says_which_were_given(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, out = write_task(tmp_path / "task", model_folder("bert"), []), tmp_path / "out"
+    assert foreword("fit", task, "--length", 2, "--steps", 2, "--out", out, "-q").code == 0
+    for given in (("--seed", 0), ("--method", "lora"), ("--fresh",), ("--limit", 3), ("--option", "sink=true")):
+        ran = foreword("fit", out, *given)
+        assert (ran.code, f"found:    {given[0]}\n" in ran.err) == (2, True)
+    assert foreword("fit", out, "-q").code == 0
+
+
+def test_an_option_that_is_said_twice_is_refused(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task = write_task(tmp_path / "task", model_folder("bert"), [])
+    for more in (("--steps", 2), ("--option", "steps=2")):
+        ran = foreword("fit", task, "--option", "steps=3", *more)
+        assert (ran.code, "The option steps is said twice" in ran.err) == (2, True)
+
+
+def test_fit_tells_how_many_texts_were_cut(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """All of the 18 inputs to fit and the 12 to choose on have more tokens than are read; so have the 18 answers."""
+    arguments = ("--length", 2, "--steps", 1, "--out", tmp_path / "out", "-q")
+    task = write_task(tmp_path / "task", model_folder("bert"), [], limits={"max_input_tokens": 10})
+    ran = foreword("fit", task, *arguments)
+    assert (ran.code, ran.err) == (0, "")
+    assert "inputs longer than the model reads were cut at their end: 18 of the fit split and 12 of" in ran.out
+    task = write_task(tmp_path / "task", model_folder("gpt2"), [], kind="generate", model={"max_tokens": 1})
+    ran = foreword("fit", task, *arguments, "--fresh")
+    assert "answers longer than max_tokens were cut at their end: 18" in ran.out
+    assert "inputs longer" not in ran.out
+
+
 def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
     foreword: Any,
     write_task: Callable[..., Path],

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from foreword.certificate import Certificate, Verdict
-from foreword.compiler.balls import precise, space_of
+from foreword.compiler.balls import precise
 from foreword.compiler.declared import Declared
 from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.enclosure import Problem
 from foreword.compiler.head import Head
 from foreword.compiler.pipeline import CompiledFunction, compile_function, load_compiled
 from foreword.compiler.target import Target
+from foreword.compiler.truncated import space_of
 
 
 def black(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from foreword.certificate import Verdict
 from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
-from foreword.compiler.construction.contract import Draft, Request
+from foreword.compiler.construction.contract import Draft, Obstacle, Request
 from foreword.compiler.construction.kinks import expression_kinks, kinks_of, near_kinks, sampled_kinks
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.parser import parse_expression
@@ -71,6 +72,53 @@ def test_kinks_are_read_off_an_expression() -> None:
     kinks, known = kinks_of(target, target.domain, np.random.default_rng(0))
     assert known == "read from the expression"
     assert len(kinks) == 2  # x = 3 is outside
+
+
+@pytest.mark.parametrize(
+    ("text", "planes"),
+    [
+        ("max(x, y, z)", [(1, -1, 0, 0), (1, 0, -1, 0), (0, 1, -1, 0)]),
+        ("min(max(x, y), z/2)", [(1, -1, 0, 0), (1, 0, -0.5, 0), (0, 1, -0.5, 0)]),
+        ("abs(abs(x) - 0.5)*z", [(1, 0, 0, 0), (1, 0, 0, 0.5), (1, 0, 0, -0.5)]),
+        ("max(0, 1 - 2*abs(x - y))", [(1, -1, 0, 0), (1, -1, 0, 0.5), (1, -1, 0, -0.5)]),
+        ("max(x*y, z)", []),
+        ("abs(1e308*10*x)", []),  # its slope overflows
+    ],
+)
+def test_kinks_of_nested_maxima_and_absolute_values_are_read(text: str, planes: list[tuple[float, ...]]) -> None:
+    found = expression_kinks(parse_expression(text, 3).outputs, 3)
+    assert len(found) == len(planes)
+    wanted = np.array(planes).reshape(-1, 4) / np.linalg.norm(np.array(planes).reshape(-1, 4)[:, :3], axis=1)[:, None]
+    for normal, offset in found:
+        told = np.append(normal, offset)
+        apart = [min(np.abs(told - plane).max(), np.abs(told + plane).max()) for plane in wanted]
+        assert min(apart) < 1e-12
+        wanted = np.delete(wanted, int(np.argmin(apart)), axis=0)
+
+
+def test_parts_of_too_many_pieces_have_no_kinks_and_take_no_time() -> None:
+    text = "0"
+    for step in range(40):
+        text = f"abs({text} + {step + 1}*x - y)"
+    found = expression_kinks(parse_expression(text, 3).outputs, 3)
+    assert 1 <= len(found) <= 1 + 2 + 4 + 8 + 16
+
+
+def test_a_nested_maximum_is_proved_with_few_keys_for_each_sector() -> None:
+    compiled = compile_function("max(x, y, z)", Sphere(2), tolerance=3e-2, method="adaptive")
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert compiled.positions <= 6 * 8  # three planes make six sectors, and linear functions need few keys
+
+
+def test_thirty_kinks_are_refused_before_their_sectors_are_listed() -> None:
+    """2^30 patterns of sides would fill the memory; of 30 great circles at most 30 * 29 + 2 regions are there."""
+    angles = np.random.default_rng(0).normal(size=(30, 3))
+    kinks = tuple((tuple(row), 0.0) for row in angles.tolist())
+    target = Target(lambda x: np.abs(x @ angles.T).sum(axis=1), domain=Sphere(2), kinks=kinks)
+    drafted = Adaptive().draft(target, Sphere(2), Request(None, 1e-2, 10.0), rng=np.random.default_rng(0))
+    assert isinstance(drafted, Obstacle)
+    assert "30 kinks" in drafted.what
 
 
 def test_declared_kinks_are_taken_at_their_word() -> None:

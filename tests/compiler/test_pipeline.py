@@ -65,6 +65,23 @@ def test_a_lipschitz_constant_alone_is_proved_without_search() -> None:
     assert not compiled.verify().is_refused
 
 
+def test_what_no_search_proves_in_time_is_proved_by_the_theorem_that_needs_none() -> None:
+    """Four gated keys are shorter, but their proof by a Lipschitz constant alone is out of reach."""
+
+    def untraceable(x: np.ndarray) -> np.ndarray:
+        values: np.ndarray = x[:, 0].copy()
+        values[values < 0] *= -1
+        return values
+
+    compiled = compile_function(untraceable, Sphere(2), tolerance=0.2, lipschitz=1.0, seconds=0.0)
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert compiled.method == "nearest"
+    shorter = [row for row in compiled.tried if row.positions is not None and row.positions < compiled.positions]
+    assert shorter
+    assert all(row.verdict != "proved" for row in shorter)
+
+
 def test_positions_give_the_best_of_so_many() -> None:
     errors = [
         compile_function(wave, Sphere(2), positions=count, method="spectral", certify=False).tried[0].sampled

@@ -265,6 +265,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "value": ({"steps": 0}, "greater than or equal to 1"),
     "rate": ({"learning_rate": "fast"}, "find"),
     "length": ({"length": -2}, "greater than or equal to 1"),
+    "length and positions": ({"length": 2, "positions": 3}, "said twice"),
+    "kind": ({"kind": "lora"}, "no option 'kind'"),
+    "switch": ({"sink": "yes"}, "sink: expected true or false, found 'yes'"),
+    "start": ({"start": "zeros"}, "did you mean 'zero'"),
+    "together": ({"start": "prefix"}, "start_prefix, a bundle's path"),
 }
 
 
@@ -275,6 +280,38 @@ def test_a_wrong_option_is_refused_before_any_model_is_loaded(
     monkeypatch.setattr(Host, "load", None)
     with pytest.raises(FitError, match=said):
         fw.fit(None, task(), **options)
+
+
+def test_all_that_is_wrong_with_the_options_is_said_at_once(task: Callable[..., Path]) -> None:
+    with pytest.raises(FitError) as caught:
+        fw.fit(None, task(), length=0, steps=-1, share=2.0, learning_rate="fast")
+    for name in ("positions", "steps", "share", "learning_rate"):
+        assert f"  - {name}: expected" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"length": 10**15}, {"length": 2, "longest": 10**15}, {"method": "lora"}], ids=str)
+def test_what_no_memory_can_hold_is_refused_before_it_is_made(
+    task: Callable[..., Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """10^15 positions or ranks of 8 numbers or more would take petabytes."""
+    with pytest.raises(FitError, match="does not fit into memory"):
+        fw.fit(None, task(), out=tmp_path / "out", **{"length": 10**15, **options})
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_a_finished_fit_is_left_as_it_is_with_its_record_and_its_signatures(
+    task: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, out = task(), tmp_path / "out"
+    first = fw.fit(None, path, out=out, **OPTIONS)
+    fw.sign_bundle(out / "best.prefix", fw.SigningKey.new())
+    before = {name: (out / name).read_bytes() for name in ("best.prefix", "result.json")}
+    again = fw.fit.resume(out)
+    assert is_the_same(again, first)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    (out / "best.prefix").write_bytes(b"damaged")
+    fw.fit.resume(out)
+    assert fw.load_bundle(out / "best.prefix").prefix.hash == first.prefix.hash
 
 
 def test_a_folder_without_a_fit_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import foreword as fw
 from foreword.engine.generation import features
 from foreword.engine.host import Host
 from foreword.errors import FitError
-from foreword.tuning import full_weights
+from foreword.tuning import room
 from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.loop import fit as loop
@@ -95,9 +95,9 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(
 ) -> None:
     """On the CPU 40 bytes a weight; one byte less is too little."""
     host = load_host("bert")
-    monkeypatch.setattr(full_weights, "free_bytes", lambda _: 40 * host.parameters)
+    monkeypatch.setattr(room, "free_bytes", lambda _: 40 * host.parameters)
     FullWeights(host).close()
-    monkeypatch.setattr(full_weights, "free_bytes", lambda _: 40 * host.parameters - 1)
+    monkeypatch.setattr(room, "free_bytes", lambda _: 40 * host.parameters - 1)
     with pytest.raises(FitError, match="does not fit into memory"):
         FullWeights(host)
 
@@ -165,5 +165,5 @@ def test_its_checkpoint_has_at_most_sixteen_bytes_a_weight(task: Path, tmp_path:
 
 
 def test_it_has_no_length(task: Path) -> None:
-    with pytest.raises(FitError, match="A full has no length"):
+    with pytest.raises(FitError, match="The method full has no length"):
         fw.fit(None, task, method="full", length=3)

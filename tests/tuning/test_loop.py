@@ -477,6 +477,15 @@ def test_a_loss_that_runs_away_takes_the_best_state_back_with_half_the_rates() -
     assert any("ran away" in text for text in outcome.notices)
 
 
+def test_a_loss_that_runs_away_before_the_first_look_is_seen_there() -> None:
+    """Three times the first loss: the mean of all steps up to the first look would hide what ran away in them."""
+    vector = Vector()
+    problem = Poisoned(vector, bad=lambda step: 1 <= step < 8, value=1000.0, scores=lambda step: (-step, 0.0))
+    outcome = fit(problem, vector, replace(SETTINGS, steps=8), seed=0)
+    assert outcome.factor < 1
+    assert any("back to the state of step 0" in text for text in outcome.notices)
+
+
 class Narrow(Quadratic):
     """Memory for so many examples at once."""
 

@@ -62,12 +62,15 @@ def _row(shown: list[Any]) -> str:
 
 def _certificates(lines: list[Line]) -> list[str]:
     found = ["", "## Certificates", ""]
-    found += ["| domain | tolerance | target | positions | largest error | bound | ratio | proof s | all s | verdict |"]
-    found += ["|" + "---|" * 10]
+    columns = (
+        "domain, tolerance, target, positions, largest error, bound, ratio, proof s, all s, verdict, check s, checked"
+    )
+    found += [_row(columns.split(", ")), "|" + "---|" * 12]
     for line in [line for line in lines if line["part"] == "certificates"]:
         shown = [line["domain"], f"{line['tolerance']:g}", line["target"], line["used"], f"{line['error']:.2e}"]
         shown += [f"{line['bound']:.2e}", f"{line['ratio']:.2f}", f"{line['proof_seconds']:.1f}"]
-        found += [_row([*shown, f"{line['seconds']:.1f}", line["verdict"]])]
+        shown += [f"{line['seconds']:.1f}", line["verdict"], f"{line['check_seconds']:.1f}", line["checked"]]
+        found += [_row(shown)]
     return found
 
 

@@ -33,6 +33,7 @@ from report import report
 from targets import CHOSEN, DOMAINS, JUDGED, Case, drawn, kink_cases, smooth_cases
 
 from foreword.certificate import Verdict
+from foreword.compiler.checker import check
 from foreword.compiler.nets import positions_for
 from foreword.compiler.pipeline import CompiledFunction, compile_function
 from foreword.compiler.proof import prove
@@ -50,6 +51,7 @@ ASKED = [  # (domain, positions, error) of smooth targets
     ("square", 144, 1e-6), ("cube", 1728, 2e-6),
 ]  # fmt: skip
 CERTIFIED = [("S1", 1e-7, 1.0, 1.5), ("S2", 1e-5, 10.0, 1.5), ("S3", 4e-3, 30.0, 2.0)]  # tolerance, seconds, ratio
+MOST_CHECKING = 120.0  # seconds of the clock for one independent check
 NEAREST = [("S1", 0.01), ("S2", 0.05), ("S3", 0.2), ("square", 0.02)]
 
 
@@ -240,20 +242,24 @@ def certificates(lines: Lines, options: argparse.Namespace) -> None:
 
 
 def _certificate(case: Case, tolerance: float) -> dict[str, Any]:
-    """Draft, then proof, apart; where the proof misses, the whole compilation with its tighter drafts."""
+    """Draft, proof and check, apart; where the proof misses, the whole compilation with its tighter drafts."""
     target, started = case.target, time.process_time()
     made = compile_function(target, tolerance=tolerance, certify=False)
     drafted = time.process_time()
-    certificate = prove(made.head, made.chart, target, case.domain, tolerance=tolerance).certificate
+    proof = prove(made.head, made.chart, target, case.domain, tolerance=tolerance)
+    certificate, cover = proof.certificate.sealed(), proof.cover
     proved = time.process_time()
     if certificate.verdict is not Verdict.PROVED:
         made = compile_function(target, tolerance=tolerance)
-        certificate = made.certificate or certificate
-    taken = time.process_time() - started
-    truth = _largest_error(case, made)
+        certificate, cover = made.certificate or certificate, made.cover
+    taken, checking = time.process_time() - started, time.process_time()
+    parts = (made.head, made.chart, target.expression, case.domain, certificate, cover)
+    checked = check(*parts, seconds=MOST_CHECKING)
+    check_seconds, truth = time.process_time() - checking, _largest_error(case, made)
     return {"method": "prefix", "used": made.positions, "error": truth, "bound": certificate.bound,
-            "ratio": certificate.bound / truth, "seconds": taken,
-            "proof_seconds": proved - drafted, "verdict": str(certificate.verdict), "choice": made.method}  # fmt: skip
+            "ratio": certificate.bound / truth, "seconds": taken, "proof_seconds": proved - drafted,
+            "check_seconds": check_seconds, "checked": str(checked.verdict),
+            "verdict": str(certificate.verdict), "choice": made.method}  # fmt: skip
 
 
 def _largest_error(case: Case, made: CompiledFunction) -> float:

@@ -25,13 +25,15 @@ from foreword.assessment.report import write_report
 from foreword.assessment.stress import run_stress
 from foreword.bundle import save_bundle
 from foreword.engine.host import Host
-from foreword.errors import TaskError
+from foreword.errors import DataError, TaskError
 from foreword.record import Stopwatch
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidate_settings import AnyCandidate, ZeroShotSettings
 from foreword.tuning.candidates import Workbench
+from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.candidates.zero_shot import ZeroShot
 from foreword.tuning.examples import load_splits
+from foreword.tuning.predictor import Predictor
 from foreword.tuning.problems import did_you_mean
 from foreword.tuning.task import Task
 from foreword.version import __version__
@@ -76,7 +78,7 @@ def run_pilot(
     before = host.fingerprint
     watched("base model", 1, 1, before[:12])
     bench = Workbench(host, task, splits)
-    bare = ZeroShot(ZeroShotSettings()).predictor(bench)
+    bare = _bare(bench, candidates)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / _file_name(task.name))
     settings = {"task": task.settings(), "limit": limit, "seeds": list(chosen_seeds)}
     read = {"data": splits.hash, "other_text": None if other is None else other.sha256}
@@ -111,6 +113,23 @@ def _selected(task: Task, only: Sequence[str]) -> list[AnyCandidate]:
                 fix="Name candidates of the task file, by name or kind.",
             )
     return [found for found in task.candidates if not only or found.name in only or found.kind in only]
+
+
+def _bare(bench: Workbench, candidates: Sequence[AnyCandidate]) -> Predictor:
+    """The model as it is, which latencies are measured against; DataError when it cannot spell the labels.
+
+    Candidates that all read labels from features need no more than those, and then neither does the model as it is.
+    """
+    try:
+        return ZeroShot(ZeroShotSettings()).predictor(bench)
+    except DataError:
+        if not all(_reads_features(candidate) for candidate in candidates):
+            raise
+        return Predictor(bench.host, bench.manner(), readout=unset_readout("linear", bench))
+
+
+def _reads_features(candidate: AnyCandidate) -> bool:
+    return candidate.kind == "probe" or getattr(candidate, "readout", "auto") in ("prototypes", "linear")
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

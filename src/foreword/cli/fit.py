@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def fit(
+    context: typer.Context,
     task: Path = typer.Argument(..., help="The task file, or the folder of a fit to go on with."),
     method: str = typer.Option("prefix", "--method", help="prefix, soft-prompt, lora or full."),
     length: str | None = typer.Option(
@@ -43,13 +44,12 @@ def fit(
     Ctrl-C or a kill loses nothing: the same command, or `foreword fit FOLDER`, goes on to the same numbers.
     """
     told = {"start": start, "steps": steps, "batch_size": batch_size, "seconds": seconds}
-    options = {name: value for name, value in told.items() if value is not None} | _options(option)
     if learning_rate is not None:
-        options["learning_rate"] = _value(learning_rate)
+        told["learning_rate"] = _value(learning_rate)
+    options = _options({name: value for name, value in told.items() if value is not None}, option)
     resumes = task.is_dir()
     if resumes:
-        given = (("length", length), ("lengths", lengths), ("out", out))
-        _only_a_folder(options | {name: value for name, value in given if value})
+        _only_a_folder(context)
 
     from transformers.utils import logging
 
@@ -108,7 +108,7 @@ def _show(made: Fit) -> None:
     typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
     if made.sweep is not None:
         _show_sweep(made.sweep)
-    for text in made.notices:
+    for text in (*_cuts(made), *made.notices):
         typer.echo(on_one_screen(f"notice     {text}"))
     if made.folder is None:
         return
@@ -120,6 +120,17 @@ def _show(made: Fit) -> None:
     ):
         if (made.folder / path).exists():
             typer.echo(f"{name:<10} {made.folder / path}")
+
+
+def _cuts(made: Fit) -> list[str]:
+    """A line when texts were too long to be read whole: what was cut off was neither fitted to nor scored."""
+    lines = []
+    inputs = " and ".join(f"{count} of the {name} split" for name, count in made.details["inputs_cut"].items() if count)
+    if inputs:
+        lines.append(f"inputs longer than the model reads were cut at their end: {inputs}")
+    if made.details.get("answers_cut"):
+        lines.append(f"answers longer than max_tokens were cut at their end: {made.details['answers_cut']}")
+    return lines
 
 
 def _show_sweep(sweep: Sweep) -> None:
@@ -141,10 +152,11 @@ def folder_name(name: str) -> str:
     return plain[:60].strip("-.") or "fit"
 
 
-def _options(told: list[str]) -> dict[str, Any]:
+def _options(named: dict[str, Any], told: list[str]) -> dict[str, Any]:
+    """What the options of a name of their own say, and what each --option says."""
     from foreword.errors import FitError
 
-    found = {}
+    found = dict(named)
     for each in told:
         name, equals, value = each.partition("=")
         if not equals or not name.strip():
@@ -153,6 +165,13 @@ def _options(told: list[str]) -> dict[str, Any]:
                 expected="NAME=VALUE, such as schedule=cosine",
                 found=each,
                 fix="Write the name, an equals sign and the value; docs/reference/task-file.md lists the names.",
+            )
+        if name.strip() in found:
+            raise FitError(
+                f"The option {name.strip()} is said twice.",
+                expected="each option once",
+                found=f"{found[name.strip()]} and {value.strip()}",
+                fix="Leave one of them out.",
             )
         found[name.strip()] = _value(value.strip())
     return found
@@ -168,13 +187,24 @@ def _value(text: str) -> Any:
         return text
 
 
-def _only_a_folder(told: dict[str, Any]) -> None:
+def _only_a_folder(context: typer.Context) -> None:
+    """FitError when more is said than which fit is to go on, and how it is shown."""
     from foreword.errors import FitError
 
-    if told:
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in ("task", "tensorboard", "quiet") and _is_given(context, name)
+    ]
+    if given:
         raise FitError(
             "A fit that goes on keeps the settings that it was started with.",
             expected="the folder alone",
-            found=", ".join(told),
+            found=", ".join(given),
             fix="Leave these out, or start another fit with the task file and another --out.",
         )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

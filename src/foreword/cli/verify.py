@@ -27,7 +27,7 @@ def verify(
     as_json: bool = typer.Option(False, "--json", help="Print what was checked as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar."),
 ) -> None:
-    """Recompute a certificate's claim in ball arithmetic, and say of each part of it whether it holds.
+    """Recompute a certificate's claim in rigorous arithmetic of its own, and say of each part of it whether it holds.
 
     Exit code 0 when the claim is proved again, 1 when it is not, 2 when the file is damaged, was changed, or cannot be
     read.

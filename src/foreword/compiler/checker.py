@@ -1,4 +1,4 @@
-"""The second opinion on a certificate: the claim is recomputed in ball arithmetic, with no code of the search.
+"""The second opinion on a certificate: the claim is recomputed in rigorous arithmetic, with no code of the search.
 
 Shared with the search are the definitions only: the expression graph, the head, the charts, the domains, the cover's
 geometry. What the search found is taken as a hint (which cells, which order); every number that the claim rests on is
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.arrays import Floats
-from foreword.compiler.balls import Balls, as_balls, magnitude, precise, space_of
+from foreword.compiler.balls import BALLS, Balls, as_balls, magnitude, precise
 from foreword.compiler.charts import Chart
 from foreword.compiler.claim import Claim, Examined, Findings, compare
 from foreword.compiler.cover import Cover
 from foreword.compiler.covering import nearest_bound
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import exact_head, exact_outputs
 from foreword.compiler.expression import Expression, ordered
 from foreword.compiler.file import CompiledFile
@@ -32,13 +33,14 @@ from foreword.compiler.floating import rounding_terms
 from foreword.compiler.functions import enclose
 from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
-from foreword.compiler.sweep import Progress, sweep
+from foreword.compiler.sweep import Progress, Sweep
 from foreword.compiler.target import Target
+from foreword.compiler.truncated import space_of
 from foreword.errors import CertificateError, CompileError
 
 POINTS = 32  # of a table at once
 
-BEST_ORDER = {1: 14, 2: 8, 3: 6}  # by dimension; a heuristic: the cost of a cell grows faster than the cells save
+BEST_ORDER = {1: 14, 2: 8, 3: 7}  # by dimension; a heuristic: the cost of a cell grows faster than the cells save
 MOST_MONOMIALS = 5_000
 MOST_FEATURES = 4_000_000  # numbers of a hundred bytes each
 CHART_ROUNDING = 1e-12  # relative; above what a chart's dozen operations and a norm round away at a point
@@ -194,7 +196,8 @@ def _check_cells(claim: Claim, found: Findings, allowed: arb, deadline: float, p
             found.unchecked.append("beyond a declared kink nothing bounds the target: it has no Lipschitz constant")
         if found.wrong or found.unchecked:
             return ""
-    return sweep(claim, found, allowed, order=_order(claim), deadline=deadline, progress=progress)
+    order = _order(claim)
+    return Sweep(claim, found, float(BALLS.floor(allowed)), deadline, progress).run({DOUBLES: order, BALLS: order})
 
 
 def _check_named(claim: Claim, found: Findings, codes: Sequence[str]) -> None:

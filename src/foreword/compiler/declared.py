@@ -1,4 +1,4 @@
-"""A callable target over cells, from what its caller declared of it, in ball arithmetic: the checker's own reading.
+"""A callable target over cells, from what its caller declared of it: the checker's own reading.
 
 f is its Taylor polynomial at the cell's middle, as far as derivatives are declared, and what is left is at most the
 declared constant's: C d^p / p! at distance d (statement C.5, docs/theory). What the callables return is taken as exact
@@ -16,12 +16,14 @@ from flint import arb
 from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.balls import Balls, Model, as_balls, magnitude
+from foreword.compiler.balls import Balls, as_balls, magnitude
 from foreword.compiler.domain import Sphere
+from foreword.compiler.numbers import Numbers, System
 from foreword.compiler.target import Target
+from foreword.compiler.truncated import Model, Space
 
 ROUNDINGS = 64
-ON_KINK = 1e-12  # how far a cell of a sphere may reach over a declared kink, since angles are rounded
+ON_KINK = 1e-12  # how far a cell may reach over a declared kink, since angles, or the checker's doubles, are rounded
 RELATIVE = arb(ROUNDINGS) * arb(2) ** -52
 
 
@@ -56,36 +58,40 @@ class Declared:
 
     def enclose(self, columns: Sequence[Model]) -> list[Model]:
         """A model of each output from models of the columns; its rest is not a number where nothing is declared."""
-        space, cells = columns[0].space, len(columns[0].rest)
+        space, system = columns[0].space, columns[0].system
         middles = np.array([column.coefficients[0] for column in columns]).astype(np.float64).T
-        steps = [column.shifted(as_balls(-middle)) for column, middle in zip(columns, middles.T, strict=True)]
-        chord = _root(sum((magnitude(step.size + step.rest) ** 2 for step in steps), as_balls(np.zeros(cells))))
+        steps = [column.shifted(-middle) for column, middle in zip(columns, middles.T, strict=True)]
+        chord = system.root(system.up(sum((step.largest**2 for step in steps), system.zeros(len(middles)))))
         values, gradient, hessian = self._at(middles)
         over, is_split = self._beyond_kinks(columns)
         target, found = self.target, []
-        near = magnitude(chord + over)
-        left = near if target.metric == "euclidean" or not isinstance(target.domain, Sphere) else _arcs(near)
-        lipschitz = arb.nan() if target.lipschitz is None else arb(target.lipschitz)
-        constant = (arb.nan(), lipschitz, target.second, target.third)[self.terms]
+        near = system.up(chord + over)
+        is_chord = target.metric == "euclidean" or not isinstance(target.domain, Sphere)
+        left = near if is_chord else system.upper(_arcs(system.balls(near)))
+        lipschitz = system.upper([arb.nan() if target.lipschitz is None else arb(target.lipschitz)])[0]
+        told = (None, target.lipschitz, target.second, target.third)[self.terms]
+        constant = arb.nan() if told is None else arb(told) / arb(self.terms).fac()
+        beyond = system.upper([constant])[0] * system.power(left if self.terms == 1 else near, max(self.terms, 1))
         for output in range(values.shape[1]):
-            slopes, square = gradient[:, output], hessian[:, output]
-            model = space.constant(as_balls(values[:, output]))
-            size = magnitude(as_balls(values[:, output]))
-            slope = _root((magnitude(as_balls(slopes)) ** 2).sum(axis=1)) + near * _root(
-                (magnitude(as_balls(square)) ** 2).sum(axis=(1, 2))
-            )
-            for i, step in enumerate(steps if self.terms > 1 else []):
-                inner = space.constant(as_balls(slopes[:, i]))
-                for j, other in enumerate(steps if self.terms > 2 else []):
-                    inner = inner + other.scaled(as_balls(square[:, i, j]) / 2)
-                model = model + inner * step
-            bound = lipschitz * left if self.terms == 1 else arb(constant) * near**self.terms / arb(self.terms).fac()
+            model = self._polynomial(space, steps, values[:, output], gradient[:, output], hessian[:, output])
+            slope = system.up(_length(system, gradient[:, output]) + near * _length(system, hessian[:, output]))
+            bound = beyond
             if self.terms > 1:
                 bound = np.where(over > 0, bound + (lipschitz + slope) * over, bound)
                 bound = np.where(is_split, lipschitz * left + slope * near, bound)
-            rest = model.rest + magnitude(bound) + RELATIVE * (size + slope * (near + 1))
-            found.append(Model(space, model.coefficients, np.asarray(rest)))
+            size = system.magnitude(system.exact(values[:, output]))
+            found.append(model.widened(bound + system.upper([RELATIVE])[0] * (size + slope * (near + 1))))
         return found
+
+    def _polynomial(self, space: Space, steps: Sequence[Model], value: Floats, slopes: Floats, square: Floats) -> Model:
+        """The Taylor polynomial of one output, as far as derivatives are declared."""
+        model = space.constant(space.system.exact(value))
+        for i, step in enumerate(steps if self.terms > 1 else []):
+            inner = space.constant(space.system.exact(slopes[:, i]))
+            for j, other in enumerate(steps if self.terms > 2 else []):
+                inner = inner + other.scaled(square[:, i, j] / 2)
+            model = model + inner * step
+        return model
 
     def _at(self, points: Floats) -> tuple[Floats, Floats, Floats]:
         """Values `(cell, output)`, gradients `(cell, output, column)` and Hessians, 0 where they are not declared."""
@@ -101,36 +107,39 @@ class Declared:
             hessian = (told + told.transpose(0, 1, 3, 2)) / 2
         return values, gradient, hessian
 
-    def _beyond_kinks(self, columns: Sequence[Model]) -> tuple[Balls, NDArray[np.bool_]]:
+    def _beyond_kinks(self, columns: Sequence[Model]) -> tuple[Numbers, NDArray[np.bool_]]:
         """How far each cell reaches over a declared kink `(cell,)` seen from its middle, where that is rounding only;
         and whether it is more.
 
         On the sphere a great circle leads from a point to the kink and has the length asin(o + t) - asin(o), t being
-        how much <normal, x> exceeds the offset o. A cube's cells end at a kink exactly or are divided by it.
+        how much <normal, x> exceeds the offset o; in a cube a straight line does, of length t / |normal|.
         """
-        cells = len(columns[0].rest)
-        over, is_split = as_balls(np.zeros(cells)), np.zeros(cells, dtype=bool)
+        system, cells, is_sphere = columns[0].system, len(columns[0].rest), isinstance(self.target.domain, Sphere)
+        over, is_split = np.array([arb(0)] * cells, dtype=object), np.zeros(cells, dtype=bool)
         for normal, offset in self.target.kinks if self.terms > 1 else ():
-            side = columns[0].scaled(arb(normal[0]))
+            side = columns[0].scaled(float(normal[0]))
             for weight, column in zip(normal[1:], columns[1:], strict=True):
-                side = side + column.scaled(arb(weight))
-            low, high = side.shifted(arb(-offset)).range()
+                side = side + column.scaled(float(weight))
+            low, high = (system.balls(end) for end in side.shifted(-float(offset)).range())
+            length = sum((arb(float(weight)) ** 2 for weight in normal), arb(0)).sqrt()
+            middle = system.balls(side.coefficients[0]) + system.balls(side.rest) * arb(0, 1) - arb(offset)
             for cell in range(cells):
                 if low[cell] >= 0 or high[cell] <= 0:
                     continue
-                middle = (side.coefficients[0, cell] + side.rest[cell] * arb(0, 1)) - arb(offset)
-                excess = -low[cell] if middle > 0 else high[cell] if middle < 0 else arb(1)
+                excess = -low[cell] if middle[cell] > 0 else high[cell] if middle[cell] < 0 else arb(1)
                 outermost = abs(arb(offset)) + excess
-                if isinstance(self.target.domain, Sphere) and excess < ON_KINK and outermost < 1:
-                    arc = (outermost.asin() - abs(arb(offset)).asin()).upper()
-                    over[cell] = over[cell].max(arc)
-                else:
+                if not excess < ON_KINK or (is_sphere and not outermost < 1):
                     is_split[cell] = True
-        return over, is_split
+                    continue
+                path = outermost.asin() - abs(arb(offset)).asin() if is_sphere else excess / length
+                over[cell] = over[cell].max(path.upper())
+        return system.upper(over), is_split
 
 
-def _root(squares: Balls) -> Balls:
-    return np.array([entry.sqrt().upper() for entry in squares], dtype=object)
+def _length(system: System, derivatives: Floats) -> Numbers:
+    """Upper bounds on the lengths of a derivative's entries `(cell, ...)`."""
+    flat = system.magnitude(system.exact(derivatives.reshape(len(derivatives), -1)))
+    return system.root(system.up((flat**2).sum(axis=1)))
 
 
 def _arcs(chords: Balls) -> Balls:

@@ -1,7 +1,7 @@
 """A function of named coordinates as a graph of elementary operations, shared by everything that must understand it.
 
 The graph is what a *rigorous* evaluation needs: the same nodes are evaluated in float64 (here), on real and complex
-cells in the search (`tape.py`) and in ball arithmetic by the checker. It is made by the safe parser (`parser.py`) or by
+cells in the search (`tape.py`) and as enclosures by the checker. It is made by the safe parser (`parser.py`) or by
 tracing a NumPy callable (`tracing.py`).
 """
 

@@ -1,7 +1,8 @@
-"""Elementary functions and expression graphs of ball models: the checker's own reading of a target.
+"""Elementary functions and expression graphs of truncated polynomials: the checker's own reading of a target.
 
-A function of one variable is its Taylor series about each cell's middle with Lagrange's remainder. Closed forms of the
-last coefficient, recurrences and Cauchy's bound on a disc give the remainder, whichever is least.
+A function of one variable is its Taylor series about each cell's middle with Lagrange's remainder, both by Arb whatever
+the models' numbers are. Closed forms of the last coefficient, recurrences and Cauchy's bound on a disc give the
+remainder, whichever is least.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from flint import acb, arb, arb_series
 
-from foreword.compiler.balls import Balls, Model, magnitude, zeros
 from foreword.compiler.expression import Node, walk
+from foreword.compiler.truncated import Model
 from foreword.errors import CertificateError
 
 LARGEST_POWER = 4096
@@ -23,25 +24,25 @@ def apply(name: str, inner: Model) -> Model:
 
     Where the series does not exist over the whole cell but the function does, a constant with its range as rest.
     """
-    order, cells = inner.space.order, len(inner.rest)
-    centre = inner.coefficients[0]
-    step = Model(inner.space, np.concatenate([zeros(1, cells), inner.coefficients[1:]]), inner.rest, 1)
-    radius = magnitude(step.size + step.rest)
-    whole = centre + radius * arb(0, 1)
-    series = np.array([_series(name, ball, order) for ball in centre], dtype=object).T
-    last = np.array([_last(name, ball, order) for ball in whole], dtype=object)
-    result = inner.space.constant(series[order - 1])
-    for degree in range(order - 2, -1, -1):
-        result = (result * step).shifted(series[degree])
-    result = Model(result.space, result.coefficients, result.rest + magnitude(last) * radius**order)
-    return _or_constant(result, np.array([_series(name, ball, 1)[0] for ball in whole], dtype=object))
+    space, system = inner.space, inner.system
+    step = inner.without_constant()
+    radius = step.largest
+    centre, reach = system.balls(inner.coefficients[0]), system.balls(radius)
+    whole = [middle + around * arb(0, 1) for middle, around in zip(centre, reach, strict=True)]
+    series, errors = system.split(np.array([_series(name, ball, space.order) for ball in centre], dtype=object).T)
+    last = system.upper(np.array([_last(name, ball, space.order).abs_upper() for ball in whole], dtype=object))
+    result = space.constant(series[space.order - 1], errors[space.order - 1])
+    for degree in range(space.order - 2, -1, -1):
+        result = (result * step).shifted(series[degree]).widened(errors[degree])
+    result = result.widened(last * system.power(radius, space.order))
+    return _or_constant(result, name, whole)
 
 
 def power(inner: Model, exponent: int) -> Model:
     """An integer power by repeated squaring."""
     if exponent < 0:
         return power(apply("inverse", inner), -exponent)
-    result, square = inner.space.constant(np.full(len(inner.rest), arb(1), dtype=object)), inner
+    result, square = inner.space.constant(inner.system.exact(np.ones(len(inner.rest)))), inner
     is_first = True
     while exponent:
         if exponent & 1:
@@ -51,18 +52,23 @@ def power(inner: Model, exponent: int) -> Model:
     return result
 
 
-def _or_constant(result: Model, ranges: Balls) -> Model:
-    """The model, but the range where that says more than the model."""
-    finite = [size.is_finite() for size in result.size + result.rest]
-    lost = [k for k, ball in enumerate(ranges) if ball.is_finite() and not (finite[k] and result.rest[k] <= ball.rad())]
+def _or_constant(result: Model, name: str, whole: Sequence[arb]) -> Model:
+    """The model, but the range of the function over a cell where that says more."""
+    system = result.system
+    rest, varying = system.ceiling(result.rest), system.ceiling(result.without_constant().size)
+    # A polynomial that varies by more than its rest says more than a constant.
+    doubtful = np.flatnonzero(~(np.isfinite(rest) & (rest <= varying)))
+    ranges = [(cell, _series(name, whole[cell], 1)[0]) for cell in doubtful.tolist()]
+    lost = [(cell, ball) for cell, ball in ranges if ball.is_finite() and not arb(rest[cell]) <= ball.rad()]
     if not lost:
         return result
-    coefficients, rest = result.coefficients.copy(), result.rest.copy()
-    for cell in lost:
-        coefficients[:, cell] = arb(0)
-        coefficients[0, cell] = ranges[cell].mid()
-        rest[cell] = arb(ranges[cell].rad())
-    return Model(result.space, coefficients, rest)
+    coefficients, widths = result.coefficients.copy(), result.rest.copy()
+    for cell, ball in lost:
+        coefficients[:, cell] = system.zeros(len(coefficients))
+        (middle,), (error,) = system.split([arb(ball.mid())])
+        coefficients[0, cell] = middle
+        widths[cell] = system.up(system.upper([arb(ball.rad())])[0] + error)
+    return Model(result.space, coefficients, widths)
 
 
 def _series(name: str, ball: arb, length: int) -> list[arb]:
@@ -145,15 +151,19 @@ def _half_choose(n: int) -> arb:
 def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
     """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node."""
 
+    space, cells = columns[0].space, len(columns[0].rest)
+
+    def constant(ball: arb) -> Model:
+        return space.constant(*space.system.split(np.full(cells, ball, dtype=object)))
+
     def visit(node: Node, found: list[Model]) -> Model:
-        space, cells = columns[0].space, len(columns[0].rest)
         match node.operation, found:
             case "variable", []:
                 return columns[int(node.value or 0)]
             case "constant", []:
-                return space.constant(np.full(cells, arb(float(node.value or 0.0)), dtype=object))
+                return constant(arb(float(node.value or 0.0)))
             case "pi", []:
-                return space.constant(np.full(cells, arb.pi(), dtype=object))
+                return constant(arb.pi())
             case "power", [inner] if abs(int(node.value or 0)) <= LARGEST_POWER:
                 return power(inner, int(node.value or 0))
             case "absolute", [inner]:
@@ -188,6 +198,6 @@ _OF_PAIRS: dict[str, Callable[[Model, Model], Model]] = {
     "subtract": lambda a, b: a - b,
     "multiply": lambda a, b: a * b,
     "divide": lambda a, b: a * apply("inverse", b),
-    "maximum": lambda a, b: (a + b + (a - b).absolute()).scaled(arb(0.5)),
-    "minimum": lambda a, b: (a + b - (a - b).absolute()).scaled(arb(0.5)),
+    "maximum": lambda a, b: (a + b + (a - b).absolute()).scaled(0.5),
+    "minimum": lambda a, b: (a + b - (a - b).absolute()).scaled(0.5),
 }

@@ -20,6 +20,7 @@ from scipy.special import gammaln
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.lattices import icosahedral, points_of, size_of, tori, triangle_numbers
 
 Indices = NDArray[np.intp]
 
@@ -28,8 +29,10 @@ SUPER_FIBONACCI = 1.533751168755204288118041  # psi of super-Fibonacci spirals (
 SLACK = 1e-14  # more than the roundings of a scalar product of unit vectors in up to 40 dimensions
 
 # (covering radius)^m * positions of the nets that `net_within` makes, m = 1, 2, 3; m >= 4 is layered.
-FEW = 10_000  # up to so many points a net is made in a second, so that a guess too low costs little
-COVERING = {1: math.pi, 2: 6.2, 3: 13.5}
+COVERING = {1: math.pi, 2: 5.4, 3: 10.6}
+FEW = 10_000  # up to so many points a net is relaxed, which then costs a second
+SPIRALS = 600  # up to so many points a relaxed spiral may do better than a lattice: both are made
+SCANNED = tuple(1.0 + 0.01 * step for step in range(16))  # what tori of so few points are made for, in radii
 
 
 @dataclass(frozen=True)
@@ -187,15 +190,75 @@ def net_within(domain: Sphere | Cube, radius: float, *, limit: int) -> Net | Non
     if domain.dimension > 3:
         net = _layered(domain.dimension, radius)
         return net if net is not None and len(net.points) <= limit else None
-    guess = positions_for(domain, radius)
-    count = max(3, math.floor((0.8 if guess < FEW else 1.06) * guess)) if domain.dimension > 1 else 2
-    count = max(count, math.ceil(math.pi / (radius - SLACK)) if domain.dimension == 1 else domain.dimension + 2)
+    if domain.dimension == 1:
+        count = max(2, math.ceil(math.pi / (radius - SLACK)))
+        return _spiral_within(1, radius, count, limit)
+    found = [_lattice_within(domain.dimension, radius, limit)]
+    if positions_for(domain, radius) <= SPIRALS:
+        found.append(_spiral_within(domain.dimension, radius, domain.dimension + 2, limit))
+    nets = [net for net in found if net is not None]
+    return min(nets, key=lambda net: len(net.points)) if nets else None
+
+
+def _spiral_within(dimension: int, radius: float, count: int, limit: int) -> Net | None:
+    """The first net of `sphere_net_of` that is fine enough, from `count` points on."""
     while count <= limit:
-        net = sphere_net_of(domain.dimension, count)
+        net = sphere_net_of(dimension, count)
         if net.radius <= radius:
             return net
-        count = max(count + 1, math.ceil(count * min(1.3, (net.radius / radius) ** domain.dimension)))
+        count = max(count + 1, math.ceil(count * min(1.3, 0.99 * (net.radius / radius) ** dimension)))
     return None
+
+
+def _lattice_within(dimension: int, radius: float, limit: int) -> Net | None:
+    """A lattice of `lattices` that is fine enough, m = 2 or 3: first guesses are too coarse, and then corrected."""
+    if dimension == 2:
+        wanted = (0.9 * COVERING[2] / radius**2 - 2) / 10
+        for number, h, k in triangle_numbers(max(1, (limit - 2) // 10)):
+            if number >= wanted:
+                net = _eased(icosahedral(h, k))
+                if net.radius <= radius:
+                    return net
+                wanted = max(number + 1, 0.99 * number * (net.radius / radius) ** 2)
+        return None
+    about = positions_for(Sphere(3), radius)
+    scales = SCANNED if about <= SPIRALS else SCANNED[1:5] if about <= FEW else ()
+    nets = [_eased(points_of(tori(radius * scale))) for scale in scales]
+    fine = [net for net in nets if net.radius <= radius and len(net.points) <= limit]
+    scale = 1.02
+    while not fine and scale > 0.5:
+        stack = tori(radius * scale)
+        if size_of(stack) > limit:
+            return None
+        net = _eased(points_of(stack))
+        fine = [net] if net.radius <= radius else []
+        scale *= 0.9995 * min(1.0, radius / net.radius)
+    return min(fine, key=lambda net: len(net.points)) if fine else None
+
+
+def finest_sphere_net(dimension: int, count: int) -> Net:
+    """A net of at most `count` points on S^m, m <= 3, with as small a covering radius as we know how to make."""
+    nets = []
+    if dimension == 2 and count >= 12:
+        nets = [_eased(icosahedral(h, k)) for _, h, k in triangle_numbers((count - 2) // 10)[-2:]]
+    if dimension == 3 and count >= 16:
+        low, high = 0.5 * (COVERING[3] / count) ** (1 / 3), 3.0
+        for _ in range(30):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if size_of(tori(middle)) <= count else (middle, high)
+        nets = [_eased(points_of(tori(high)))]
+    if not nets or count <= SPIRALS:
+        nets.append(sphere_net_of(dimension, count))
+    return min(nets, key=lambda net: net.radius)
+
+
+def _eased(points: Floats) -> Net:
+    """The points, or those relaxed a little where that covers better."""
+    nets = [Net(points, covering_radius(points))]
+    if len(points) <= FEW:
+        moved = relaxed(points, rounds=2 if points.shape[1] > 3 else 5)
+        nets.append(Net(moved, covering_radius(moved)))
+    return min(nets, key=lambda net: net.radius)
 
 
 def sphere_net_of(dimension: int, count: int) -> Net:

@@ -88,7 +88,8 @@ def compile_function(
     wish = Wish(target, domain, request, seed, certify, progress, work, Clock(seconds))
     with work.kept():
         attempts = _drafts(wish, methods)
-        best = _chosen(wish, attempts)
+        searched = _chosen(wish, attempts)
+        best = _without_search(wish, methods, attempts, searched)
         compiled = CompiledFunction(
             best.outcome.head,
             best.outcome.chart,
@@ -102,7 +103,7 @@ def compile_function(
         )
         if save_to is not None:
             compiled.save(save_to)
-    if wish.is_settled(best.certificate):
+    if wish.is_settled(searched.certificate):
         work.discard()
     else:
         work.write()
@@ -171,14 +172,42 @@ def _chosen(wish: Wish, attempts: list[Attempt]) -> _Best:
     if not wish.is_certified:
         return _best(attempts[drafted[0]])
     for index in drafted:
+        if wish.clock.left <= 0 and index != drafted[0] and not _is_sure(wish, attempts[index]):
+            continue
         attempts[index] = _proved_or_longer(wish, attempts[index])
         certificate = attempts[index].certificate
         if certificate is not None and (certificate.verdict is Verdict.PROVED or wish.request.positions is not None):
             return _best(attempts[index])
-        if wish.clock.left <= 0:
-            break
     bounds = {index: attempts[index].certificate for index in drafted}
     return _best(attempts[min(drafted, key=lambda i: math.inf if (c := bounds[i]) is None else c.bound)])
+
+
+def _is_sure(wish: Wish, attempt: Attempt) -> bool:
+    """Whether a bound that needs no search meets the tolerance: time that is up does not matter to it."""
+    draft, tolerance = attempt.outcome, wish.request.tolerance
+    return isinstance(draft, Draft) and draft.a_priori is not None and draft.a_priori <= (tolerance or 0.0)
+
+
+def _without_search(wish: Wish, methods: Sequence[Construction], attempts: list[Attempt], searched: _Best) -> _Best:
+    """What the search found; where it proved nothing, soft nearest neighbours that were left out as too long.
+
+    Their bound needs no search, so a tolerance that they meet in `AUTO_NEAREST` positions is always proved.
+    """
+    certificate, constant, tolerance = searched.certificate, wish.target.lipschitz, wish.request.tolerance
+    is_missed = certificate is not None and certificate.verdict is not Verdict.PROVED
+    if not is_missed or len(methods) < 2 or constant is None or tolerance is None or wish.request.positions is not None:
+        return searched
+    row = next(index for index, attempt in enumerate(attempts) if attempt.method == Nearest.name)
+    if isinstance(attempts[row].outcome, Draft) or isinstance(wish.domain, FiniteSet):
+        return searched
+    if positions_for_tolerance(wish.domain, constant, tolerance) > AUTO_NEAREST:
+        return searched
+    found = wish.draft(CONSTRUCTIONS[Nearest.name])
+    if not _is_sure(wish, found):
+        return searched
+    attempts[row] = wish.proved(found)
+    certificate = attempts[row].certificate
+    return _best(attempts[row]) if certificate is not None and certificate.verdict is Verdict.PROVED else searched
 
 
 def _proved_or_longer(wish: Wish, attempt: Attempt) -> Attempt:

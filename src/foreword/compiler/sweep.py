@@ -1,69 +1,151 @@
-"""The checker's way over the cells of a proof: each is bounded anew, and halved where its bound is not small enough."""
+"""The checker's way over the cells of a proof: each is bounded anew, and halved where its bound is not small enough.
+
+In doubles first, which are fast; cells where their rounding is in the way are bounded in balls.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from flint import arb
 from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
+from foreword.compiler.balls import BALLS
 from foreword.compiler.claim import Claim, Findings
 from foreword.compiler.domain import Sphere
-from foreword.compiler.enclosure import Problem
+from foreword.compiler.doubles import DOUBLES
+from foreword.compiler.enclosure import Bounds, Problem
 from foreword.compiler.functions import enclose
+from foreword.compiler.moments import directions
+from foreword.compiler.numbers import System
 from foreword.errors import CertificateError
 
 Progress = Callable[[float], None]
+Cells = tuple[Floats, Floats]  # lower and upper corners `(cell, parameter)`
 
-BLOCK = 32  # cells at once; near each other, since they share one shift of the keys
+LARGEST_BLOCK = 512  # cells at once; more do not go faster
+MOST_FEATURES = 2_000_000  # numbers of a block: cells times positions times monomials
 DEEPEST = 40  # halvings of a stored cell before the check gives up
-MOST_CELLS = 5_000_000
+MOST_CELLS = 20_000_000
+LOOK_EVERY = 4  # halvings between two looks at all open cells for what rounding adds
 
 
-def sweep(
-    claim: Claim, found: Findings, allowed: arb, *, order: int, deadline: float, progress: Progress | None
-) -> str:
-    """|f - g| <= allowed over every cell; a cell that fails is halved along its worst axis, up to `DEEPEST` times.
+class _OutOfTimeError(Exception):
+    """The time, or the number of cells, that the check may take is used up."""
 
-    `progress` gets the share of the cells' volume. The result is for the line of the check.
-    """
-    problem, cover = _problem(claim), claim.cover
-    lower, upper = (np.empty((0, 0)),) * 2 if cover is None else (cover.lower, cover.upper)
-    whole, shown = float(_volumes(lower, upper).sum()), 0.0
-    for depth in range(DEEPEST + 1):
-        open_cells: list[tuple[Floats, Floats]] = []
-        for rows in _blocks(lower, upper):
-            if time.perf_counter() > deadline or found.cells > MOST_CELLS:
-                share = min(shown / whole, 1.0)
-                found.unchecked.append(
-                    f"ran out of time or cells after {share:.0%} of the cover, {depth} halvings deep"
-                )
-                return ""
-            bounds = problem.bounds(lower[rows], upper[rows], order)
-            found.cells += len(rows)
-            if any(least > allowed for least in bounds.least):
-                row = rows[next(i for i, least in enumerate(bounds.least) if least > allowed)]
-                middle = ((lower[row] + upper[row]) / 2).tolist()
-                found.wrong.append(f"the error exceeds the approximation term at the parameters {middle}")
-                return ""
-            failed = np.array([not error <= allowed for error in bounds.error])
-            if failed.any():
-                swing = np.where(np.isfinite(bounds.swing[failed]), bounds.swing[failed], 0.0)
-                open_cells.append(_halved(lower[rows[failed]], upper[rows[failed]], swing))
-            shown += float(_volumes(lower[rows[~failed]], upper[rows[~failed]]).sum())
-            if progress is not None:
-                progress(min(shown / whole, 1.0))
-        if not open_cells:
-            if progress is not None:
-                progress(1.0)
-            return f"shown on {found.cells:,} cells, {depth} halvings deep"
-        lower, upper = (np.concatenate(ends) for ends in zip(*open_cells, strict=True))
-    found.wrong.append(f"the error could not be shown to stay below the approximation term in {len(lower)} cells")
-    return ""
+
+@dataclass
+class Sweep:
+    """One check by cells: |f - g| <= `allowed` over every cell of the claim's cover, until `deadline`."""
+
+    claim: Claim
+    found: Findings
+    allowed: float
+    deadline: float
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self.problem = _problem(self.claim)
+        self.whole, self.shown, self.depth = 1.0, 0.0, 0
+
+    def run(self, orders: dict[System, int]) -> str:
+        """What the line of the check says; what is wrong or could not be shown is among the findings.
+
+        `orders` are what each system expands to. A cell that fails is halved along its worst axis.
+        """
+        cover = self.claim.cover
+        cells = (np.empty((0, 0)),) * 2 if cover is None else (cover.lower, cover.upper)
+        self.whole = float(_volumes(*cells).sum())
+        try:
+            left = self._show(cells, DOUBLES, orders[DOUBLES])
+            left = self._show(left, BALLS, orders[BALLS])
+        except _OutOfTimeError:
+            self.found.unchecked.append(
+                f"ran out of time or cells after {min(self.shown / self.whole, 1.0):.0%} of the cover, "
+                f"{self.depth} halvings deep"
+            )
+            return ""
+        if self.found.wrong:
+            return ""
+        if len(left[0]):
+            count = len(left[0])
+            self.found.wrong.append(
+                f"the error could not be shown to stay below the approximation term in {count} cells"
+            )
+            return ""
+        if self.progress is not None:
+            self.progress(1.0)
+        return f"shown on {self.found.cells:,} cells, {self.depth} halvings deep"
+
+    def _show(self, cells: Cells, system: System, order: int) -> Cells:
+        """Show it over cells in one system's numbers; returned are those that it cannot do, a hopeless one ends it."""
+        hopeless: list[Cells] = []
+        for depth in range(DEEPEST + 1):
+            if not len(cells[0]) or self.found.wrong:
+                break
+            self.depth, halved = max(self.depth, depth), []
+            for block in self._blocks(cells, system, order):
+                failed, bounds = self._examine(block, system, order)
+                is_lost = self._is_lost(failed, bounds, system, order, look_at_all=depth % LOOK_EVERY == LOOK_EVERY - 1)
+                if self.found.wrong:
+                    return cells
+                hopeless.append((failed[0][is_lost], failed[1][is_lost]))
+                swing = np.where(np.isfinite(bounds.swing[~is_lost]), bounds.swing[~is_lost], 0.0)
+                halved.append(_halved(failed[0][~is_lost], failed[1][~is_lost], swing))
+            cells = _joined(halved)
+        return _joined([*hopeless, cells])
+
+    def _examine(self, block: Cells, system: System, order: int) -> tuple[Cells, Bounds]:
+        """The cells of a block for which it is not shown, and their bounds."""
+        if time.perf_counter() > self.deadline or self.found.cells > MOST_CELLS:
+            raise _OutOfTimeError
+        bounds = self.problem.bounds(*block, order, system)
+        self.found.cells += len(block[0])
+        self._refuse_above(bounds.least, (block[0] + block[1]) / 2)
+        failed = ~(bounds.error <= self.allowed)
+        self.shown += float(_volumes(block[0][~failed], block[1][~failed]).sum())
+        if self.progress is not None:
+            self.progress(min(self.shown / self.whole, 1.0))
+        open_bounds = Bounds(bounds.error[failed], bounds.least[failed], bounds.swing[failed])
+        return (block[0][failed], block[1][failed]), open_bounds
+
+    def _refuse_above(self, least: Floats, middle: Floats) -> None:
+        """What is wrong, if the error at any of the cells' middles is above what is allowed."""
+        if (least > self.allowed).any() and not self.found.wrong:
+            found = middle[int(np.argmax(least > self.allowed))].tolist()
+            self.found.wrong.append(f"the error exceeds the approximation term at the parameters {found}")
+
+    def _is_lost(
+        self, failed: Cells, bounds: Bounds, system: System, order: int, *, look_at_all: bool
+    ) -> NDArray[np.bool_]:
+        """Which cells no halving would help, since at their middle alone rounding takes too much of what is allowed."""
+        lost = np.zeros(len(failed[0]), dtype=bool)
+        if not system.unit:
+            return lost
+        gap = bounds.error - bounds.least
+        looked = np.flatnonzero(look_at_all | (gap < self.allowed / 4))
+        if len(looked):
+            middle = (failed[0][looked] + failed[1][looked]) / 2
+            point = self.problem.bounds(middle, middle, order, system)
+            self._refuse_above(point.least, middle)
+            noise = point.error - point.least
+            lost[looked] = ~(point.error <= self.allowed) | (noise >= gap[looked] / 2)
+        return lost
+
+    def _blocks(self, cells: Cells, system: System, order: int) -> Iterator[Cells]:
+        """Cells in blocks of neighbours."""
+        head = self.claim.head
+        basis = directions(head, system)
+        count = head.keys.shape[1] if basis is None else len(basis)
+        features = head.positions * math.comb(order - 1 + count, count)
+        size = max(1, min(LARGEST_BLOCK, MOST_FEATURES // features))
+        for rows in _neighbours(*cells, size):
+            yield cells[0][rows], cells[1][rows]
 
 
 def _problem(claim: Claim) -> Problem:
@@ -85,8 +167,8 @@ def _problem(claim: Claim) -> Problem:
     return Problem(claim.head, claim.chart.expressions(domain.columns), reading, isinstance(domain, Sphere), frame)
 
 
-def _blocks(lower: Floats, upper: Floats) -> Iterator[NDArray[np.intp]]:
-    """Rows in blocks of neighbours, by interleaving the bits of their places."""
+def _neighbours(lower: Floats, upper: Floats, size: int) -> Iterator[NDArray[np.intp]]:
+    """Rows in blocks, by interleaving the bits of their places: cells of one block are near each other."""
     middle = (lower + upper) / 2
     low, high = middle.min(axis=0), middle.max(axis=0)
     grid = ((middle - low) / np.where(high > low, high - low, 1.0) * 1023).astype(np.int64)
@@ -95,8 +177,13 @@ def _blocks(lower: Floats, upper: Floats) -> Iterator[NDArray[np.intp]]:
         for axis in range(min(grid.shape[1], 6)):
             code = 2 * code + ((grid[:, axis] >> bit) & 1)
     order = np.argsort(code, kind="stable")
-    for start in range(0, len(order), BLOCK):
-        yield order[start : start + BLOCK]
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _joined(cells: list[Cells]) -> Cells:
+    lower, upper = (np.concatenate(ends) for ends in zip(*cells, strict=True))
+    return lower, upper
 
 
 def _volumes(lower: Floats, upper: Floats) -> Floats:
@@ -104,7 +191,7 @@ def _volumes(lower: Floats, upper: Floats) -> Floats:
     return volumes
 
 
-def _halved(lower: Floats, upper: Floats, swing: Floats) -> tuple[Floats, Floats]:
+def _halved(lower: Floats, upper: Floats, swing: Floats) -> Cells:
     """Both halves of each cell, along the axis of the largest swing; the widest where nothing is known."""
     width = upper - lower
     axis = np.where(swing.max(axis=1) > 0, (swing * (width > 0)).argmax(axis=1), width.argmax(axis=1))

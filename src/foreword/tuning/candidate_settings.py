@@ -15,6 +15,7 @@ from foreword.tuning.field_values import (
     Readout,
     Said,
     Section,
+    Switch,
     Template,
     Whole,
     some,
@@ -83,7 +84,7 @@ class FittedSettings(CandidateSettings):
     teacher_shots: Whole | None = None
     teacher_file: Said | None = None
     self_study: Annotated[int, Field(strict=True, ge=2)] = 128
-    leave_one_out: Annotated[bool, Field(strict=True)] | None = None
+    leave_one_out: Switch | None = None
     steps: Whole = 200
     batch_size: Whole = 16
     learning_rate: LearningRate | None = None
@@ -92,9 +93,9 @@ class FittedSettings(CandidateSettings):
     patience: Whole = 6
     seconds: Positive | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    checkpointing: bool = False
+    checkpointing: Switch = False
     part: Whole | None = None
-    bucketed: bool = False
+    bucketed: Switch = False
 
     def loop(self, seconds: float) -> FitSettings:
         """What the fitting loop takes; `seconds` where these settings leave the time open."""
@@ -152,7 +153,7 @@ class PrefixSettings(FittedSettings):
     train: Literal["both", "values"] = "both"
     layers: Numbers | None = None
     heads: Numbers | None = None
-    sink: bool = False
+    sink: Switch = False
     share: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.08
     schedule: Schedule = "inverse-sqrt"
 
@@ -185,7 +186,7 @@ class LoraSettings(FittedSettings):
     kind: Literal["lora"] = "lora"
     rank: Whole = 8
     alpha: Positive | None = None
-    rank_stabilized: bool = False
+    rank_stabilized: Switch = False
     targets: Literal["auto", "attention", "mlp", "all-linear"] = "auto"
 
 

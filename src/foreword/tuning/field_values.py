@@ -75,6 +75,7 @@ def _numbers(value: object) -> object:
 
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 Whole = Annotated[int, Field(strict=True, ge=1)]
+Switch = Annotated[bool, Field(strict=True)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
 Money = Annotated[float, Field(strict=True, ge=0)]

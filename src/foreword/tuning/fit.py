@@ -7,34 +7,33 @@ Only the fit and selection splits are used; the test split is for `foreword.run_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from foreword.bundle import load_bundle
 from foreword.engine.host import Host
-from foreword.errors import FitError, RunFolderError
+from foreword.errors import BundleError, RunFolderError
 from foreword.record import Stopwatch
+from foreword.trust import TrustPolicy
 from foreword.tuning.adaptation import FittedPrefix
-from foreword.tuning.candidate_settings import BY_KIND, CandidateSettings, FittedSettings, PrefixSettings
+from foreword.tuning.candidate_settings import FittedSettings, PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.fit_log import FitLog
+from foreword.tuning.fit_request import settings_for, sweeps
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
 from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.length import FITTED, Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
-from foreword.tuning.problems import did_you_mean
 from foreword.tuning.task import Task
 from foreword.version import __version__
 
-METHODS = tuple(kind for kind, settings in BY_KIND.items() if issubclass(settings, FittedSettings))
 # What of a task a fit depends on; prices and the other candidates may change between a kill and the resume.
 _PARTS = ("task", "data", "labels", "model", "splits")
 MADE = ("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "full/*", "tensorboard/events.*")
@@ -74,8 +73,8 @@ class _Verb:
         says which option is wrong; RunFolderError what the folder holds instead.
         """
         task = task if isinstance(task, Task) else Task.load(task)
-        sweeps = _sweeps(method, length, lengths)
-        settings = _settings(task, method, None if length == "auto" else length, options)
+        is_swept = sweeps(method, length, lengths)
+        settings = settings_for(task, method, None if length == "auto" else length, options)
         lengths = checked_lengths(lengths)
         devices = Devices()
         splits = load_splits(task, limit=limit)
@@ -84,7 +83,7 @@ class _Verb:
             host = Host.load(host or task.reference, dtype=task.model.dtype, device=device)
         folder = None if out is None else Path(out)
         work = _Work(host, task, splits, settings, seed, limit, folder, command)
-        if sweeps and isinstance(settings, PrefixSettings):
+        if is_swept and isinstance(settings, PrefixSettings):
             several = _Sweeping(work, lengths or usual_lengths(host, splits), tensorboard=tensorboard)
             return several.run(devices, watch or FitWatch(), fresh=fresh)
         return work.run(devices, watch or FitWatch(), fresh=fresh, tensorboard=tensorboard)
@@ -230,14 +229,33 @@ class _Sweeping:
 
 
 def keep(made: Fit) -> None:
-    """Write the result into the folder: record, and the bundle or the library's own format."""
+    """Write the result into the folder: record, and the bundle or the library's own format.
+
+    A fit that was finished before leaves both as they are: the record tells of the fit that was run, and the bundle may
+    have been signed since.
+    """
     folder = _held(made.folder or Path())
-    folder.write(folder.path / "result.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+    result, bundle = folder.path / "result.json", folder.path / "best.prefix"
     adaptation = made.predictor.adaptation
     if isinstance(adaptation, Lora | FullWeights):
         adaptation.save(folder.path / made.method)
     elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
-        made.save(folder.path / "best.prefix")
+        if _is_kept(made, result, bundle):
+            return
+        made.save(bundle)
+    folder.write(result, json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
+
+
+def _is_kept(made: Fit, result: Path, bundle: Path) -> bool:
+    """Whether both files are there, whole, and of this very fit, which its history of seconds tells."""
+    try:
+        told = json.loads(result.read_text(encoding="utf-8"))
+        found = load_bundle(bundle, trust=TrustPolicy())
+    except (OSError, ValueError, RecursionError, BundleError):
+        return False
+    mine = json.loads(json.dumps(made.as_dict()))
+    is_same = isinstance(told, dict) and all(told.get(name) == mine[name] for name in ("method", "seed", "history"))
+    return is_same and found.prefix.hash == made.prefix.hash
 
 
 def _held(folder: Path) -> HeldFolder:
@@ -253,71 +271,3 @@ def _held(folder: Path) -> HeldFolder:
             *(f"lengths/*/{name}" for name in (*MADE, "fit.json", FITTED, ".lock")),
         ),
     )
-
-
-def _length_of(method: str, kind: type[CandidateSettings]) -> str:
-    """The field that a length is of this kind of candidate."""
-    for field in ("positions", "rank"):
-        if field in kind.model_fields:
-            return field
-    raise FitError(
-        f"A {method} has no length.",
-        expected="a length for prefix, soft-prompt (positions) or lora (rank)",
-        found=method,
-        fix="Leave the length out.",
-    )
-
-
-def _sweeps(method: str, length: Length, lengths: Sequence[int] | None) -> bool:
-    """Is the length to be found? FitError when what is said of it does not go together."""
-    if length != "auto" and not isinstance(length, int | None):
-        expected, found = 'a whole number from 1, or "auto"', repr(length)
-    elif length == "auto" and method != "prefix":
-        expected, found = "a number for every method but prefix", f'"auto" for {method}'
-    elif length != "auto" and lengths is not None:
-        expected, found = 'lengths to try together with length "auto"', f"length {length}"
-    else:
-        return length == "auto"
-    raise FitError(
-        "The length of the fit cannot be understood.",
-        expected=expected,
-        found=found,
-        fix='Name one length, or let several be tried: method "prefix", length "auto".',
-    )
-
-
-def _settings(task: Task, method: str, length: int | None, options: Mapping[str, Any]) -> FittedSettings:
-    """The settings of a candidate: the task's own of that kind, and over them what the caller says."""
-    if method not in METHODS:
-        raise FitError(
-            "There is no such method.",
-            expected=", ".join(METHODS),
-            found=method + did_you_mean(method, METHODS),
-            fix='Name one of these; "prefix" is the default.',
-        )
-    kind = BY_KIND[method]
-    own = next((found for found in task.candidates if found.kind == method), None)
-    values = {} if own is None else own.model_dump(include=own.model_fields_set, mode="json")
-    if length is not None:
-        values[_length_of(method, kind)] = length
-    unknown = [name for name in options if name not in kind.model_fields]
-    if unknown:
-        raise FitError(
-            f"A {method} has no option {unknown[0]!r}.",
-            expected=", ".join(name for name in kind.model_fields if name not in ("kind", "name")),
-            found=unknown[0] + did_you_mean(unknown[0], kind.model_fields),
-            fix="Correct its name; docs/reference/task-file.md explains each.",
-        )
-    try:
-        made: CandidateSettings = kind.model_validate({**values, **options, "kind": method})
-    except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        raise FitError(
-            f"The option {'.'.join(map(str, found['loc']))} of the {method} cannot be used.",
-            expected=found["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
-            found=repr(found["input"])[:60],
-            fix="Correct it; docs/reference/task-file.md explains each.",
-        ) from error
-    if not isinstance(made, FittedSettings):
-        raise TypeError(f"{method} is not fitted")
-    return made

@@ -11,17 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from foreword.engine.host import Host
-from foreword.errors import FitError
 from foreword.tuning.adaptation import Adaptation, ParameterGroup
-
-# Per weight, in units of the fitted copy: the copy, its gradient and Adam's two moments where the model runs; in main
-# memory the best state and, while a checkpoint is written, the state again and the file's bytes (all four).
-ON_DEVICE, IN_MAIN_MEMORY = 4, 6
+from foreword.tuning.room import check_room
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,12 @@ class FullWeights(Adaptation):
         self.host, self._depth = host, 0
         _ = host.fingerprint  # kept from here on: inside `active` it would be measured of the copy
         fitted = {name: own for name, own in host.model.named_parameters() if own.is_floating_point()}
-        _check_room(host, sum(own.numel() * _dtype(own).itemsize for own in fitted.values()))
+        check_room(
+            host.device,
+            sum(own.numel() * _dtype(own).itemsize for own in fitted.values()),
+            what="A full fine-tune of this base model",
+            fix="Fit a prefix or LoRA instead, name a smaller base model, or leave the full fine-tune out.",
+        )
         self._named = {name: nn.Parameter(own.detach().to(_dtype(own), copy=True)) for name, own in fitted.items()}
         copies = {id(own): self._named[name] for name, own in fitted.items()}
         self._places = [
@@ -92,28 +92,6 @@ class FullWeights(Adaptation):
     def close(self) -> None:
         """Let the copy go; the model holds its own weights already."""
         self._named, self._places = {}, []
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free where tensors of this device are made."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
-def _check_room(host: Host, size: int) -> None:
-    """FitError when a fit of a copy of so many bytes does not fit, with what it would take."""
-    cpu = torch.device("cpu")
-    needed = {host.device: ON_DEVICE * size}
-    needed[cpu] = needed.get(cpu, 0) + IN_MAIN_MEMORY * size
-    for device, least in needed.items():
-        if (free := free_bytes(device)) < least:
-            raise FitError(
-                "A full fine-tune of this base model does not fit into memory.",
-                expected=f"{least / 1e9:,.1f} GB free on {device}, for gradients, optimizer and checkpoint too",
-                found=f"{free / 1e9:,.1f} GB",
-                fix="Fit a prefix or LoRA instead, name a smaller base model, or leave the full fine-tune out.",
-            )
 
 
 def _dtype(own: nn.Parameter) -> torch.dtype:

@@ -71,7 +71,7 @@ def checked_lengths(told: Sequence[int] | None) -> tuple[int, ...] | None:
         raise FitError(
             "The lengths of a sweep cannot be used.",
             expected=f"whole numbers from 1 to {LONGEST:,}, such as 2,8,32",
-            found=str(wrong[0]) if wrong else "none",
+            found=(str(wrong[0]) or "nothing where a number should be") if wrong else "none",
             fix="Name the numbers of positions to try, or leave them out for the usual ones.",
         )
     return tuple(sorted(set(told)))

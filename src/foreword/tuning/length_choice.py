@@ -112,14 +112,14 @@ class Sweep:
 
         It says which kind of evidence there was, since a lack of evidence is easily read as a proof.
         """
-        found = self.trial.comparison
+        found, chosen = self.trial.comparison, f"{self.chosen} position" + ("s" if self.chosen > 1 else "")
         if found.finding == "best":
-            return f"{self.chosen} positions: the best, and every shorter prefix is worse by its metric or its losses."
+            return f"{chosen}: the best, and every shorter prefix is worse by its metric or its losses."
         if found.finding == "as good":
             bound = f"at most {max(found.high, 0.0):.3f} below the best ({self.best}) at {self.level:.0%} confidence"
-            return f"{self.chosen} positions: {bound}."
+            return f"{chosen}: {bound}."
         return (
-            f"{self.chosen} positions: not shown worse than the best ({self.best}) on {self.examples} examples, "
+            f"{chosen}: not shown worse than the best ({self.best}) on {self.examples} examples, "
             f"which leave open a difference of up to {found.high:.3f}."
         )
 

@@ -209,18 +209,21 @@ class _Loop:
             state.best = state_of(self.parameters)
         else:
             state.since_best += 1
-        self._guard(loss)
+        self._guard(loss, finite)
         self.watch.evaluated(moment)
         if self.place.is_cheap:
             self._save()
 
-    def _guard(self, loss: float | None) -> None:
-        """Take the best state back, with half the learning rates, when the loss has run away."""
+    def _guard(self, loss: float | None, losses: list[float]) -> None:
+        """Take the best state back, with half the learning rates, when the loss has run away from that of step 1.
+
+        `loss` is the mean of `losses`, those of the steps since the last evaluation.
+        """
         state = self.state
         if loss is None:
             return
         if state.first_loss is None:
-            state.first_loss = loss
+            state.first_loss = losses[0]  # not the mean: a fit may run away before it is first looked at
         if loss <= DIVERGED * abs(state.first_loss) + 1 or state.rescues >= RESCUES:
             return
         state.rescues, state.factor = state.rescues + 1, state.factor / 2

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from foreword.engine.host import Host
 from foreword.errors import FitError
 from foreword.tuning.adaptation import Adaptation, ParameterGroup
+from foreword.tuning.room import check_room
 
 Targets = Literal["auto", "attention", "mlp", "all-linear"]
 
@@ -55,6 +56,13 @@ class Lora(Adaptation):
                 fix="pip install 'foreword[compare]', or leave the lora candidate out of the task file.",
             ) from error
         self.host = host
+        check_room(
+            host.device,
+            # at least one layer of each site gets two factors, each at least as wide as the site's keys
+            sum(2 * rank * site.kv_heads * site.key_dim for site in host.sites) * torch.float32.itemsize,
+            what=f"LoRA of rank {rank:,}",
+            fix="Use a lower rank: one above the width of the layers that it changes adds nothing.",
+        )
         _ = host.fingerprint  # kept from here on: with the updates in the model it would be measured with them
         options: dict[str, Any] = {"r": rank, "lora_alpha": 2 * rank if alpha is None else alpha, "lora_dropout": 0.0}
         options["use_rslora"] = rank_stabilized

@@ -256,7 +256,8 @@ def told_apart(host: Host, labels: Sequence[str], spelled: Sequence[Sequence[int
         raise DataError(
             "The base model cannot tell the labels apart." + "".join(f"\n  - {line}" for line in problems),
             expected="labels that differ in this tokenizer's tokens",
-            fix="Give these labels other names, or choose a read-out of features (prototypes, linear).",
+            fix="Give these labels other names, or let every candidate read them from features: probe, "
+            'or readout = "prototypes" or "linear".',
         )
     return [[*found, end] if begins and end is not None else list(found) for found in spelled]
 
@@ -271,7 +272,8 @@ def check_texts(predictor: Predictor, labels: Sequence[str], texts: Sequence[str
                 "The base model cannot tell two labels apart by their texts.",
                 expected="texts that differ in this tokenizer's tokens",
                 found=f"the same tokens for {other!r} and {label!r}",
-                fix="Describe each label in words of its own in [labels], or choose another read-out.",
+                fix="Describe each label in words of its own in [labels], or let every candidate read them from "
+                'features: probe, or readout = "prototypes" or "linear".',
             )
 
 

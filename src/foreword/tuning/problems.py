@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from foreword.tuning.candidate_settings import BY_KIND
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+_QUOTED = re.compile(r"'([^']*)'")
 _WORDS = {
     "missing": "this field",
     "model_type": "a table",
@@ -26,6 +27,7 @@ _WORDS = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
     "float_type": "a number",
+    "bool_type": "true or false",
 }
 
 
@@ -40,6 +42,8 @@ def problem(error: ErrorDetails, *, of: type[BaseModel]) -> str:
         return f"{_dotted(at)}: expected no such field{hint}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     expected = _WORDS.get(kind, f"a number {message}" if message.startswith(("greater", "less")) else message)
+    if kind == "literal_error":
+        expected += did_you_mean(str(found), _QUOTED.findall(expected))
     if kind.startswith("union_tag"):
         at, found = (*at, "kind"), found.get("kind") if isinstance(found, dict) else found
         expected = f"one of {', '.join(BY_KIND)}{did_you_mean(str(found), BY_KIND)}"
@@ -49,6 +53,13 @@ def problem(error: ErrorDetails, *, of: type[BaseModel]) -> str:
         return f"{_dotted(at)}: expected {expected}"
     shown = repr(found)
     return f"{_dotted(at)}: expected {expected}, found {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def option_problems(errors: Iterable[ErrorDetails], kind: str, *, of: type[BaseModel]) -> list[str]:
+    """A line on each wrong field of a candidate of this kind that stands alone, in the words of a task file `of`."""
+    at = ("candidates", 0, kind)
+    lines = [problem({**error, "loc": (*at, *error["loc"])}, of=of) for error in errors]
+    return [line.removeprefix("candidates[0]").lstrip(".:").lstrip() for line in lines]
 
 
 def _fields_beside(at: tuple[int | str, ...], of: type[BaseModel]) -> Iterable[str]:

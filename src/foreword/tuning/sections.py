@@ -25,6 +25,7 @@ from foreword.tuning.field_values import (
     Section,
     Seed,
     Share,
+    Switch,
     Template,
     Whole,
     metric_name,
@@ -143,7 +144,7 @@ class ModelSettings(Section):
     device: Device = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: Whole = 64
-    chat: Annotated[bool, Field(strict=True)] = False
+    chat: Switch = False
     system: Said | None = None
 
     @field_validator("system")

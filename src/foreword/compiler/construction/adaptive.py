@@ -17,7 +17,6 @@ graded axes of a grid (`tensor.graded_axis`); the shorter is taken. Kinks that n
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +49,7 @@ from foreword.compiler.target import Target
 
 Keys = tuple[Floats, Floats]
 
+FEWEST = 4  # keys in each group to begin with
 LONGEST_LINE = 40  # keys along the normal in each group; beyond, a target is not one of <n, x> alone
 LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to begin with
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
@@ -142,21 +142,21 @@ class _Gates:
         fitted, chosen = (Sampled.at(points, target, chart) for points in draws)
         normals, offsets = np.stack([normal for normal, _ in kinks]), np.array([offset for _, offset in kinks])
         sides = np.where(fitted.points @ normals.T >= offsets, 1.0, -1.0)
-        possible = np.array(list(itertools.product((-1.0, 1.0), repeat=len(kinks))))
-        sectors = possible[[bool((sides == sector).all(axis=1).any()) for sector in possible]]
+        sectors = np.unique(sides, axis=0)
         limit, tolerance = request.limit_for(fitted.values), request.tolerance or math.inf
         limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / _sharpness(request)))
         return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit)
 
     def found(self) -> Candidate | Obstacle:
         """The best of so many positions, or the shortest for the tolerance: beside a line, else beside a net."""
-        most = min(DENSE_LIMIT, self.request.positions or DENSE_LIMIT) // len(self.sectors)
-        if most < 1:
+        length = min(DENSE_LIMIT, self.request.positions or DENSE_LIMIT)
+        most = length // len(self.sectors)
+        if most < (1 if self.request.positions is not None else FEWEST):
             return Obstacle(
                 "length",
-                f"{self.request.positions} positions are too few for {len(self.kinks)} kinks.",
-                "",
-                "Allow more.",
+                f"{length:,} positions are too few for {len(self.kinks)} kinks.",
+                f"{len(self.sectors)} sectors between them",
+                "Allow more, or declare only the kinks that matter.",
             )
         if self.request.positions is not None:
             tries = [self._with(most, "net")]
@@ -169,7 +169,7 @@ class _Gates:
                 counts = range(2, LONGEST_LINE // 2 + 1)
                 return shortest(lambda count: self._with(count, "line"), self.request.is_met_by, counts)[0] or line
         d = self.domain.dimension
-        sizes = sizes_between(4, most, 1.07 if d == 1 else 1.16)
+        sizes = sizes_between(FEWEST, most, 1.07 if d == 1 else 1.16)
         if self._has_grid:
             sizes = [side**d for side in sizes_between(2, max(2, int(most ** (1 / d) + 1e-9)), 1.08)]
         goal = self.request.tolerance or 0.0

@@ -20,7 +20,9 @@ from foreword.errors import CompileError
 
 Kink = tuple[Floats, float]
 Affine = tuple[Floats, float]
+Pieces = tuple[Affine, ...]
 
+PIECES = 16  # of a piecewise affine part of an expression; beyond, its kinks are too many for gates
 LINES = 400  # segments on which a kink is looked for
 CELLS = 16  # intervals of a segment
 STEP = 1e-5  # arms of the second difference that tells a kink from curvature
@@ -42,59 +44,84 @@ def kinks_of(target: Target, domain: Domain, rng: np.random.Generator) -> tuple[
 
 
 def expression_kinks(outputs: tuple[Node, ...], columns: int) -> list[Kink]:
-    """Where the argument of an absolute value, or the difference of a maximum's arguments, is affine and vanishes."""
+    """Where the argument of an absolute value, or the difference of a maximum's arguments, vanishes, if it is affine
+    in pieces: every piece of the one against every piece of the other. Of `max(x, y, z)` these are three planes.
+
+    Such a hyperplane may be one along which the target turns only here and there, or not at all.
+    """
     found: list[Kink] = []
 
-    def visit(node: Node, arguments: list[Affine | None]) -> Affine | None:
+    def visit(node: Node, arguments: list[Pieces | None]) -> Pieces | None:
         if node.operation in ("absolute", "maximum", "minimum"):
-            inner = arguments[0] if node.operation == "absolute" else _combined(arguments, -1.0)
-            length = 0.0 if inner is None else float(np.linalg.norm(inner[0]))
-            if inner is not None and length > 0:
-                kink = (inner[0] / length, -inner[1] / length)
+            for gradient, constant in _turning(arguments):
+                length = float(np.linalg.norm(gradient))
+                if not 0 < length < math.inf or not math.isfinite(constant):
+                    continue
+                kink = (gradient / length, -constant / length)
                 found.extend([kink] if not any(_is_same(kink, other) for other in found) else [])
-        return _affine(node, arguments, columns)
+        return _pieces(node, arguments, columns)
 
-    walk(outputs, visit)
+    with np.errstate(all="ignore"):  # what overflows is left out
+        walk(outputs, visit)
     return found
 
 
-def _affine(node: Node, arguments: list[Affine | None], columns: int) -> Affine | None:
-    """The node as (gradient, constant) where it is affine in the variables."""
+def _turning(arguments: list[Pieces | None]) -> list[Affine]:
+    """What vanishes where an absolute value of the argument, or a maximum of the two, turns."""
+    first, *others = arguments
+    if first is None or (others and others[0] is None):
+        return []
+    return list(first) if not others else _pairs(first, others[0] or (), -1.0)
+
+
+def _pieces(node: Node, arguments: list[Pieces | None], columns: int) -> Pieces | None:
+    """The affine functions (gradient, constant) of which the node is one everywhere; None where it is of none, or of
+    more than `PIECES`."""
+    given = [pieces for pieces in arguments if pieces is not None]
+    if len(given) < len(arguments):
+        return None
     match node.operation:
         case "variable":
-            return np.eye(columns)[int(node.value or 0)], 0.0
+            found: list[Affine] = [(np.eye(columns)[int(node.value or 0)], 0.0)]
         case "constant":
-            return np.zeros(columns), float(node.value or 0.0)
+            found = [(np.zeros(columns), float(node.value or 0.0))]
         case "pi":
-            return np.zeros(columns), math.pi
-        case "add":
-            return _combined(arguments, 1.0)
-        case "subtract":
-            return _combined(arguments, -1.0)
+            found = [(np.zeros(columns), math.pi)]
+        case "add" | "subtract":
+            found = _pairs(given[0], given[1], 1.0 if node.operation == "add" else -1.0)
         case "negative":
-            return None if arguments[0] is None else (-arguments[0][0], -arguments[0][1])
+            found = _times(given[0], -1.0)
+        case "absolute":
+            found = [*given[0], *_times(given[0], -1.0)]
+        case "maximum" | "minimum":
+            found = [*given[0], *given[1]]
         case "multiply" | "divide":
-            return _scaled(node.operation, arguments)
-    return None
+            found = _scaled(node.operation, given[0], given[1])
+        case _:
+            found = []
+    kept: list[Affine] = []
+    for one in found:
+        if not any(one[1] == other[1] and np.array_equal(one[0], other[0]) for other in kept):
+            kept.append(one)
+    return tuple(kept) if 0 < len(kept) <= PIECES else None
 
 
-def _combined(arguments: list[Affine | None], sign: float) -> Affine | None:
-    first, second = arguments
-    if first is None or second is None:
-        return None
-    return first[0] + sign * second[0], first[1] + sign * second[1]
+def _pairs(first: Pieces, second: Pieces, sign: float) -> list[Affine]:
+    return [(a[0] + sign * b[0], a[1] + sign * b[1]) for a in first for b in second]
 
 
-def _scaled(operation: str, arguments: list[Affine | None]) -> Affine | None:
-    first, second = arguments
-    if first is None or second is None:
-        return None
-    if operation == "multiply" and not first[0].any():
+def _times(pieces: Pieces, factor: float) -> list[Affine]:
+    return [(gradient * factor, constant * factor) for gradient, constant in pieces]
+
+
+def _scaled(operation: str, first: Pieces, second: Pieces) -> list[Affine]:
+    """The product with, or the quotient by, a number; nothing where neither factor is one."""
+    if operation == "multiply" and not (len(second) == 1 and not second[0][0].any()):
         first, second = second, first
-    if second[0].any() or (operation == "divide" and second[1] == 0):
-        return None
-    factor = second[1] if operation == "multiply" else 1.0 / second[1]
-    return first[0] * factor, first[1] * factor
+    gradient, number = second[0]
+    if len(second) > 1 or gradient.any() or (operation == "divide" and number == 0):
+        return []
+    return _times(first, number if operation == "multiply" else 1.0 / number)
 
 
 def sampled_kinks(evaluate: Callable[[Floats], Floats], domain: Sphere | Cube, rng: np.random.Generator) -> list[Kink]:

@@ -30,12 +30,21 @@ from foreword.compiler.construction.contract import (
 )
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
-from foreword.compiler.nets import Net, covering_radius, cube_net, net_within, positions_for, sphere_net, sphere_net_of
+from foreword.compiler.nets import (
+    Net,
+    covering_radius,
+    cube_net,
+    finest_sphere_net,
+    net_within,
+    positions_for,
+    sphere_net,
+)
 from foreword.compiler.target import Target
 
 LIMIT = 200_000  # positions; beyond, a prefix is of no use and its net takes minutes
 MARGIN = 1.001  # what is claimed above what is computed: another choice of r shows it too, as the checker's does
 SPARE = 0.02  # the bound is at most (1 + 2 SPARE) L delta: shorter prefixes need sharper keys, which float32 pays for
+SPARED = 0.08  # nor is a prefix longer by more than about that for it: 2 SPARE is cut to SPARED / m
 SOFT = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # lambda delta^2 to choose from when no bound is to be had
 
 
@@ -87,7 +96,7 @@ class Nearest:
     ) -> Draft | Obstacle:
         constant = target.lipschitz or 0.0
         count = len(net.points)
-        goal = max((1.0 + 2.0 * SPARE) * net.radius, (allowed or 0.0) / max(constant, 1e-300))
+        goal = max(_spared(domain) * net.radius, (allowed or 0.0) / max(constant, 1e-300))
         sharpness = sharpness_for(domain, net.radius, count, goal) if net.radius > 0 else apart(net.points)
         head = soft_head(domain, chart, net.points, sharpness, target.evaluate(net.points))
         bound = MARGIN * constant * reach(domain, net.radius, count, sharpness) if net.radius > 0 else None
@@ -166,7 +175,12 @@ def sharpness_for(domain: Domain, radius: float, count: int, goal: float) -> flo
 
 def radius_for(domain: Domain, lipschitz: float, tolerance: float) -> float:
     """The covering radius that a tolerance needs, with `SPARE` for the temperature."""
-    return min(0.998 * tolerance / ((1.0 + 2.0 * SPARE) * max(lipschitz, 1e-300)), _diameter(domain))
+    return min(0.998 * tolerance / (_spared(domain) * max(lipschitz, 1e-300)), _diameter(domain))
+
+
+def _spared(domain: Domain) -> float:
+    """The bound in units of L delta that sharpness is chosen for: (1 + 2 SPARE), less in many dimensions."""
+    return 1.0 + min(2.0 * SPARE, SPARED / domain.dimension)
 
 
 def positions_for_tolerance(domain: Sphere | Cube, lipschitz: float, tolerance: float) -> float:
@@ -204,7 +218,7 @@ def net_of_at_most(domain: Domain, count: int) -> Net:
                     return cube_net(domain, counts)
                 counts[fits[0]] += 1
         case Sphere() if domain.dimension <= 3:
-            return sphere_net_of(domain.dimension, count)
+            return finest_sphere_net(domain.dimension, count)
         case Sphere():
             points = sphere_net(domain.dimension, count)
             if domain.dimension == 4 and count <= 2_000:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from foreword.bundle import load_bundle
+from foreword.engine.host import Host
 from foreword.engine.rendering import Template, render, tokens
 from foreword.tuning.adaptation import FittedPrefix as Adapted
 from foreword.tuning.candidate_settings import PrefixSettings
@@ -17,6 +20,7 @@ from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor
+from foreword.tuning.room import check_room
 from foreword.tuning.start import SILENT, cut, first_values, start_for
 from foreword.tuning.start_texts import Example, Material, judges
 
@@ -32,6 +36,7 @@ class Prefix(Candidate[PrefixSettings]):
         settings, started = self.settings, dict[str, Any]()
         placement = Placement(settings.layers, settings.heads, settings.train, settings.sink)
         placement.check(bench.host, settings.positions)
+        _check_length(bench.host, max(settings.positions, settings.longest or 0))
         adaptation = Adapted(bench.host, positions=settings.positions, seed=seed, placement=placement)
 
         def begin(objective: Objective) -> None:
@@ -47,6 +52,17 @@ class Prefix(Candidate[PrefixSettings]):
             raise
         fitted.details |= {"positions": settings.positions, "start": started}
         return fitted
+
+
+def _check_length(host: Host, positions: int) -> None:
+    """FitError when a prefix of so many positions cannot be fitted in the memory that is free."""
+    numbers = sum(site.kv_heads * (site.key_dim + site.value_dim) for site in host.sites)
+    check_room(
+        host.device,
+        positions * numbers * torch.float32.itemsize,
+        what=f"A prefix of {positions:,} positions",
+        fix="Use fewer positions: a prefix longer than the texts that it is fitted to has nothing left to learn.",
+    )
 
 
 def put_first_values(

@@ -1,4 +1,4 @@
-"""Ball models: every value of the function lies within the model's rest of its polynomial, and nothing else passes."""
+"""Models, in balls and in doubles: a function's values lie within the rest of its polynomial; nothing else passes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.compiler.balls import Model, as_balls, precise, space_of
+from foreword.compiler.balls import BALLS, precise
+from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.expression import Node
 from foreword.compiler.functions import enclose
+from foreword.compiler.numbers import System
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.truncated import Model, space_of
 from foreword.errors import CertificateError
 
 FLOAT64 = 1e-12
@@ -28,22 +31,34 @@ TEXTS = [
 ]
 
 
-def columns(order: int, centres: np.ndarray, halves: np.ndarray) -> list[Model]:
-    space = space_of(len(centres), order)
-    nothing = as_balls(np.zeros(centres.shape[1]))
-    pairs = zip(as_balls(centres), as_balls(halves), strict=True)
+SYSTEMS: dict[str, System] = {"balls": BALLS, "doubles": DOUBLES}
+both = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+
+
+def columns(order: int, centres: np.ndarray, halves: np.ndarray, system: System = BALLS) -> list[Model]:
+    space = space_of(len(centres), order, system)
+    nothing = system.zeros(centres.shape[1])
+    pairs = zip(system.exact(centres), system.exact(halves), strict=True)
     return [space.along(axis, [centre, half], nothing) for axis, (centre, half) in enumerate(pairs)]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(TEXTS), st.integers(1, 9), st.floats(1e-4, 0.4), st.integers(0, 10**6))
-def test_every_value_lies_in_the_model_and_in_its_range(text: str, order: int, half: float, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(SYSTEMS)),
+    st.sampled_from(TEXTS),
+    st.integers(1, 9),
+    st.floats(1e-4, 0.4),
+    st.integers(0, 10**6),
+)
+def test_every_value_lies_in_the_model_and_in_its_range(
+    name: str, text: str, order: int, half: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     centres, halves = rng.uniform(-1, 1, (2, 3)), rng.uniform(0.1 * half, half, (2, 3))
     expression = parse_expression(text, 2)
     local = np.concatenate([rng.uniform(-1, 1, (60, 2)), [[-1, -1], [-1, 1], [1, -1], [1, 1], [0, 0]]])
     with precise(order):
-        model = enclose(expression.outputs, columns(order, centres, halves))[0]
+        model = enclose(expression.outputs, columns(order, centres, halves, SYSTEMS[name]))[0]
         low, high = (end.astype(np.float64) for end in model.range())
         coefficients, rest = model.coefficients.astype(np.float64), model.rest.astype(np.float64)
     for cell in range(3):
@@ -56,23 +71,27 @@ def test_every_value_lies_in_the_model_and_in_its_range(text: str, order: int, h
         assert values.max() <= high[cell] + FLOAT64
 
 
+@both
 @pytest.mark.parametrize("text", TEXTS[:-1])
-def test_the_rest_of_a_smooth_function_shrinks_with_the_order_of_the_cell(text: str) -> None:
+def test_the_rest_of_a_smooth_function_shrinks_with_the_order_of_the_cell(text: str, system: System) -> None:
     """Halving a cell divides the rest by 2^order, as Taylor's theorem says; half of that is asked for."""
     outputs, centres = parse_expression(text, 2).outputs, np.array([[0.2], [-0.3]])
     with precise(6):
         rests = [
-            float(enclose(outputs, columns(6, centres, np.full((2, 1), half)))[0].rest[0]) for half in (0.02, 0.01)
+            float(enclose(outputs, columns(6, centres, np.full((2, 1), half), system))[0].rest[0])
+            for half in (0.02, 0.01)
         ]
     assert rests[1] <= rests[0] / 2**5
     assert rests[0] < 1e-6
 
 
+@both
 @pytest.mark.parametrize("text", ["log(x)", "sqrt(x)", "1/x", "tan(x + pi/2)", "arcsin(1 + x)", "x**-3"])
-def test_a_function_that_does_not_exist_everywhere_has_no_bound(text: str) -> None:
+def test_a_function_that_does_not_exist_everywhere_has_no_bound(text: str, system: System) -> None:
     """NaN is below nothing: a comparison with it can only fail a cell."""
-    with precise(5):
-        model = enclose(parse_expression(text, 1).outputs, columns(5, np.array([[0.0]]), np.array([[0.1]])))[0]
+    known = np.array([[0.0]]), np.array([[0.1]])
+    with precise(5), np.errstate(all="ignore"):
+        model = enclose(parse_expression(text, 1).outputs, columns(5, *known, system))[0]
         low, high = model.range()
     assert not high[0] <= 1e300
     assert not low[0] >= -1e300
