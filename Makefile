@@ -30,8 +30,10 @@ gallery: $(STAMP) ## the compiler's pictures, with captions from the runs (docs/
 bench-fit: $(STAMP) ## prefixes beside PEFT's and LoRA on the same batches (hours; what is there is not run again)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/run.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/writing.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/texts.py
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file written
+	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file texts
 
 test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2

@@ -269,6 +269,14 @@ def test_an_exception_inside_restores_the_model(host: Host) -> None:
         assert not torch.equal(host.model(**given)[0], before)
 
 
+def test_a_pass_that_fails_and_is_caught_inside_is_no_second_error(host: Host) -> None:
+    prefix = Prefix.random(host, positions=3)
+    with attached(host, prefix), pytest.raises(IndexError):
+        host.backbone(input_ids=torch.tensor([[10**6]]))
+    with attached(host, [prefix], rows=[0, None]), pytest.raises(AttachError, match="does not have the rows"):
+        host.backbone(input_ids=torch.tensor([[3, 4]]))
+
+
 def test_a_second_attach_is_refused_and_leaves_the_first(host: Host) -> None:
     given = inputs(host)
     with attached(host, a_prefix(host)):

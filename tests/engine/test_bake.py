@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +17,8 @@ from foreword.engine.attach import attached
 from foreword.engine.bake import bake
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
-from foreword.errors import PrefixError
+from foreword.errors import AttachError, PrefixError
+from foreword.prefix import Prefix
 
 BAKED = [family for family in CAUSAL if not_applicable(family, "baked text") is None]
 # Position biases that are not rotary or learned: there a composed text moves the one in front of it further back.
@@ -119,3 +122,154 @@ def test_a_text_that_is_empty_or_longer_than_the_model_reads_is_refused(causal: 
 def test_every_family_of_the_matrix_is_tried() -> None:
     assert set(BAKED) == set(CAUSAL)
     assert set(CAUSAL) <= set(BUILDERS)
+
+
+# Causal models outside the matrix, or of another class or dtype than there.
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+GROUPED = {**SMALL, "num_key_value_heads": 2}
+SEQUENCE = {"vocab_size": 97, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "decoder_attention_heads": 4}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 4.0}
+
+
+def turning(kind: str) -> Host:
+    """A model that reads nine tokens with other rotary frequencies than eight."""
+    if kind == "dynamic":
+        return made(t.LlamaConfig(**SMALL, max_position_embeddings=8, rope_parameters=dict(DYNAMIC)))
+    sizes = {"max_position_embeddings": 64, "original_max_position_embeddings": 8, "pad_token_id": 0}
+    return made(t.Phi3Config(**SMALL, **sizes, rope_parameters=dict(LONGROPE)))
+
+
+def made(config: t.PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Host:
+    """A causal model with seeded weights, its matrices five times as large as drawn, so that a wrong position shows."""
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(5 if weight.dim() > 1 else 1)
+    return Host(model.to(dtype))
+
+
+def off(host: Host, text: list[int], context: list[int]) -> float:
+    """How far a baked text is from the text in the prompt, relative to the largest logit."""
+    wanted = logits(host, [*text, *context])[len(text) :]
+    with attached(host, bake(host, text)):
+        found = logits(host, context)
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("family", ["gptj", "gpt_neo", "llama"])
+def test_a_text_is_baked_in_every_dtype(family: str, dtype: torch.dtype) -> None:
+    """GPT-J and GPT-Neo compute their scores in float32, whatever their values are in."""
+    host = Host(copy.deepcopy(subject(family).model).to(dtype))
+    allowed = subject(family).tolerance(1.0, dtype if dtype != torch.float64 else torch.float32)
+    assert off(host, [11, 5], [42, 23]) <= allowed
+    assert bake(host, [11, 5]).dtype == str(dtype).removeprefix("torch.")
+
+
+def test_a_causal_model_that_counts_from_its_padding_index_reads_a_baked_text_and_padding() -> None:
+    host = made(t.RobertaConfig(**SMALL, is_decoder=True, max_position_embeddings=64))
+    assert off(host, [11, 5, 42], [23, 7, 19]) <= 1e-5
+    ids, mask = torch.tensor([[0, 0, 7, 19], [23, 7, 19, 3]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    for prefix in (Prefix.random(host, positions=3, scale=1.0), bake(host, [11, 5, 42])):
+        with torch.no_grad(), attached(host, prefix):
+            found = host.model(input_ids=ids, attention_mask=mask).logits
+            assert_close(found[0, 2:], logits(host, [7, 19]), 1e-5 * float(found.abs().max()))
+            assert_close(found[1], logits(host, [23, 7, 19, 3]), 1e-5 * float(found.abs().max()))
+
+
+def test_a_layer_that_attends_twice_keeps_both_of_its_readings() -> None:
+    host = made(t.DiffLlamaConfig(**GROUPED))
+    assert [site.name for site in host.sites] == [f"layers.{n}.self_attn{call}" for n in (0, 1) for call in ("", "#2")]
+    assert off(host, [11, 5, 42], [23, 7, 19]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        t.BartConfig(**SEQUENCE),
+        t.Lfm2Config(**GROUPED, layer_types=["conv", "full_attention"]),
+        t.Qwen3NextConfig(
+            **GROUPED,
+            layer_types=["linear_attention", "full_attention"],
+            num_experts=2,
+            num_experts_per_tok=1,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=16,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            head_dim=8,
+        ),
+    ],
+    ids=["positions of its own", "a convolution", "a recurrent state"],
+)
+def test_a_model_that_needs_more_than_keys_and_values_of_a_text_bakes_none(config: t.PreTrainedConfig) -> None:
+    """A fitted prefix it carries: that asks for no position."""
+    host = made(config)
+    prefix = Prefix.random(host, positions=3)
+    for _ in range(2):
+        with pytest.raises(PrefixError, match="cannot move its context behind a baked text"):
+            bake(host, [11, 5, 42])
+        with (
+            pytest.raises(PrefixError, match="cannot move its context behind a baked text"),
+            attached(host, dataclasses.replace(prefix, occupies=3)),
+        ):
+            pass
+        with attached(host, prefix):
+            assert logits(host, [7, 19]).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_context_that_would_turn_the_keys_of_a_baked_text_anew_is_refused(kind: str) -> None:
+    """A row without a prefix, too, stays what it is alone; a fitted prefix turns nothing."""
+    host = turning(kind)
+    assert off(host, [11, 5, 42], [23, 7, 19, 3, 8]) <= 1e-5
+    short = bake(host, [11, 5, 42])
+    with attached(host, short), pytest.raises(AttachError, match="turn this model's keys otherwise"):
+        logits(host, [23, 7, 19, 3, 8, 9])
+    ids = torch.arange(12).reshape(2, 6)
+    with attached(host, [short], rows=[0, None]), pytest.raises(AttachError, match="turn this model's keys otherwise"):
+        host.model(input_ids=ids)
+    with attached(host, Prefix.random(host, positions=3)):
+        assert logits(host, [23, 7, 19, 3, 8, 9, 10]).isfinite().all()
+
+
+def test_a_text_longer_than_where_the_keys_turn_is_read_with_every_context() -> None:
+    host = turning("longrope")
+    assert off(host, [11, 5, 42, 1, 2, 3, 4, 5, 6], [23, 7]) <= 1e-5
+    with pytest.raises(AttachError, match="turn this model's keys otherwise"):  # two of which each stays below
+        bake(host, [11, 5, 42, 1, 2], after=bake(host, [3, 4, 5, 6]))
+
+
+def test_a_model_in_training_mode_bakes_without_dropout_and_stays_in_it() -> None:
+    host = made(t.LlamaConfig(**GROUPED, attention_dropout=0.5))
+    wanted = bake(host, [11, 5, 42])
+    host.model.train()
+    host.model.lm_head.eval()
+    assert bake(host, [11, 5, 42]) == wanted
+    assert host.model.training
+    assert host.model.model.layers[0].self_attn.training
+    assert not host.model.lm_head.training
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_model_that_peft_has_wrapped_is_moved_behind_a_baked_text() -> None:
+    import peft
+
+    model = made(t.LlamaConfig(**GROUPED)).model
+    wrapped = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    assert off(Host(wrapped), [11, 5, 42], [23, 7, 19]) <= 1e-5
+
+
+def test_a_copy_made_while_a_prefix_is_attached_is_the_bare_model() -> None:
+    host = made(t.LlamaConfig(**GROUPED))
+    bare = logits(host, [23, 7, 19])
+    with attached(host, bake(host, [11, 5])):
+        copied = Host(copy.deepcopy(host.model))
+        assert torch.equal(logits(copied, [23, 7, 19]), bare)
+    assert torch.equal(logits(copied, [23, 7, 19]), bare)

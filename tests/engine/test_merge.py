@@ -31,12 +31,12 @@ class Case:
         return [self.call.query, self.call.key, self.call.value, *parts]
 
 
-def drawn(seed: int) -> Case:
+def drawn(seed: int, dtype: torch.dtype = torch.float32) -> Case:
     """Any mix of grouped heads, cached keys, masks, shared or per-row prefixes, value sizes and biases."""
     choice, generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def draw(*shape: int, size: float = 1.0) -> Tensor:
-        return (torch.randn(*shape, generator=generator) * size).requires_grad_()
+        return (torch.randn(*shape, generator=generator) * size).to(dtype).requires_grad_()
 
     kv_heads, groups = choice.choice([1, 2, 4]), choice.choice([1, 2, 4])
     batch, queries, dim = choice.choice([1, 2, 5]), choice.choice([1, 3, 7]), choice.choice([8, 16, 64])
@@ -48,7 +48,7 @@ def drawn(seed: int) -> Case:
         hidden = torch.rand(choice.choice([1, batch]), 1, queries, keys, generator=generator) < 0.3
         if choice.random() < 0.7:  # else a row may see nothing of its context: the prefix takes all of its weight
             hidden[..., 0] = False
-        mask = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(torch.float32).min)
     call = FusedCall(
         draw(batch, kv_heads * groups, queries, dim),
         draw(batch, kv_heads, keys, dim),
@@ -61,7 +61,7 @@ def drawn(seed: int) -> Case:
     def share(rows: list[int] | None) -> Share:
         positions = choice.choice([1, 5, 33])
         biased = choice.choice([kv_heads, kv_heads * groups])
-        bias = torch.randn(biased, positions, generator=generator) if choice.random() < 0.4 else None
+        bias = torch.randn(biased, positions, generator=generator).to(dtype) if choice.random() < 0.4 else None
         own = draw(kv_heads, positions, dim, size=choice.choice([0.1, 1.0, 3.0]))
         return Share(own, draw(kv_heads, positions, value_dim), bias, None if rows is None else torch.tensor(rows))
 
@@ -135,18 +135,27 @@ def test_outputs_and_gradients_are_those_of_one_softmax(block: int, one_thread: 
     a gradient weight, difference and product each carry one E: 3 E, relative to the largest gradient of the case.
     """
     for seed in range(block * CASES // BLOCKS, (block + 1) * CASES // BLOCKS):
-        case = drawn(seed)
-        found, (wanted, size) = answered(case), reference(case)
-        keys = case.call.key.shape[2] + sum(share.keys.shape[1] for share in case.shares)
-        relative = 4 * UNIT * (2 * math.sqrt(case.call.query.shape[-1]) * float(size) + math.sqrt(keys) + 4)
-        largest_value = max(float(part.detach().abs().max()) for part in _values(case))
-        assert float((found - wanted).detach().abs().max()) <= relative * largest_value, seed
-        grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed))
-        grads = torch.autograd.grad(found, case.leaves, grad)
-        exact = torch.autograd.grad(wanted, case.leaves, grad.double())
-        largest = max(float(part.abs().max()) for part in exact)
-        for mine, theirs in zip(grads, exact, strict=True):
-            assert float((mine - theirs).abs().max()) <= 3 * relative * largest, seed
+        _hold(drawn(seed), seed)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_in_float64_outputs_and_gradients_have_the_accuracy_of_float64(seed: int, one_thread: None) -> None:
+    """Against a reference that rounds as much: twice the tolerance above, with float64's unit."""
+    _hold(drawn(seed, torch.float64), seed, unit=2 * torch.finfo(torch.float64).eps / 2)
+
+
+def _hold(case: Case, seed: int, unit: float = UNIT) -> None:
+    found, (wanted, size) = answered(case), reference(case)
+    keys = case.call.key.shape[2] + sum(share.keys.shape[1] for share in case.shares)
+    relative = 4 * unit * (2 * math.sqrt(case.call.query.shape[-1]) * float(size) + math.sqrt(keys) + 4)
+    largest_value = max(float(part.detach().abs().max()) for part in _values(case))
+    assert float((found - wanted).detach().abs().max()) <= relative * largest_value, seed
+    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(seed)).to(found.dtype)
+    grads = torch.autograd.grad(found, case.leaves, grad)
+    exact = torch.autograd.grad(wanted, case.leaves, grad.double())
+    largest = max(float(part.abs().max()) for part in exact)
+    for mine, theirs in zip(grads, exact, strict=True):
+        assert float((mine - theirs).abs().max()) <= 3 * relative * largest, seed
 
 
 def _values(case: Case) -> list[Tensor]:

@@ -80,6 +80,12 @@ def test_a_family_that_does_not_use_the_attention_interface_is_refused() -> None
         find_sites(tiny("MPNet"))
 
 
+def test_a_class_of_a_listed_name_in_another_family_is_not_taken_for_it() -> None:
+    """DeBERTa's attention has the name of DeBERTa-v2's and scales its queries instead."""
+    with pytest.raises(HostError, match="a prefix would have no effect"):
+        Host(tiny("Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"]))
+
+
 def test_layers_that_share_their_attention_have_a_site_for_each_call() -> None:
     host = Host(tiny("Albert", embedding_size=16))
     path = "encoder.albert_layer_groups.0.albert_layers.0.attention"

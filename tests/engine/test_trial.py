@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as t
 from tests.conformance.families import BUILDERS, VOCABULARY
 from tests.conformance.subject import assert_close, subject
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from foreword.engine import trial
 from foreword.engine.attach import attached
 from foreword.engine.families import CONFORMING
 from foreword.engine.host import Host
+from foreword.engine.sites import PROBE_DECODER_TOKENS, PROBE_TOKENS
 from foreword.engine.trial import is_known, try_family
 from foreword.errors import HostError
 from foreword.prefix import Prefix
@@ -206,6 +208,17 @@ def test_every_family_of_the_table_is_known_and_passes_the_trial_all_the_same(fa
         try_family(copied.backbone, copied.layout)
     if not host.layout.watched:
         assert trial._record(host.backbone, host.layout).seen
+
+
+@pytest.mark.parametrize("heads", [PROBE_TOKENS, PROBE_DECODER_TOKENS])
+def test_as_many_heads_as_tokens_of_the_trial_are_not_taken_for_tokens(heads: int) -> None:
+    """MT5 hands a position bias over, `(1, head, query, key)`."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "num_layers": 2, "num_heads": heads, "d_kv": 8, "d_ff": 32}
+    host = Host(t.MT5ForConditionalGeneration(t.MT5Config(vocab_size=VOCABULARY, **sizes)))
+    assert not is_known(host.model)
+    with attached(host, Prefix.random(host, positions=3)):
+        pass
 
 
 def test_the_known_families_are_those_of_the_table() -> None:

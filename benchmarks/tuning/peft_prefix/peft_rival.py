@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft_steps import peft_run
-from runs import Fixed
+from runs import WARM_UP, Documented, Fixed
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -24,14 +24,19 @@ from foreword.engine.rendering import batches, padded
 
 @dataclass(frozen=True)
 class PeftSettings:
-    """What of PEFT's prefix tuning is chosen: rate, reparametrisation by a network (`projection`), head."""
+    """What of PEFT's prefix tuning is chosen: rate, reparametrisation by a network (`projection`), head, first values.
+
+    `start` is "drawn", PEFT's default, or "zero".
+    """
 
     learning_rate: float
     projection: bool
     head: str
+    start: str = "drawn"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What a run is known by: a start that is not the default's is named."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("start", "drawn")}
 
 
 # The documentation's rate is 1e-2; its neighbours are tried so that the peer is at its best.
@@ -41,6 +46,18 @@ GRID = tuple(
     for projection in (False, True)
     for rate in (3e-3, 1e-2, 3e-2)
 )
+
+# As they stand there. An encoder keeps no cache of a text, so that of the guide's starts only zero is left to it.
+DOCUMENTED_HERE = {
+    "peft, example": Documented(
+        PeftSettings(1e-2, False, "sequence"), 0.06, "examples/sequence_classification/prefix_tuning.ipynb"
+    ),
+    "peft, guide": Documented(
+        PeftSettings(5e-3, False, "sequence", "zero"),
+        0.06,
+        "docs/source/package_reference/prefix_tuning.md, rate of method_comparison's experiments with it",
+    ),
+}
 
 
 class _MeanHead(nn.Module):
@@ -71,7 +88,11 @@ def _model(reference: str, labels: int, settings: PeftSettings, positions: int, 
     is_sequence = settings.head == "sequence"
     kind = TaskType.SEQ_CLS if is_sequence else TaskType.FEATURE_EXTRACTION
     config = PrefixTuningConfig(
-        task_type=kind, num_virtual_tokens=positions, prefix_projection=settings.projection, encoder_hidden_size=384
+        task_type=kind,
+        num_virtual_tokens=positions,
+        prefix_projection=settings.projection,
+        encoder_hidden_size=384,
+        init_weights="zero" if settings.start == "zero" else None,
     )
     if is_sequence:
         body = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels)
@@ -89,6 +110,8 @@ def run_peft(
     fixed: Fixed,
     steps: int,
     seed: int,
+    warm_up: float = WARM_UP,
+    looks_at_unseen: bool = True,
 ) -> dict[str, Any]:
     """Fit on `rows[0]`, look at `rows[1]` and, without choosing by it, at `rows[2]` every few steps."""
     model = _model(host.reference, int(targets[0].max()) + 1, settings, fixed.positions, seed).eval()
@@ -110,6 +133,8 @@ def run_peft(
         fixed=fixed,
         steps=steps,
         seed=seed,
+        warm_up=warm_up,
+        looks_at_unseen=looks_at_unseen,
     )
 
 

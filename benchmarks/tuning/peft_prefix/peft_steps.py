@@ -1,4 +1,4 @@
-"""The loop that PEFT's documentation fits with: AdamW, and a linear schedule after a warm-up of 6%.
+"""The loop that PEFT's documentation fits with: AdamW, and a linear schedule, after a warm-up where there is one.
 
 Batches are those of ours (`foreword.tuning.batching`). Looks at the selection and the unseen examples are not timed.
 """
@@ -10,13 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from runs import Fixed, is_unseen_look
+from runs import WARM_UP, Fixed, is_unseen_look
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from foreword.tuning.batching import Batches
-
-WARM_UP = 0.06
 
 
 def peft_run(
@@ -29,15 +27,17 @@ def peft_run(
     fixed: Fixed,
     steps: int,
     seed: int,
+    warm_up: float = WARM_UP,
+    looks_at_unseen: bool = True,
 ) -> dict[str, Any]:
     """Fit `model`'s parameters by `loss` of example indices, and look every few steps.
 
     `right(1)` says which selection examples the model answers rightly, `right(2)` which unseen ones; the best state is
-    the one that the selection split says.
+    the one that the selection split says. Where settings are only searched, nobody looks at the unseen ones.
     """
     fitted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(fitted, lr=settings["learning_rate"])
-    schedule = get_linear_schedule_with_warmup(optimizer, int(WARM_UP * steps), steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(warm_up * steps), steps)
     drawn, seconds = Batches(examples, fixed.batch, seed), 0.0
     curve: list[tuple[int, float, float]] = []
     unseen: list[tuple[int, float]] = []
@@ -47,7 +47,8 @@ def peft_run(
             selected = right(1)
             curve.append((step, seconds, sum(selected) / len(selected)))
             is_best = curve[-1][2] > best
-            answered = right(2) if is_best or is_unseen_look(step) else []
+            is_looked_at = looks_at_unseen and (is_best or is_unseen_look(step))
+            answered = right(2) if is_looked_at else []
             if answered:
                 unseen.append((step, sum(answered) / len(answered)))
             if is_best:

@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from peft_rival import GRID, PeftSettings, run_peft
-from runs import METHODS, Bench, Fixed, Ledger, Run
+from peft_rival import DOCUMENTED_HERE, GRID, PeftSettings, run_peft
+from runs import METHODS, WARM_UP, Bench, Fixed, Ledger, Run
 
 from foreword.engine.host import Host
 from foreword.tuning.candidates import Workbench
@@ -33,7 +33,7 @@ from text_tasks import BASE, TASKS, task_named  # noqa: E402  it lies one folder
 class TextBench(Bench):
     """One classification task on the encoder: the rows and targets of its three splits."""
 
-    grid, fixed = GRID, Fixed(positions=16, batch=16, every=4)
+    grid, documented, fixed = GRID, DOCUMENTED_HERE, Fixed(positions=16, batch=16, every=4)
 
     def __init__(self, name: str, host: Host, folder: Path) -> None:
         task = task_named(name, folder)
@@ -44,7 +44,15 @@ class TextBench(Bench):
         self.rows = [predictor.rows([example.input for example in part]) for part in parts]
         self.targets = [targets_of(predictor, part) for part in parts]
 
-    def peft(self, settings: PeftSettings, *, steps: int, seed: int) -> Run:
+    def peft(
+        self,
+        settings: PeftSettings,
+        *,
+        steps: int,
+        seed: int,
+        warm_up: float = WARM_UP,
+        looks_at_unseen: bool = True,
+    ) -> Run:
         return run_peft(
             self.host,
             self.rows,
@@ -53,6 +61,8 @@ class TextBench(Bench):
             fixed=self.fixed,
             steps=steps,
             seed=seed,
+            warm_up=warm_up,
+            looks_at_unseen=looks_at_unseen,
         )
 
 
@@ -61,7 +71,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", default=[*METHODS, *DOCUMENTED_HERE], choices=(*METHODS, *DOCUMENTED_HERE)
+    )
     arguments = parser.parse_args()
     ledger = Ledger(HERE / "results" / "runs.jsonl", search_steps=120)
     host = Host.load(BASE, device="cpu")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ Run = dict[str, Any]
 # Ours by name of a method: a prefix from each of these starts.
 STARTS = {"prefix": "zero", "prefix, closed form": "closed-form"}
 METHODS = ("prefix", "prefix, closed form", "peft", "lora")
+# PEFT's prefixes at settings as they stand in its documentation, by the names that `Bench.documented` gives them.
+DOCUMENTED = ("peft, example", "peft, guide", "cartridge, example")
+# Share of PEFT's steps in which its rate rises: that of the documentation's example of sequence classification.
+WARM_UP = 0.06
 # Looks without a better score after which ours stops. PEFT has no early stopping and goes to the end.
 PATIENCE = 25
 # Settings of PEFT that are tried with a second seed.
@@ -56,18 +60,36 @@ class Fixed:
     every: int
 
 
+@dataclass(frozen=True)
+class Documented:
+    """Settings that PEFT's documentation names, with the warm-up of the same place, and where that is."""
+
+    settings: Any
+    warm_up: float
+    where: str
+
+
 class Bench(ABC):
     """One task on one host: what PEFT's settings are chosen from, and a run of either side."""
 
     grid: Sequence[Any]
+    documented: Mapping[str, Documented]
     fixed: Fixed
 
     def __init__(self, name: str, host: Host, task: Task, splits: Splits) -> None:
         self.name, self.host, self.task, self.splits = name, host, task, splits
 
     @abstractmethod
-    def peft(self, settings: Any, *, steps: int, seed: int) -> Run:
-        """PEFT's prefix with these settings of the grid."""
+    def peft(
+        self,
+        settings: Any,
+        *,
+        steps: int,
+        seed: int,
+        warm_up: float = WARM_UP,
+        looks_at_unseen: bool = True,
+    ) -> Run:
+        """PEFT's prefix with these settings."""
 
     def ours(self, method: str, *, steps: int, seed: int) -> Run:
         """Ours with its defaults for all that is not fixed: a prefix from some start, or LoRA."""
@@ -117,15 +139,33 @@ class Ledger:
 
     def compare(self, bench: Bench, *, steps: int, seeds: Iterable[int], methods: Sequence[str] = METHODS) -> None:
         """These methods with every seed, interleaved: the machine's moods fall on all alike."""
-        settings = self._searched(bench)
+        self._check_base(bench)
+        settings = self._searched(bench) if "peft" in methods else None
         for seed in seeds:
             for method in methods:
                 key = {"task": bench.name, "method": method, "seed": seed, "steps": steps}
                 if method == "peft":
                     key["settings"] = settings.as_dict()
-                    self._once(key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
-                else:
-                    self._once(key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
+                    self._once(bench, key, lambda seed=seed: bench.peft(settings, steps=steps, seed=seed))
+                elif (told := bench.documented.get(method)) is not None:
+                    key["settings"] = told.settings.as_dict()
+                    self._once(
+                        bench,
+                        key,
+                        lambda seed=seed, told=told: bench.peft(
+                            told.settings, steps=steps, seed=seed, warm_up=told.warm_up
+                        ),
+                    )
+                elif method not in DOCUMENTED:
+                    self._once(bench, key, lambda seed=seed, method=method: bench.ours(method, steps=steps, seed=seed))
+
+    def _check_base(self, bench: Bench) -> None:
+        """Runs of one task are compared only on one base: a model that was trained anew may be another."""
+        others = {row["base"] for row in self.rows if row["task"] == bench.name and "base" in row}
+        if others - {bench.host.fingerprint}:
+            raise SystemExit(
+                f"{self.path}: runs of {bench.name} on another base; move them away, or bring that base back"
+            )
 
     def _searched(self, bench: Bench) -> Any:
         """PEFT's best settings on the selection split: of the FINALISTS with seed 0, the best over two seeds.
@@ -139,23 +179,27 @@ class Ledger:
     def _late(self, bench: Bench, settings: Any, *, seed: int) -> float:
         """Mean selection score of the last quarter of a shorter run's looks."""
         key = {"task": bench.name, "method": "peft-search", "seed": seed, "settings": settings.as_dict()}
-        row = self._once(key, lambda: bench.peft(settings, steps=self.search_steps, seed=seed))
+        row = self._once(
+            bench, key, lambda: bench.peft(settings, steps=self.search_steps, seed=seed, looks_at_unseen=False)
+        )
         looks = [score for _, _, score in row["curve"]]
         late = looks[-(len(looks) // 4) :]
         return float(sum(late) / len(late))
 
-    def _once(self, key: Run, run: Callable[[], Run]) -> Run:
+    def _once(self, bench: Bench, key: Run, run: Callable[[], Run]) -> Run:
         found = next((row for row in self.rows if all(row.get(name) == value for name, value in key.items())), None)
         if found is not None:
             return found
         watch = Stopwatch(command_line(), seeds=(key["seed"],))
-        row = {**run(), **key}
+        row = {**run(), **key, "base": bench.host.fingerprint}
         row["record"] = watch.record(key).as_dict()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
         shown = f"{row['task']} {row['method']} seed {row['seed']} {key.get('settings', '')}"
-        print(f"{shown}: test {sum(row['right']) / len(row['right']):.3f}, best at step {row['best_step']}", flush=True)
+        best = max(score for _, _, score in row["curve"])
+        test = f", test {sum(row['right']) / len(row['right']):.3f}" if row["right"] else ""
+        print(f"{shown}: selection {best:.3f}{test}, best at step {row['best_step']}", flush=True)
         return row
 
 

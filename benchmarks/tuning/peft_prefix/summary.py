@@ -1,6 +1,7 @@
-"""The tables of results/runs.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
+"""The tables of results/*.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
 
     .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written] [--method "prefix, closed form"]
+    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py --file texts --rival "peft, example"
 
 Steps are counted to two goals: PEFT's best score on the selection split, by the score there; and the accuracy of the
 state that PEFT keeps on the unseen examples, by the accuracy there. Passes that first values take count as steps.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import STARTS
+from runs import DOCUMENTED, STARTS
 
 from foreword.confidence import mean_interval
 
@@ -51,6 +52,17 @@ def accuracy(run: Run) -> float:
     return float(np.mean(run["right"]))
 
 
+def together(ours: dict[int, Run], others: dict[int, Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of both with the seeds that both have, in their order."""
+    seeds = sorted(set(ours) & set(others))
+    return [ours[seed] for seed in seeds], [others[seed] for seed in seeds]
+
+
+def mean_accuracy(runs: list[Run]) -> str:
+    """Over the seeds; a dash when there is none."""
+    return f"{np.mean([accuracy(run) for run in runs]):.3f}" if runs else "-"
+
+
 def compared(mine: list[Run], theirs: list[Run]) -> str:
     """Mean difference of accuracy with its interval."""
     rights = [np.mean([run["right"] for run in runs], axis=0) for runs in (mine, theirs)]
@@ -66,30 +78,35 @@ def spread(runs: list[Run]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", default="runs", choices=("runs", "written"))
+    parser.add_argument("--file", default="runs", choices=("runs", "written", "texts"))
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
+    parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED))
     arguments = parser.parse_args()
     path = RESULTS / f"{arguments.file}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     every: list[tuple[float, float]] = []
     print(
-        "| task | seeds | steps / PEFT's: selection, unseen | ours | PEFT | LoRA | ours - PEFT | ours - LoRA | spread |"
+        f"| task | seeds | steps / PEFT's: selection, unseen | ours | {arguments.rival} | LoRA "
+        "| ours - PEFT | ours - LoRA | spread |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for task in dict.fromkeys(row["task"] for row in rows):
         by = {
             method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
-            for method in (arguments.method, "peft", "lora")
+            for method in (arguments.method, arguments.rival, "lora")
         }
-        seeds = sorted(set.intersection(*(set(runs) for runs in by.values())))
-        if not seeds:
+        ours, rival, lora = by.values()
+        mine, theirs = together(ours, rival)
+        if not mine:
             continue
-        mine, theirs, lora = ([runs[seed] for seed in seeds] for runs in by.values())
         found = [ratios(a, b) for a, b in zip(mine, theirs, strict=True)]
         every += found
         shown = ", ".join(f"{statistics.median(each):.2f}" for each in zip(*found, strict=True))
-        means = [f"{np.mean([accuracy(run) for run in runs]):.3f}" for runs in (mine, theirs, lora)]
-        cells = [task, len(seeds), shown, *means, compared(mine, theirs), compared(mine, lora)]
+        beside, updates = together(ours, lora)
+        means = [mean_accuracy(mine), mean_accuracy(theirs), mean_accuracy(updates)]
+        seeds = f"{len(mine)}" if len(updates) == len(mine) else f"{len(mine)} (LoRA {len(updates)})"
+        against_lora = compared(beside, updates) if updates else "-"
+        cells = [task, seeds, shown, *means, compared(mine, theirs), against_lora]
         print("| " + " | ".join(map(str, [*cells, f"{spread(mine):.4f} / {spread(theirs):.4f}"])) + " |")
     if every:
         shown = ", ".join(f"{statistics.median(each):.3f}" for each in zip(*every, strict=True))

@@ -14,14 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-from peft_writer import GRID, WriterSettings, Written, run_writer
-from runs import METHODS, Bench, Fixed, Ledger, Run
+from causal_bench import CausalBench
+from runs import DOCUMENTED, METHODS, Fixed, Ledger
 
 from foreword.engine.host import Host
-from foreword.tuning.candidates import Workbench
-from foreword.tuning.examples import Example, load_splits
-from foreword.tuning.predictor import Predictor
+from foreword.tuning.examples import load_splits
 from foreword.tuning.task import Task
 
 HERE = Path(__file__).resolve().parent
@@ -32,33 +29,11 @@ ELICITED = tuple(case for case in CASES if case.prefix_can)
 LIMIT = 256
 
 
-class WritingBench(Bench):
+def bench_of(case: Case, models: Path, folder: Path) -> CausalBench:
     """One case on its base model."""
-
-    grid, fixed = GRID, Fixed(positions=8, batch=32, every=4)
-
-    def __init__(self, case: Case, models: Path, folder: Path) -> None:
-        task = Task.load(write_case(case, models, folder))
-        super().__init__(case.name, Host.load(task.reference, device="cpu"), task, load_splits(task, limit=LIMIT))
-        predictor = Predictor(self.host, Workbench(self.host, self.task, self.splits).manner())
-        parts = (self.splits.fit, self.splits.selection, self.splits.test)
-        self.tokens = [self._tokens(predictor, part) for part in parts]
-
-    def _tokens(self, predictor: Predictor, part: tuple[Example, ...]) -> Written:
-        end = self.host.tokenizer.eos_token_id
-        prompts = predictor.rows([example.input for example in part])
-        answers = [[*predictor.completion(example.target), end] for example in part]
-        return Written(torch.tensor(prompts), torch.tensor(answers))
-
-    def peft(self, settings: WriterSettings, *, steps: int, seed: int) -> Run:
-        return run_writer(
-            self.task.reference,
-            self.tokens,
-            settings,
-            fixed=self.fixed,
-            steps=steps,
-            seed=seed,
-        )
+    task = Task.load(write_case(case, models, folder))
+    host, splits = Host.load(task.reference, device="cpu"), load_splits(task, limit=LIMIT)
+    return CausalBench(case.name, host, task, splits, Fixed(positions=8, batch=32, every=4))
 
 
 def main() -> None:
@@ -67,12 +42,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[case.name for case in ELICITED])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *DOCUMENTED], choices=(*METHODS, *DOCUMENTED))
     arguments = parser.parse_args()
     ledger = Ledger(HERE / "results" / "written.jsonl", search_steps=160)
     for case in (case for case in ELICITED if case.name in arguments.cases):
         with tempfile.TemporaryDirectory() as scratch:
-            bench = WritingBench(case, arguments.models, Path(scratch))
+            bench = bench_of(case, arguments.models, Path(scratch))
             ledger.compare(bench, steps=arguments.steps, seeds=arguments.seeds, methods=arguments.methods)
 
 

@@ -59,6 +59,9 @@ class _Carrier:
     def start(self, *_: Any) -> None:
         """A forward pass begins: calls of a shared module are counted anew."""
         self.calls.clear()
+
+    def finish(self, *_: Any) -> None:
+        """A forward pass came to its end; one that failed on the way could not reach every site."""
         self.passes += 1
 
     def _site(self, module: nn.Module) -> str | None:
@@ -86,9 +89,10 @@ def attached(
     None for no prefix. A prefix is a `Prefix`, or live tensors by site (for fitting: gradients flow to them).
 
     HostError for a model of an untried family that does not read a prefix as it should, found when the first one is
-    attached; PrefixError when a prefix does not fit the host; AttachError for a row index out of range, when the model
-    has been switched to attention that cannot read a prefix, when prefixes are already attached to this host, when a
-    batch has other rows, or when forward passes ran without reaching one of the sites: never a silent no-op.
+    attached; PrefixError when a prefix does not fit the host, or occupies positions that the host cannot give it;
+    AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
+    when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
+    reaching one of the sites: never a silent no-op.
     """
     given, tensors = _resolved(host, prefixes, rows)
     for whole, found in zip(given, tensors, strict=True):
@@ -96,13 +100,16 @@ def attached(
     layout = host.layout
     # Where keys turn with position, padding at the left would turn an encoder's context too, but not its prefix.
     shifts = host.role == "causal" or layout.is_rotary
-    if not shifts and any(isinstance(found, Prefix) and found.occupies for found in given):
+    occupies = any(isinstance(found, Prefix) and found.occupies for found in given)
+    if not shifts and occupies:
         raise PrefixError(
             "This base model cannot move its context behind a prefix.",
             expected="a prefix that occupies no positions",
             found=f"one that occupies some, for {host.family}",
             fix="Use a causal or rotary model, or a prefix fitted for this one.",
         )
+    if host.role == "causal" and occupies:
+        host.ensure_moved()
     carrier = _Carrier(_module_names(layout, tensors), Assignment(tensors, rows))
     check_attention(module for module in carrier.names if module not in layout.watched)
     if not host.claim():
@@ -117,8 +124,9 @@ def attached(
         host.ensure_tried()
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
+            stack.callback(module.register_forward_hook(carrier.finish).remove)
         if shifts:
-            stack.enter_context(positioned(host.model, host.backbone, _occupied(given, rows)))
+            stack.enter_context(positioned(host.model, host.backbone, layout, occupied=_occupied(given, rows)))
         stack.enter_context(_noticed(module for module in carrier.names if module not in layout.watched))
         stack.enter_context(replayed(layout))
         stack.enter_context(intercepted(carrier, layout.watched))

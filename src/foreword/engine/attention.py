@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from foreword.engine.families import FAMILIES, Met, Watch
+from foreword.engine.families import Family, Met, Watch, family_of
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -94,7 +94,7 @@ def current_handler() -> Handler | None:
 
 def watchable(model: nn.Module) -> list[nn.Module]:
     """The attention modules of `model` that have to be watched because they are not on the interface."""
-    return [module for module in model.modules() if type(module).__name__ in FAMILIES]
+    return [module for module in model.modules() if family_of(module) is not None]
 
 
 def signature_of(module: nn.Module) -> inspect.Signature:
@@ -207,8 +207,8 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
     return dispatch
 
 
-def _watching(module: nn.Module) -> Callable[..., Any]:
-    forward, family = module.forward, FAMILIES[type(module).__name__]
+def _watching(module: nn.Module, family: Family) -> Callable[..., Any]:
+    forward = module.forward
     signature = signature_of(module)
 
     def watched(*arguments: Any, **options: Any) -> Any:
@@ -250,9 +250,10 @@ def _install(modules: list[nn.Module]) -> None:
                 AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, _told(name, _before[name])))
         _installed += 1
         for module in modules:
-            if module not in _watched:
+            family = family_of(module)
+            if module not in _watched and family is not None:
                 _own_forward[module] = vars(module).get("forward")
-                module.forward = _watching(module)
+                module.forward = _watching(module, family)
             _watched[module] = _watched.get(module, 0) + 1
 
 

@@ -14,6 +14,7 @@ biases that are rounded otherwise, by at most 1/256 of their size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
-from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
+from foreword.engine.layout import Layout
+from foreword.engine.sites import in_evaluation, site_name
 from foreword.engine.tensors import to_prefix
 from foreword.errors import PrefixError
 from foreword.prefix import Prefix
@@ -37,24 +40,29 @@ Message = Mapping[str, str]
 
 
 class _Capture:
-    """Keeps the keys and values that each attention computes, and lets the attention pass."""
+    """Keeps the keys and values that each attention computes in one pass, and lets the attention pass."""
 
-    def __init__(self, paths: Mapping[nn.Module, str]) -> None:
-        self.paths = paths
+    def __init__(self, layout: Layout) -> None:
+        self.paths = {module: path for path, (module, _) in layout.attention.items()}
+        self.calls: Counter[nn.Module] = Counter()
         self.found: dict[str, SiteTensors] = {}
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        if call.module in self.paths:
-            self.found[self.paths[call.module]] = SiteTensors(call.key[0], call.value[0])
+        self._keep(call.module, SiteTensors(call.key[0], call.value[0]))
         return call.run()
 
     def meet(self, met: Met) -> Tensor:
-        if met.module in self.paths:
-            self.found[self.paths[met.module]] = SiteTensors(met.key[0], met.value[0], _position_bias(met))
+        self._keep(met.module, SiteTensors(met.key[0], met.value[0], _position_bias(met)))
         return met.context.out
 
     def frozen(self) -> _Capture:
         return self
+
+    def _keep(self, module: nn.Module, found: SiteTensors) -> None:
+        path = self.paths.get(module)
+        if path is not None:
+            self.calls[module] += 1
+            self.found[site_name(path, self.calls[module])] = found
 
 
 def _position_bias(met: Met) -> Tensor | None:
@@ -81,7 +89,8 @@ def bake(
     such as a soft prompt. With `after`, the text is read behind that prefix, and the result is both together. A text
     gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix.
 
-    PrefixError for a host that is not a causal model, an empty text, or one that is longer than the model reads.
+    PrefixError for a host that is not a causal model or has been shown not to read a baked text as the text in the
+    prompt, for an empty text, or one that is longer than the model reads.
     """
     if host.role != "causal":
         raise PrefixError(
@@ -99,13 +108,14 @@ def bake(
             found=str(length),
             fix="Shorten the text." if length else "Give a text that is not empty.",
         )
-    paths = {host.module(site.name): site.name for site in host.sites}
-    watched = watchable(host.backbone)
+    layout = host.layout
+    host.ensure_moved()
     with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(in_evaluation(host.backbone))
         if after is not None:
             stack.enter_context(attached(host, after))
-        capture = _Capture(paths)
-        stack.enter_context(intercepted(capture, watched))
+        capture = _Capture(layout)
+        stack.enter_context(intercepted(capture, layout.watched))
         host.backbone(**inputs, use_cache=False)
     tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
     baked = to_prefix(tensors, occupies=length)
@@ -146,8 +156,11 @@ def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor]
 
 
 def _kept(found: SiteTensors, length: int) -> SiteTensors:
-    """The text's part, with its position bias counted from where the context begins; None where heads have none."""
-    keys, values = found.keys[:, :length].clone(), found.values[:, :length].clone()
+    """The text's part, with its position bias counted from where the context begins; None where heads have none.
+
+    Keys that the model has widened for its scores, as GPT-J does, are kept in the dtype of its values.
+    """
+    keys, values = found.keys[:, :length].to(found.values.dtype, copy=True), found.values[:, :length].clone()
     if found.bias is None:
         return SiteTensors(keys, values)
     bias = found.bias[:, :length] - found.bias[:, length:]

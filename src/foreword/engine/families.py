@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from foreword.engine.merge import Segment
+from foreword.engine.merge import Segment, wide
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ Meeting = Callable[[Met], Tensor]
 class Family:
     """How one attention class scales its scores, and its number of query and key heads.
 
+    With `scales_keys` it has scaled its keys before it multiplies them with its queries.
     `origin` gives, for a position bias that is counted from the *last* key, what brings it to a count from the first,
     `(row or 1, head)`: a prefix stands before the first token, so its share must not depend on how many follow.
     """
@@ -54,6 +55,7 @@ class Family:
     heads: Callable[[Any], int]
     kv_heads: Callable[[Any], int]
     origin: Callable[[Mapping[str, Any], int], Tensor | None] | None = None
+    scales_keys: bool = False
 
 
 def _root(module: Any, dim: int) -> float:
@@ -107,14 +109,29 @@ CONFORMING = frozenset(
         "qwen3_moe", "roberta", "stablelm", "starcoder2", "t5", "vit", "whisper",
     )
 )  # fmt: skip
+# By transformers' own package and class.
 FAMILIES: Mapping[str, Family] = {
-    "GPTNeoSelfAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
-    "GPTJAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
-    "FalconAttention": Family(_root, _count("num_heads"), _falcon_kv_heads),
-    "BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads"), _count("num_heads")),
-    "MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), _count("n_heads"), origin=_mpt_origin),
-    "DisentangledSelfAttention": Family(_deberta_scale, _count("num_attention_heads"), _count("num_attention_heads")),
+    "gpt_neo.GPTNeoSelfAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
+    "gptj.GPTJAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
+    "falcon.FalconAttention": Family(_root, _count("num_heads"), _falcon_kv_heads),
+    "bloom.BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads"), _count("num_heads")),
+    "mpt.MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), _count("n_heads"), origin=_mpt_origin),
+    "deberta_v2.DisentangledSelfAttention": Family(
+        _deberta_scale, _count("num_attention_heads"), _count("num_attention_heads"), scales_keys=True
+    ),
 }
+
+
+def family_of(module: nn.Module) -> Family | None:
+    """The row of an attention module; None for another library's class of the same name, which may compute otherwise.
+
+    >>> family_of(nn.Linear(1, 1)) is None
+    True
+    """
+    kind = type(module)
+    package, _, own = kind.__module__.removeprefix("transformers.models.").partition(".")
+    return FAMILIES.get(f"{package}.{kind.__name__}") if own == f"modeling_{package}" else None
+
 
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 _ADDED_PRODUCTS = {torch.baddbmm, Tensor.baddbmm}
@@ -142,7 +159,7 @@ class Watch(TorchFunctionMode):
         if func is nn.functional.scaled_dot_product_attention:
             return self._whole(func, args, kwargs)
         if func in SOFTMAX and self.query is not None:
-            self.lse = torch.logsumexp(args[0].float(), dim=-1)
+            self.lse = torch.logsumexp(wide(args[0]), dim=-1)
             self.logits = args[0]
             origin = None if self.family.origin is None else self.family.origin(self.given, args[0].shape[-1])
             if origin is not None:
@@ -165,6 +182,8 @@ class Watch(TorchFunctionMode):
             raise RuntimeError("the watch met an output before its scores")
         self.met = True
         heads, kv_heads = self.family.heads(self.module), self.family.kv_heads(self.module)
+        scale = self.family.scale(self.module, query.shape[-1])
+        key = key / scale if self.family.scales_keys else key
         met = Met(
             self.module,
             query.reshape(-1, heads, *query.shape[-2:]),
@@ -172,7 +191,7 @@ class Watch(TorchFunctionMode):
             value.reshape(-1, kv_heads, *value.shape[-2:]),
             Segment(out.reshape(-1, heads, *out.shape[-2:]), lse.reshape(-1, heads, lse.shape[-1])),
             logits.reshape(-1, heads, *logits.shape[-2:]),
-            self.family.scale(self.module, query.shape[-1]),
+            scale,
         )
         return self.meet(met).to(out.dtype).reshape(out.shape)
 
@@ -184,13 +203,13 @@ class Watch(TorchFunctionMode):
         groups = query.shape[1] // key.shape[1]
         keys = key.repeat_interleave(groups, dim=1) if groups > 1 else key
         scale = self.family.scale(self.module, query.shape[-1])
-        scores = query.float() @ keys.float().transpose(-1, -2) * scale
+        scores = wide(query) @ wide(keys).transpose(-1, -2) * scale
         mask = kwargs.get("attn_mask")
         if kwargs.get("is_causal"):
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if mask is not None:
             least = torch.finfo(scores.dtype).min
-            bias = mask.float().clamp(min=least) if mask.dtype != torch.bool else 0.0
+            bias = mask.to(scores.dtype).clamp(min=least) if mask.dtype != torch.bool else 0.0
             scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + bias
         context = Segment(out, torch.logsumexp(scores, dim=-1))
         return self.meet(Met(self.module, query, key, value, context, scores, scale)).to(out.dtype)

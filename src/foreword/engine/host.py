@@ -20,6 +20,7 @@ from torch import nn
 from foreword.engine.assignment import PrefixTensors
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
+from foreword.engine.moving import try_moving
 from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
@@ -53,6 +54,7 @@ class Host:
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
         self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
         self._is_tried = is_known(model)
+        self._is_moved = False
         self._claim = threading.Lock()
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
@@ -112,16 +114,8 @@ class Host:
         for name in ("max_position_embeddings", "n_positions", "n_ctx"):
             found = getattr(self.model.config, name, None)
             if isinstance(found, int) and found > 0:
-                return found - self._unused_positions
+                return found - self._layout.first_position
         return 2048
-
-    @property
-    def _unused_positions(self) -> int:
-        """Rows of a learned position table up to its padding index, which RoBERTa-like models never use."""
-        for name, module in self.backbone.named_modules():
-            if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
-                return module.padding_idx + 1
-        return 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,7 +140,7 @@ class Host:
             for site in self.sites:
                 self.module(site.name)
             self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
-            self._is_tried = is_known(self.model)
+            self._is_tried, self._is_moved = is_known(self.model), False
         return self._layout
 
     def ensure_tried(self) -> None:
@@ -154,6 +148,16 @@ class Host:
         if not self._is_tried:
             try_family(self.backbone, self.layout)
             self._is_tried = True
+
+    def ensure_moved(self) -> None:
+        """Try once whether the model reads a baked text as the text in the prompt; PrefixError when it does not."""
+        if not self._is_moved:
+            self._is_moved = True  # what the trial itself bakes and attaches needs no trial
+            try:
+                try_moving(self)
+            except BaseException:
+                self._is_moved = False
+                raise
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""

@@ -8,8 +8,9 @@ library that swaps what lies *inside* an attention module, as LoRA does with its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -22,13 +23,17 @@ class Layout:
 
     `attention` has each attention module by its path, with the number of its calls in a forward pass; `watched` are
     those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary` says whether
-    keys turn with position. `links` are (parent, name, child) from the backbone down to each attention module.
+    keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise; `first_position`
+    is the position id of a row's first token. `links` are (parent, name, child) from the backbone down to each
+    attention module.
     """
 
     attention: Mapping[str, tuple[nn.Module, int]]
     watched: tuple[nn.Module, ...]
     layers: tuple[nn.Module, ...]
     is_rotary: bool
+    rotary_lengths: tuple[int, ...]
+    first_position: int
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
@@ -48,9 +53,32 @@ class Layout:
             watched=tuple(watchable(backbone)),
             layers=tuple(module for module in modules if hasattr(module, "gradient_checkpointing")),
             is_rotary=any("Rotary" in type(module).__name__ for module in modules),
+            rotary_lengths=tuple(sorted({length for module in modules for length in _changing_lengths(module)})),
+            first_position=_first_position(backbone),
             links=tuple((parent, name, child) for (parent, name), child in links.items()),
         )
 
     def holds(self) -> bool:
         """Whether every attention module is still reached through the same modules."""
         return all(parent._modules.get(name) is child for parent, name, child in self.links)
+
+
+def _first_position(backbone: nn.Module) -> int:
+    """Behind the padding index of a learned position table: RoBERTa-like models never use the rows up to it."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def _changing_lengths(module: Any) -> Iterator[int]:
+    """The lengths of a text beyond which a rotary module of transformers turns all keys by other frequencies.
+
+    Its kinds "dynamic" and "longrope" do; a family with several kinds of layers has one for each.
+    """
+    kinds, told = getattr(module, "rope_type", None), getattr(getattr(module, "config", None), "rope_parameters", None)
+    for name, kind in kinds.items() if isinstance(kinds, Mapping) else [(None, kinds)]:
+        if kind == "longrope" and isinstance(told, Mapping):
+            yield int((told if name is None else told[name])["original_max_position_embeddings"])
+        elif isinstance(kind, str) and "dynamic" in kind:
+            yield int(module.original_max_seq_len)

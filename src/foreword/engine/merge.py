@@ -45,6 +45,11 @@ class Share:
     rows: Tensor | None
 
 
+def wide(numbers: Tensor) -> Tensor:
+    """The numbers in float32, or in float64 if they are: what scores and their log-sum-exps are computed in."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, scale: float) -> Segment:
     """A prefix's segment in plain operations: any device and dtype, differentiable as it stands.
 
@@ -52,19 +57,18 @@ def plain_segment(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
     `(kv_head or head, position)`. Scores and softmax are computed in float32 at least.
     """
     batch, heads, queries, _ = query.shape
-    folded = fold(query, key.shape[0])
-    wide = torch.promote_types(query.dtype, torch.float32)
-    scores = torch.einsum("hrd,hpd->hrp", folded[0].to(wide), key.to(wide)) * scale
+    folded = wide(fold(query, key.shape[0])[0])
+    scores = torch.einsum("hrd,hpd->hrp", folded, key.to(folded.dtype)) * scale
     if bias is not None:
-        scores = scores + fold_bias(bias.to(wide), query, key.shape[0])
+        scores = scores + fold_bias(bias.to(folded.dtype), query, key.shape[0])
     lse = torch.logsumexp(scores, dim=-1)
-    out = torch.einsum("hrp,hpd->hrd", torch.exp(scores - lse[..., None]), value.to(wide))
+    out = torch.einsum("hrp,hpd->hrd", torch.exp(scores - lse[..., None]), value.to(folded.dtype))
     return Segment(unfold(out[None].to(query.dtype), batch, heads, queries), unfold(lse[None], batch, heads, queries))
 
 
 def merged(prefix: Segment, context: Segment) -> Tensor:
     """The output of both segments together."""
-    weight = torch.sigmoid(prefix.lse.float() - context.lse.float()).unsqueeze(-1).to(context.out.dtype)
+    weight = torch.sigmoid(wide(prefix.lse) - wide(context.lse)).unsqueeze(-1).to(context.out.dtype)
     return torch.lerp(context.out, prefix.out.to(context.out.dtype), weight)
 
 
@@ -179,7 +183,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: FusedCall, shares: tuple[Share, ...], *tensors: Tensor) -> Tensor:
         prefix, context = _segments(call, shares)
-        out, lse = merged(prefix, context), torch.logaddexp(prefix.lse.float(), context.lse.float())
+        out, lse = merged(prefix, context), torch.logaddexp(wide(prefix.lse), wide(context.lse))
         ctx.call, ctx.shares = call, shares
         ctx.save_for_backward(*tensors, out, lse)
         return out
@@ -188,7 +192,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         query, key, value, *parts, out, lse = ctx.saved_tensors
         call: FusedCall = ctx.call
-        grad, lse = grad.contiguous(), lse.to(torch.float32)
+        grad = grad.contiguous()
         by_context = _fused_backward(
             grad, query, key, value, out, lse, 0.0, call.causal, attn_mask=call.mask, scale=call.scale
         )

@@ -113,7 +113,8 @@ def captured(host: Host, ids: Sequence[int], decoder_ids: Sequence[int] = ()) ->
     found: dict[str, SiteTensors] = {}
 
     def keep(seen: Seen) -> None:
-        found[seen.site] = SiteTensors(seen.key[0].detach().clone(), seen.value[0].detach().clone())
+        value = seen.value[0].detach().clone()
+        found[seen.site] = SiteTensors(seen.key[0].detach().to(value.dtype, copy=True), value)
 
     inputs: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=host.device)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

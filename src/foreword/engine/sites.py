@@ -8,6 +8,8 @@ shared layer) has one site for each call, told apart by `#2`, `#3`, ...
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +37,18 @@ class Site:
     key_dim: int
     value_dim: int
     causal: bool
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Within this context the model is in evaluation mode; then each of its modules is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def site_name(path: str, call: int) -> str:
@@ -81,10 +95,8 @@ def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
     no-op.
     """
     recorder = _Recorder(backbone)
-    was_training = backbone.training
     try:
-        backbone.eval()
-        with torch.no_grad(), intercepted(recorder, watchable(backbone)):
+        with torch.no_grad(), in_evaluation(backbone), intercepted(recorder, watchable(backbone)):
             backbone(**probing_inputs(backbone))
     except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, AttributeError) as error:
         raise HostError(
@@ -93,8 +105,6 @@ def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
             found=f"{type(error).__name__}: {error}",
             fix="Use a family that the conformance table lists (docs/reference/conformance.md).",
         ) from error
-    finally:
-        backbone.train(was_training)
     if not recorder.sites:
         implementation = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
         raise HostError(

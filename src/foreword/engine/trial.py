@@ -25,7 +25,7 @@ from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import CONFORMING, SOFTMAX, Met
 from foreword.engine.layout import Layout
-from foreword.engine.sites import probing_inputs, site_name
+from foreword.engine.sites import in_evaluation, probing_inputs, site_name
 from foreword.errors import HostError
 
 
@@ -68,8 +68,9 @@ class _Seen:
             return None
         if not isinstance(found, Tensor):
             return found
-        numbers = found.is_floating_point() and found.dim() < 4  # their last axis counts features, whatever its size
-        for axis in range(found.dim() - 1 if numbers else found.dim()):
+        # Of four axes the last two are a mask's; of fewer, numbers have features on the last, whatever its size.
+        axes = range(found.dim() - 2, found.dim()) if found.dim() >= 4 else range(found.dim())
+        for axis in axes[:-1] if found.is_floating_point() and found.dim() < 4 else axes:
             if found.shape[axis] == self.tokens:
                 found = found.narrow(axis, self.text, self.tokens - self.text)
         return found
@@ -162,22 +163,17 @@ def is_known(model: nn.Module) -> bool:
 
 def try_family(backbone: nn.Module, layout: Layout) -> None:
     """Hold the law at every site that is on the interface; HostError with the first site where it does not hold."""
-    was_training = backbone.training
-    try:
-        backbone.eval()
-        with torch.no_grad():
-            recorder = _record(backbone, layout)
-            if recorder.beside:
-                raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
-            tried = {site for seen in recorder.seen for site in seen.calls}
-            for path, (module, _) in layout.attention.items():
-                if module not in recorder.watched and path not in tried:
-                    raise _refusal(backbone, path, "an attention call of a module that did not run")
-            for seen in recorder.seen:
-                for merging in (False, True):
-                    _hold(backbone, seen, merging=merging)
-    finally:
-        backbone.train(was_training)
+    with torch.no_grad(), in_evaluation(backbone):
+        recorder = _record(backbone, layout)
+        if recorder.beside:
+            raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
+        tried = {site for seen in recorder.seen for site in seen.calls}
+        for path, (module, _) in layout.attention.items():
+            if module not in recorder.watched and path not in tried:
+                raise _refusal(backbone, path, "an attention call of a module that did not run")
+        for seen in recorder.seen:
+            for merging in (False, True):
+                _hold(backbone, seen, merging=merging)
 
 
 def _record(backbone: nn.Module, layout: Layout) -> _Recorder:
