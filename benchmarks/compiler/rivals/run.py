@@ -197,6 +197,10 @@ def lengths(lines: Lines, options: argparse.Namespace) -> None:
             for kind in ("kink", "curved kink"):
                 for case in kink_cases(domain, kind, positions, count=1 if options.quick else 3):
                     _length(lines, case, positions, error, options)
+
+
+def nearest(lines: Lines, options: argparse.Namespace) -> None:
+    """What the construction `nearest` takes, in units of the covering bound."""
     for domain, tolerance in NEAREST[:1] if options.quick else NEAREST:
         for name in ("abs", "trig", "net", "oscillatory"):
             asked = {"part": "nearest", "domain": domain, "target": name, "method": "nearest", "tolerance": tolerance}
@@ -283,6 +287,7 @@ def _largest_error(case: Case, made: CompiledFunction) -> float:
 
 PARTS: dict[str, Callable[[Lines, argparse.Namespace], None]] = {
     "lengths": lengths,
+    "nearest": nearest,
     "certificates": certificates,
     "kinks": kinks,
     "smooth": smooth,
