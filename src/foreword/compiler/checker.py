@@ -25,7 +25,6 @@ from foreword.compiler.claim import Claim, Examined, Findings, compare
 from foreword.compiler.cover import Cover
 from foreword.compiler.covering import nearest_bound
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
-from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import exact_head, exact_outputs
 from foreword.compiler.expression import Expression, ordered
 from foreword.compiler.file import CompiledFile
@@ -196,8 +195,7 @@ def _check_cells(claim: Claim, found: Findings, allowed: arb, deadline: float, p
             found.unchecked.append("beyond a declared kink nothing bounds the target: it has no Lipschitz constant")
         if found.wrong or found.unchecked:
             return ""
-    order = _order(claim)
-    return Sweep(claim, found, float(BALLS.floor(allowed)), deadline, progress).run({DOUBLES: order, BALLS: order})
+    return Sweep(claim, found, float(BALLS.floor(allowed)), _order(claim), deadline, progress).run()
 
 
 def _check_named(claim: Claim, found: Findings, codes: Sequence[str]) -> None:

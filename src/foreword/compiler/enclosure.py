@@ -18,7 +18,7 @@ from foreword.compiler.balls import BALLS, Balls, as_balls, magnitude
 from foreword.compiler.expression import Node
 from foreword.compiler.functions import enclose
 from foreword.compiler.head import Head
-from foreword.compiler.moments import combined, head_models
+from foreword.compiler.moments import combined, directions, head_models
 from foreword.compiler.numbers import System
 from foreword.compiler.truncated import Model, Space, space_of
 
@@ -61,6 +61,15 @@ class Problem:
             columns.append(vector / (vector * vector).sum().sqrt())
         return np.array(columns, dtype=object).T
 
+    @cached_property
+    def directions(self) -> Floats | None:
+        """Few directions along which the keys lie; None when all count."""
+        return directions(self.head)
+
+    def basis(self, system: System) -> Floats | None:
+        """The directions that the head is expanded along, in one system; None for its queries' own coordinates."""
+        return self.directions if system.unit else None
+
     def points(self, space: Space, lower: Floats, upper: Floats) -> list[Model]:
         """Models of the points' columns over cells `(cell, parameter)`, or a little more than these."""
         centres = lower + (upper - lower) / 2
@@ -89,7 +98,7 @@ class Problem:
         system = space.system
         columns = self.points(space, lower, upper)
         wanted = self.wanted(columns)
-        numerators, denominator, guesses = head_models(self.head, enclose(self.queries, columns))
+        numerators, denominator, guesses = head_models(self.head, enclose(self.queries, columns), self.basis(system))
         smallest = system.floor(denominator.range()[0])
         error, least, swing = np.zeros(len(lower)), np.zeros(len(lower)), np.zeros(lower.shape)
         for output, model in enumerate(wanted):

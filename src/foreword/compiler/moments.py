@@ -22,7 +22,7 @@ from flint import arb
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.head import Head
-from foreword.compiler.numbers import Numbers, System
+from foreword.compiler.numbers import Numbers
 from foreword.compiler.truncated import Model, Space, space_of
 
 NEGLIGIBLE = -45.0  # e to this is far below the roundoff of doubles
@@ -30,10 +30,10 @@ UNDERFLOW = 1e-290  # what products too small for doubles may add up to, times a
 ALONG = 1e-13  # how far keys may be beside a few directions, relative to the longest: rounding
 
 
-def head_models(head: Head, queries: Sequence[Model]) -> tuple[list[Model], Model, Floats]:
+def head_models(head: Head, queries: Sequence[Model], basis: Floats | None = None) -> tuple[list[Model], Model, Floats]:
     """For each output sum_k w_k (v_k - v) e^(z_k); sum_k w_k e^(z_k); for each output v, `(cell, output)`.
 
-    u and v are doubles near the keys' mean and g's value at the middle: any would do.
+    u and v are doubles near the keys' mean and g's value at the middle: any would do. `basis` is that of `directions`.
     """
     space = queries[0].space
     system, steps = space.system, [query.without_constant() for query in queries]
@@ -41,7 +41,7 @@ def head_models(head: Head, queries: Sequence[Model]) -> tuple[list[Model], Mode
     hints = head.weights(middles.astype(np.float64))
     shift, guesses = hints @ head.keys, hints @ head.values
     keys = system.exact(head.keys)[None] - system.exact(shift)[:, None]  # (cell, position, q)
-    changes = _changes(keys, steps, directions(head, system))
+    changes = _changes(keys, steps, basis)
     weights, tails = _weights(head, middles, changes, space)
     far = system.exact(head.values)[None] - system.exact(guesses)[:, None]  # (cell, position, output)
     factors = np.concatenate([system.exact(np.ones((*weights.shape, 1))), far], axis=2)
@@ -53,13 +53,11 @@ def head_models(head: Head, queries: Sequence[Model]) -> tuple[list[Model], Mode
     return models[1:], models[0], guesses
 
 
-def directions(head: Head, system: System) -> Floats | None:
+def directions(head: Head) -> Floats | None:
     """Few directions `(direction, q)` along which all the keys' differences lie, up to rounding; None when all count.
 
-    Balls keep every direction: they are there for what rounding would spoil.
+    They are for doubles: balls are there for what rounding would spoil.
     """
-    if not system.unit:
-        return None
     differences = head.keys - head.keys.mean(axis=0)
     sizes, rows = np.linalg.svd(differences, full_matrices=False)[1:]
     count = max(1, int((sizes > ALONG * max(sizes[0], np.finfo(float).tiny)).sum()))

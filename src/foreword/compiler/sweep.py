@@ -21,14 +21,14 @@ from foreword.compiler.domain import Sphere
 from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import Bounds, Problem
 from foreword.compiler.functions import enclose
-from foreword.compiler.moments import directions
 from foreword.compiler.numbers import System
 from foreword.errors import CertificateError
 
 Progress = Callable[[float], None]
 Cells = tuple[Floats, Floats]  # lower and upper corners `(cell, parameter)`
 
-LARGEST_BLOCK = 512  # cells at once; more do not go faster
+LARGEST_BLOCK = 512  # cells at once in doubles; more do not go faster
+LARGEST_BLOCK_OF_BALLS = 32  # half a second's work: no longer between two looks at the clock
 MOST_FEATURES = 2_000_000  # numbers of a block: cells times positions times monomials
 DEEPEST = 40  # halvings of a stored cell before the check gives up
 MOST_CELLS = 20_000_000
@@ -41,11 +41,15 @@ class _OutOfTimeError(Exception):
 
 @dataclass
 class Sweep:
-    """One check by cells: |f - g| <= `allowed` over every cell of the claim's cover, until `deadline`."""
+    """One check by cells: |f - g| <= `allowed` over every cell of the claim's cover, until `deadline`.
+
+    Functions are expanded to `order`.
+    """
 
     claim: Claim
     found: Findings
     allowed: float
+    order: int
     deadline: float
     progress: Progress | None = None
 
@@ -53,17 +57,16 @@ class Sweep:
         self.problem = _problem(self.claim)
         self.whole, self.shown, self.depth = 1.0, 0.0, 0
 
-    def run(self, orders: dict[System, int]) -> str:
+    def run(self) -> str:
         """What the line of the check says; what is wrong or could not be shown is among the findings.
 
-        `orders` are what each system expands to. A cell that fails is halved along its worst axis.
+        A cell that fails is halved along its worst axis.
         """
         cover = self.claim.cover
         cells = (np.empty((0, 0)),) * 2 if cover is None else (cover.lower, cover.upper)
         self.whole = float(_volumes(*cells).sum())
         try:
-            left = self._show(cells, DOUBLES, orders[DOUBLES])
-            left = self._show(left, BALLS, orders[BALLS])
+            left = self._show(self._show(cells, DOUBLES), BALLS)
         except _OutOfTimeError:
             self.found.unchecked.append(
                 f"ran out of time or cells after {min(self.shown / self.whole, 1.0):.0%} of the cover, "
@@ -82,16 +85,16 @@ class Sweep:
             self.progress(1.0)
         return f"shown on {self.found.cells:,} cells, {self.depth} halvings deep"
 
-    def _show(self, cells: Cells, system: System, order: int) -> Cells:
+    def _show(self, cells: Cells, system: System) -> Cells:
         """Show it over cells in one system's numbers; returned are those that it cannot do, a hopeless one ends it."""
         hopeless: list[Cells] = []
         for depth in range(DEEPEST + 1):
             if not len(cells[0]) or self.found.wrong:
                 break
             self.depth, halved = max(self.depth, depth), []
-            for block in self._blocks(cells, system, order):
-                failed, bounds = self._examine(block, system, order)
-                is_lost = self._is_lost(failed, bounds, system, order, look_at_all=depth % LOOK_EVERY == LOOK_EVERY - 1)
+            for block in self._blocks(cells, system):
+                failed, bounds = self._examine(block, system)
+                is_lost = self._is_lost(failed, bounds, system, look_at_all=depth % LOOK_EVERY == LOOK_EVERY - 1)
                 if self.found.wrong:
                     return cells
                 hopeless.append((failed[0][is_lost], failed[1][is_lost]))
@@ -100,11 +103,11 @@ class Sweep:
             cells = _joined(halved)
         return _joined([*hopeless, cells])
 
-    def _examine(self, block: Cells, system: System, order: int) -> tuple[Cells, Bounds]:
+    def _examine(self, block: Cells, system: System) -> tuple[Cells, Bounds]:
         """The cells of a block for which it is not shown, and their bounds."""
         if time.perf_counter() > self.deadline or self.found.cells > MOST_CELLS:
             raise _OutOfTimeError
-        bounds = self.problem.bounds(*block, order, system)
+        bounds = self.problem.bounds(*block, self.order, system)
         self.found.cells += len(block[0])
         self._refuse_above(bounds.least, (block[0] + block[1]) / 2)
         failed = ~(bounds.error <= self.allowed)
@@ -120,9 +123,7 @@ class Sweep:
             found = middle[int(np.argmax(least > self.allowed))].tolist()
             self.found.wrong.append(f"the error exceeds the approximation term at the parameters {found}")
 
-    def _is_lost(
-        self, failed: Cells, bounds: Bounds, system: System, order: int, *, look_at_all: bool
-    ) -> NDArray[np.bool_]:
+    def _is_lost(self, failed: Cells, bounds: Bounds, system: System, *, look_at_all: bool) -> NDArray[np.bool_]:
         """Which cells no halving would help, since at their middle alone rounding takes too much of what is allowed."""
         lost = np.zeros(len(failed[0]), dtype=bool)
         if not system.unit:
@@ -131,19 +132,20 @@ class Sweep:
         looked = np.flatnonzero(look_at_all | (gap < self.allowed / 4))
         if len(looked):
             middle = (failed[0][looked] + failed[1][looked]) / 2
-            point = self.problem.bounds(middle, middle, order, system)
+            point = self.problem.bounds(middle, middle, self.order, system)
             self._refuse_above(point.least, middle)
             noise = point.error - point.least
             lost[looked] = ~(point.error <= self.allowed) | (noise >= gap[looked] / 2)
         return lost
 
-    def _blocks(self, cells: Cells, system: System, order: int) -> Iterator[Cells]:
+    def _blocks(self, cells: Cells, system: System) -> Iterator[Cells]:
         """Cells in blocks of neighbours."""
         head = self.claim.head
-        basis = directions(head, system)
+        basis = self.problem.basis(system)
         count = head.keys.shape[1] if basis is None else len(basis)
-        features = head.positions * math.comb(order - 1 + count, count)
-        size = max(1, min(LARGEST_BLOCK, MOST_FEATURES // features))
+        features = head.positions * math.comb(self.order - 1 + count, count)
+        most = LARGEST_BLOCK if system.unit else LARGEST_BLOCK_OF_BALLS
+        size = max(1, min(most, MOST_FEATURES // features))
         for rows in _neighbours(*cells, size):
             yield cells[0][rows], cells[1][rows]
 
