@@ -25,6 +25,7 @@ from foreword.prefix import Array, LayerPrefix, Prefix
 from foreword.signing import Signature, SigningKey
 from foreword.tensorfile import (
     HEADER_LIMIT,
+    MANIFEST,
     NAMES,
     broken,
     content_digest,
@@ -32,6 +33,7 @@ from foreword.tensorfile import (
     is_plain,
     parsed,
     read_content,
+    schema_of,
     with_text,
 )
 from foreword.trust import TrustPolicy
@@ -39,7 +41,7 @@ from foreword.version import __version__
 
 SCHEMA = "foreword.bundle/1"
 SUFFIX = ".prefix"
-MANIFEST, SIGNATURES = "foreword", "foreword.signatures"
+SIGNATURES = "foreword.signatures"
 SIGNATURE_LIMIT = 16
 
 _PARTS = ("keys", "values", "bias")
@@ -297,6 +299,13 @@ def _manifest(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
 
 def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
     """The bundle in bytes that `read_content` gave, and its digest."""
+    if (schema_of(path, content) or "").startswith("foreword.compiled/"):
+        raise BundleError(
+            f"{path} is a compiled function, not a fitted prefix.",
+            expected="a bundle, as `foreword fit`, `foreword pilot` and fw.save_bundle write it",
+            found="what `foreword compile` writes",
+            fix="Check it with `foreword verify`, or read it with fw.load_compiled.",
+        )
     file = decoded(path, content)
     manifest, tensors = _manifest(path, file.texts), file.tensors
     try:

@@ -31,6 +31,8 @@ SIZE_LIMIT = 32 * 2**30
 # A file being read is in memory three times: its bytes, the arrays made of them, and the prefix, which keeps its own.
 COPIES = 3
 LONGEST_INTEGER = 40
+# The text of the metadata that is the manifest: JSON that names its schema.
+MANIFEST = "foreword"
 
 NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -105,6 +107,16 @@ def decoded(path: Path, content: bytes, *, dtypes: Mapping[str, np.dtype[Any]] =
         except ValueError as error:  # more axes than NumPy has, or none times 2^62
             raise broken(path, f"tensor {name[:80]!r} of a shape that no array has ({error})") from error
     return TensorFile(texts, tensors)
+
+
+def schema_of(path: Path, content: bytes) -> str | None:
+    """The schema that the manifest in bytes of `read_content` names; None when it names none that can be read."""
+    header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
+    try:
+        found = parsed(header["__metadata__"][MANIFEST])["schema"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def content_digest(manifest: Mapping[str, Any], tensors: Mapping[str, Array]) -> str:

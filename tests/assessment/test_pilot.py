@@ -16,9 +16,10 @@ from foreword.assessment.evidence import Evidence, read_evidence
 from foreword.assessment.folder import RunFolder
 from foreword.assessment.pilot import PilotResult, run_pilot
 from foreword.assessment.summary import span
-from foreword.bundle import load_bundle
+from foreword.bundle import load_bundle, sign_bundle
 from foreword.engine.host import Host
 from foreword.errors import DataError, HostError, RunFolderError, TaskError
+from foreword.signing import SigningKey
 from foreword.tuning.candidates import CANDIDATES, candidate_for
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.predictor import predictor_from
@@ -286,6 +287,19 @@ def test_what_is_finished_is_not_made_again(pilot: Pilot) -> None:
     assert [stage for stage in stages if stage.startswith("judge")] == []
     assert {path: path.read_bytes() for path in pilot.result.folder.glob("candidates/*/*")} == files
     assert result.evidence.candidates == pilot.evidence.candidates
+
+
+def test_a_bundle_that_was_signed_stays_signed(quick: Callable[..., Path], tmp_path: Path) -> None:
+    task = quick([{"kind": "prefix", "positions": 2, "steps": 2}])
+    bundle = run_pilot(task, out=tmp_path / "run").bundle
+    assert bundle is not None
+    sign_bundle(bundle, SigningKey.new())
+    signed = bundle.read_bytes()
+    run_pilot(task, out=tmp_path / "run")
+    assert bundle.read_bytes() == signed
+    bundle.write_bytes(signed[:-1])
+    run_pilot(task, out=tmp_path / "run")
+    assert not load_bundle(bundle).signatures
 
 
 def test_only_runs_the_candidates_named_by_name_or_kind(quick: Callable[..., Path], tmp_path: Path) -> None:

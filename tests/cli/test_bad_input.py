@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+import foreword as fw
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROBE: list[dict[str, Any]] = [{"kind": "zero-shot"}, {"kind": "probe"}]
@@ -495,6 +497,23 @@ def test_a_truncated_or_tampered_bundle(
     foreword: Any, spoilt: Callable[..., Path], verb: list[str], by: Callable[[bytes], bytes]
 ) -> None:
     assert "is not a whole foreword bundle" in refused(foreword(*verb, spoilt(by), stdin=b'"apple"'))
+
+
+def test_a_fitted_and_a_compiled_prefix_are_told_apart(foreword: Any, finished: Path, tmp_path: Path) -> None:
+    compiled = tmp_path / "compiled.prefix"
+    fw.compile_function(lambda x: x[:, 0], domain=fw.Sphere(1), positions=4).save(compiled)
+    for verb in (["inspect"], ["predict", "--bundle"]):
+        assert "Check it with `foreword verify`" in refused(foreword(*verb, compiled, stdin=b'"apple"'))
+    assert "See what it is with `foreword inspect`" in refused(foreword("verify", finished / "best.prefix"))
+
+
+@pytest.mark.parametrize(
+    "command", [["fit", "t.toml"], ["pilot", "t.toml"], ["predict", "--bundle", "b"], ["compile", "x"]], ids=" ".join
+)
+def test_an_output_without_a_name_is_refused(foreword: Any, command: list[str]) -> None:
+    ran = foreword(*command, "--out", "")
+    assert (ran.code, ran.out) == (2, "")
+    assert "it names nothing" in ran.err
 
 
 @pytest.mark.parametrize("verb", [["inspect"], ["predict", "--bundle"]], ids=" ".join)

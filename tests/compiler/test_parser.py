@@ -129,10 +129,10 @@ def test_what_is_no_expression_is_refused_with_its_place(text: str, what: str, p
     ids=["letters", "parentheses", "sum", "spaces"],
 )
 def test_a_text_beyond_the_limit_is_refused_before_it_is_read(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CompileError, match="too long"):
         parse_expression(text, 2)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("opened", ["(", "sin(", "-(", "2**(", "max(x, "])
@@ -148,12 +148,12 @@ def test_two_hundred_open_parentheses_are_read_and_one_more_is_refused(opened: s
     ids=["signs", "sum", "quotients", "tower of x", "tower of 1"],
 )
 def test_a_long_chain_exhausts_neither_the_stack_nor_a_second(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = parse_expression(text, 1)
     found.evaluate(np.ones((1, 1)))
     expression_of(found.outputs, 1)
     repr(found.outputs)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_a_number_is_the_double_nearest_to_it_and_pi_is_pi_itself() -> None:

@@ -54,9 +54,9 @@ def test_smooth_targets_are_certified_near_the_truth_in_time(
     dimension: int, positions: int, cutoff: float, seconds: float, ratio: float
 ) -> None:
     head, target, domain = _trig(dimension, positions, cutoff)
-    started = time.perf_counter()
+    started = time.process_time()
     told = prove(head, chart_of(domain), target, domain).certificate
-    assert time.perf_counter() - started < seconds
+    assert time.process_time() - started < seconds
     truth = _largest_error(head, target, domain)
     assert truth <= told.bound <= 1.001 * ratio * told.seen
     assert told.seen >= 0.95 * truth

@@ -82,9 +82,9 @@ def refused_path(path: Path, match: str = "", *, besides: int = 0) -> str:
 
 
 def _timed_refusal(path: Path) -> tuple[str, float]:
-    started = time.perf_counter()
+    started = time.process_time()
     message = _refusal(path)
-    return message, time.perf_counter() - started
+    return message, time.process_time() - started
 
 
 def _refusal(path: Path) -> str:

@@ -56,10 +56,10 @@ def refused(folder: Path, content: bytes) -> None:
 
 
 def refused_path(path: Path) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(CertificateError):
         read_compiled(path)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     size = path.stat().st_blocks * 512 if path.exists() else 0
     tracemalloc.start()
     try:

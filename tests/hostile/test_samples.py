@@ -155,7 +155,7 @@ BAD_FILES: dict[str, bytes] = {
 def test_a_bad_array_is_refused_at_once_and_in_little_memory(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_bytes(BAD_FILES[name])
-    started = time.perf_counter()
+    started = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(CompileError) as refused:
@@ -163,7 +163,7 @@ def test_a_bad_array_is_refused_at_once_and_in_little_memory(tmp_path: Path, nam
         assert tracemalloc.get_traced_memory()[1] < 20 * len(BAD_FILES[name]) + 2**21
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert refused.value.fix
     assert len(str(refused.value)) < 1_000
 

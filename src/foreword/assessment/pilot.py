@@ -7,9 +7,11 @@ the best on the selection split is judged; the others are reported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foreword.assessment.decision import best_prefix, choose
 from foreword.assessment.evidence import (
@@ -23,10 +25,12 @@ from foreword.assessment.judging import Run, Watch, make_candidates, revived
 from foreword.assessment.other_text import other_text
 from foreword.assessment.report import write_report
 from foreword.assessment.stress import run_stress
-from foreword.bundle import save_bundle
+from foreword.bundle import load_bundle, save_bundle
 from foreword.engine.host import Host
-from foreword.errors import DataError, TaskError
+from foreword.errors import BundleError, DataError, TaskError
+from foreword.prefix import Prefix
 from foreword.record import Stopwatch
+from foreword.trust import TrustPolicy
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidate_settings import AnyCandidate, ZeroShotSettings
 from foreword.tuning.candidates import Workbench
@@ -176,18 +180,29 @@ def _save_best_prefix(run: Run, evidence: Evidence, results: dict[str, list[Judg
     adaptation, readout = fitted.predictor.adaptation, fitted.predictor.readout
     if not isinstance(adaptation, FittedPrefix):
         raise TypeError(f"the prefix candidate came with {type(adaptation).__name__}")
-    save_bundle(
-        run.folder.bundle,
-        adaptation.prefix(),
-        host=run.bench.host,
-        use=fitted.predictor.use(),
-        readout=None if readout is None else readout.arrays(),
-        provenance=evidence.provenance.model_dump(mode="json"),
-        evidence={
-            "task": evidence.task.model_dump(mode="json"),
-            "data": evidence.data.hash,
-            "candidate": prefix.model_dump(mode="json"),
-            "decision": evidence.decision.model_dump(mode="json"),
-        },
-    )
+    told = {
+        "task": evidence.task.model_dump(mode="json"),
+        "data": evidence.data.hash,
+        "candidate": prefix.model_dump(mode="json"),
+        "decision": evidence.decision.model_dump(mode="json"),
+    }
+    if not _is_kept(run.folder.bundle, made := adaptation.prefix(), told):
+        save_bundle(
+            run.folder.bundle,
+            made,
+            host=run.bench.host,
+            use=fitted.predictor.use(),
+            readout=None if readout is None else readout.arrays(),
+            provenance=evidence.provenance.model_dump(mode="json"),
+            evidence=told,
+        )
     return run.folder.bundle
+
+
+def _is_kept(path: Path, prefix: Prefix, evidence: dict[str, Any]) -> bool:
+    """Whether an earlier run of this pilot left this prefix with this evidence there: it may have been signed since."""
+    try:
+        found = load_bundle(path, trust=TrustPolicy())
+    except BundleError:
+        return False
+    return found.prefix.hash == prefix.hash and found.evidence == json.loads(json.dumps(evidence))

@@ -6,7 +6,7 @@ verdict and its reasons come from the evidence; here they are only put into word
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -147,7 +147,8 @@ def _cost_support(evidence: Evidence, row: CostRow) -> tuple[str, ...]:
 def summary_table(evidence: Evidence) -> Table:
     """The candidates side by side for the terminal, best first; the chosen one is marked."""
     baseline = next((c.difference.baseline.to for c in evidence.candidates if c.difference.baseline), None)
-    title = Text(f"{printable(evidence.task.name, 60)}: {word(METRICS, evidence.task.metric)}")
+    levels = sorted({candidate.metric.level for candidate in evidence.candidates})
+    title = Text(f"{printable(evidence.task.name, 60)}: {word(METRICS, evidence.task.metric)}{_at(levels)}")
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("candidate", overflow="fold")
     headings = ("measured", f"vs {printable(baseline, 11)}" if baseline else "vs baseline", "vs best")
@@ -179,6 +180,11 @@ def summary_text(evidence: Evidence) -> str:
     if decision.changes:
         said += ["", "What would change it", *(f"  - {line.text}" for line in lines(decision.changes))]
     return "\n".join(printable(line) for line in said)
+
+
+def _at(levels: Sequence[float]) -> str:
+    """The confidence of a table's intervals, which need not be that of the requirement."""
+    return f", {' and '.join(f'{level:.4g}' for level in (100 * each for each in levels))}% intervals" if levels else ""
 
 
 def _difference(difference: Difference | None) -> str:

@@ -76,8 +76,8 @@ METHODS: Mapping[str, str] = {
 REASONS: Mapping[str, str] = {
     "requirement-met": "The {metric:metric} is at least {low:low}, and {at_least:percent} is required.",
     "requirement-missed": "The {metric:metric} is at most {high:high}, but {at_least:percent} is required.",
-    "requirement-open": "The {metric:metric} is {value:percent}, but could be anything from {low:low} to {high:high}: "
-    "the required {at_least:percent} lies in between.",
+    "requirement-open": "The {metric:metric} is {value:percent}, but could, at the confidence that is required, be "
+    "anything from {low:low} to {high:high}: the required {at_least:percent} lies in between.",
     "more-examples": "About {n_needed:count} test examples instead of {n_now:count} would settle it, "
     "if the measured values hold.",
     "more-examples.unknown": "More than the {n_now:count} test examples are needed; how many cannot be said.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from foreword.cli.bars import Bars
+from foreword.cli.paths import named
 from foreword.cli.screen import on_one_screen
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def compile_expression(
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
     seconds: float = typer.Option(60.0, "--seconds", min=0.0, help="Time limit of the proofs, all together."),
     certify: bool = typer.Option(True, "--certify/--no-certify", help="Without a proof nothing is claimed."),
-    out: Path | None = typer.Option(None, "--out", help="The file to write, such as f.prefix."),
+    out: Path | None = typer.Option(
+        None, "--out", parser=named, metavar="PATH", help="The file to write, such as f.prefix."
+    ),
     plot: list[Path] = typer.Option([], "--plot", help="A picture to write: .png, .svg or .pdf; may be repeated."),
     fresh: bool = typer.Option(False, "--fresh", help="Discard what an unfinished run left beside --out."),
     as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),

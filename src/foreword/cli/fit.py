@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from foreword.cli.bars import Bars
+from foreword.cli.paths import named
 from foreword.cli.screen import on_one_screen
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def fit(
         [], "--option", help="Any other field of the candidate, as NAME=VALUE; repeatable."
     ),
     seed: int = typer.Option(0, "--seed", min=0, max=2**32 - 1, help="Another seed gives another fit."),
-    out: Path | None = typer.Option(None, "--out", help="Folder. Default: runs/TASK-NAME-METHOD."),
+    out: Path | None = typer.Option(
+        None, "--out", parser=named, metavar="PATH", help="Folder. Default: runs/TASK-NAME-METHOD."
+    ),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),
     fresh: bool = typer.Option(False, "--fresh", help="Discard what an earlier fit left in the folder."),
     tensorboard: bool = typer.Option(False, "--tensorboard", help="Write TensorBoard's event files too."),
@@ -135,13 +138,15 @@ def _cuts(made: Fit) -> list[str]:
 
 def _show_sweep(sweep: Sweep) -> None:
     """One line a length, the chosen one marked, and why it was chosen."""
-    typer.echo(f"\n  length  {sweep.metric:<11} loss  ranks k/v   bytes  ms added  finding")
+    from foreword.assessment.quantities import byte_size
+
+    typer.echo(f"\n  length  {sweep.metric:<11} loss   ranks k/v        size  ms added  finding")
     for trial in sweep.trials:
         keys, values = (sum(getattr(r, n) for r in trial.ranks) / len(trial.ranks) for n in ("keys", "values"))
         mark = ">" if trial.length == sweep.chosen else " "
         typer.echo(
-            f"{mark} {trial.length:>6}  {trial.selection:<11.3f} {trial.loss:.3f} {keys:5.1f}/{values:<5.1f}"
-            f" {trial.cost.bytes:>7,}  {trial.cost.added_ms:>8.2f}  {trial.comparison.finding}"
+            f"{mark} {trial.length:>6}  {trial.selection:<11.3f} {trial.loss:<5.3g} {keys:>5.1f}/{values:<5.1f}"
+            f" {byte_size(trial.cost.bytes):>10}  {trial.cost.added_ms:>8.2f}  {trial.comparison.finding}"
         )
     typer.echo(f"{sweep.sentence}\n")
 

@@ -22,7 +22,7 @@ def foretell(
     as_json: bool = typer.Option(False, "--json", help="Print everything that was found as JSON."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress."),
 ) -> None:
-    """Say before a fit whether a prefix can do a task on its base model, from probes of a few dozen steps."""
+    """Say before a fit whether a prefix can do a task on its base model, from probes of 40 to 120 steps."""
     from transformers.utils import logging
 
     from foreword.tuning.foretelling import foretell as foretelling

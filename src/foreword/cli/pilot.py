@@ -7,12 +7,15 @@ from pathlib import Path
 import typer
 
 from foreword.cli.bars import Bars
+from foreword.cli.paths import named
 from foreword.cli.screen import on_one_screen
 
 
 def pilot(
     task: Path = typer.Argument(..., help="The task file; `foreword init FOLDER` writes one."),
-    out: Path | None = typer.Option(None, "--out", help="Run folder. Default: runs/TASK-NAME."),
+    out: Path | None = typer.Option(
+        None, "--out", parser=named, metavar="PATH", help="Run folder. Default: runs/TASK-NAME."
+    ),
     only: list[str] = typer.Option([], "--only", help="Run only this candidate, by name or kind; repeatable."),
     seed: list[int] = typer.Option([], "--seed", min=0, max=2**32 - 1, help="Not the task's seeds; repeatable."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),

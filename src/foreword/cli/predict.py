@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
+from foreword.cli.paths import named
+
 if TYPE_CHECKING:
     from foreword.bundle import Bundle
     from foreword.tuning.predictor import Predictor
@@ -21,7 +23,9 @@ def predict(
     bundle: Path = typer.Option(..., "--bundle", help="The bundle that `foreword pilot` wrote (best.prefix)."),
     source: str = typer.Option("-", "--input", help="JSONL file with the inputs, or - for stdin."),
     column: str = typer.Option("text", "--column", help="The field of each line that holds the input."),
-    out: Path | None = typer.Option(None, "--out", help="Write answers to this file instead of stdout."),
+    out: Path | None = typer.Option(
+        None, "--out", parser=named, metavar="PATH", help="Write answers to this file instead of stdout."
+    ),
     model: str | None = typer.Option(None, "--model", help="Base model, when it lies elsewhere than the bundle says."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
 ) -> None:

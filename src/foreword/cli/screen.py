@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# What a message may take up: lines of a terminal, and characters of a line.
-SCREEN_LINES, LONGEST_LINE = 24, 400
+# What a message may take up: rows of a terminal of so many columns, and characters of one line of it.
+SCREEN_ROWS, COLUMNS, LONGEST_LINE = 24, 80, 400
 
 
 def on_one_screen(message: str) -> str:
@@ -14,8 +14,19 @@ def on_one_screen(message: str) -> str:
     """
     from foreword.assessment.quantities import printable
 
-    lines = [printable(line, LONGEST_LINE) for line in message.split("\n")]
-    if len(lines) > SCREEN_LINES:
-        left_out = len(lines) - SCREEN_LINES + 1
-        lines = [*lines[: SCREEN_LINES - 2], f"  … and {left_out} more lines", lines[-1]]
-    return "\n".join(lines)
+    *lines, last = (printable(line, LONGEST_LINE) for line in message.split("\n"))
+    room = SCREEN_ROWS - _rows(last)
+    if sum(map(_rows, lines)) > room:
+        kept, room = list[str](), room - 1
+        for line in lines:
+            room -= _rows(line)
+            if room < 0:
+                break
+            kept.append(line)
+        lines = [*kept, f"  … and {len(lines) - len(kept)} more lines"]
+    return "\n".join([*lines, last])
+
+
+def _rows(line: str) -> int:
+    """Rows of a terminal that a line takes; an empty one takes one as well."""
+    return max(1, -(-len(line) // COLUMNS))

@@ -27,11 +27,10 @@ from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain, FiniteSet, domain_from_dict
 from foreword.compiler.head import Head
 from foreword.errors import BundleError, CertificateError, CompileError, ForewordError
-from foreword.tensorfile import HEADER_LIMIT, content_digest, decoded, parsed, read_content
+from foreword.tensorfile import HEADER_LIMIT, MANIFEST, content_digest, decoded, parsed, read_content, schema_of
 from foreword.version import __version__
 
 SCHEMA = "foreword.compiled/1"
-MANIFEST = "foreword"
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
     "I8": np.dtype(np.int8),
@@ -128,7 +127,19 @@ def read_compiled(path: str | Path) -> CompiledFile:
     """The file's contents; CertificateError when it is missing, truncated, changed or of another format."""
     path = Path(path)
     try:
-        file = decoded(path, content := read_content(path), dtypes=DTYPES)
+        content = read_content(path)
+        schema = schema_of(path, content) or ""
+    except BundleError as error:
+        raise _broken(path, f"{error.found or error.what}") from error
+    if schema.startswith("foreword.bundle/"):
+        raise CertificateError(
+            f"{path} is a fitted prefix, not a compiled one: it has no certificate.",
+            expected="what `foreword compile` or save() of a compiled function wrote",
+            found="a bundle, as `foreword fit` and `foreword pilot` write it",
+            fix="See what it is with `foreword inspect`, or read it with fw.load_bundle.",
+        )
+    try:
+        file = decoded(path, content, dtypes=DTYPES)
         manifest = _manifest(path, file.texts, file.tensors)
         del content
         compiled = _decode(manifest, file.tensors)

@@ -32,11 +32,11 @@ from foreword.compiler.charts import chart_from_dict
 from foreword.compiler.construction.contract import Draft, Obstacle, Request
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import FiniteSet
-from foreword.compiler.file import DTYPES, MANIFEST
+from foreword.compiler.file import DTYPES
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 from foreword.errors import CompileError, ForewordError
-from foreword.tensorfile import content_digest, decoded, parsed, read_content
+from foreword.tensorfile import MANIFEST, content_digest, decoded, parsed, read_content
 from foreword.version import __version__
 
 SCHEMA = "foreword.unfinished/1"
