@@ -35,6 +35,16 @@ def no_policy_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_timed_requests() -> Iterator[None]:
+    """A pilot's latencies from 4 requests and not 40, which took half its time: what they are is no test's business."""
+    from foreword.assessment import judging
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "LATENCY_TEXTS", 4)
+        yield
+
+
 ENCODERS = ("bert", "roberta", "distilbert")
 # llama, qwen2 and qwen3 share keys between heads; qwen3's heads are wider than hidden / heads; mistral's window is 6.
 CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "mistral")
