@@ -17,6 +17,8 @@ from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
+pytestmark = pytest.mark.usefixtures("hardly_polished")
+
 CONSTRUCTIONS: list[Construction] = [Nearest(), Spectral(), Adaptive()]
 TABLE = FiniteSet(np.random.default_rng(0).normal(size=(60, 2)))
 DOMAINS: list[Domain] = [Sphere(1), Sphere(2), Sphere(3), Cube([(-1, 1)]), Cube([(0, 2), (-3, -1)]), TABLE]
