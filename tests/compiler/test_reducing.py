@@ -115,7 +115,7 @@ def test_an_interval_that_is_too_rough_is_an_obstacle() -> None:
 
 def test_a_tolerance_gets_a_short_prefix_and_its_proof() -> None:
     """A peak of width 0.05 along a slanting line of S^3; with keys all over it no length was enough."""
-    compiled = fw.compile_function("1 / (1 + 400 * (0.6*x0 - 0.8*x2)**2)", fw.Sphere(3), tolerance=1e-2)
+    compiled = fw.compile_function("1 / (1 + 400 * (0.6*x0 - 0.8*x2)**2)", fw.Sphere(3), tolerance=1e-2, seconds=250)
     assert compiled.certificate.verdict is Verdict.PROVED
     assert compiled.positions <= 40
 
