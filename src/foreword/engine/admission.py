@@ -109,6 +109,25 @@ def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
         _check_finite(tensors)
 
 
+def check_soft(host: Host, soft: object) -> None:
+    """PrefixError unless `soft` is a soft prompt of `host`: `(position, hidden)`, floating-point and finite."""
+    fits = isinstance(soft, Tensor) and soft.is_floating_point() and soft.dim() == 2 and len(soft) > 0
+    if not isinstance(soft, Tensor) or not fits or soft.shape[1] != host.hidden_size:
+        raise PrefixError(
+            "The soft prompt does not fit this base model.",
+            expected=f"a floating-point tensor (position, {host.hidden_size}) of one position or more",
+            found=f"{tuple(soft.shape)}, {_dtype(soft)}" if isinstance(soft, Tensor) else type(soft).__name__,
+            fix="Use a soft prompt that was fitted for this base model.",
+        )
+    if not bool(soft.detach().isfinite().all()):
+        raise PrefixError(
+            "The soft prompt is not all finite.",
+            expected="finite numbers",
+            found="NaN or infinite entries",
+            fix="Find where the fit diverged; lower the learning rate or use a wider dtype.",
+        )
+
+
 def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:
     """PrefixError unless keys, values and bias are dense tensors of a dtype of DTYPES on `device`, and fit together."""
     parts = _parts(found) if isinstance(found, SiteTensors) else [found]

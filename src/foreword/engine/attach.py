@@ -20,7 +20,7 @@ from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import replayed
 from foreword.engine.families import Met
 from foreword.engine.layout import Layout
-from foreword.engine.positions import positioned
+from foreword.engine.positions import positioned, takes_positions
 from foreword.engine.sites import site_name
 from foreword.errors import AttachError, PrefixError
 from foreword.prefix import Prefix
@@ -99,14 +99,14 @@ def attached(
         check_fit(host, found, is_live=not isinstance(whole, Prefix))
     layout = host.layout
     # Where keys turn with position, padding at the left would turn an encoder's context too, but not its prefix.
-    shifts = host.role == "causal" or layout.is_rotary
+    counts = host.role == "causal" or layout.is_rotary
     occupies = any(isinstance(found, Prefix) and found.occupies for found in given)
-    if not shifts and occupies:
+    if occupies and not (counts or _is_movable(host)):
         raise PrefixError(
             "This base model cannot move its context behind a prefix.",
             expected="a prefix that occupies no positions",
             found=f"one that occupies some, for {host.family}",
-            fix="Use a causal or rotary model, or a prefix fitted for this one.",
+            fix="Use a causal or rotary model, an encoder with a table of positions, or a prefix fitted for this one.",
         )
     if host.role == "causal" and occupies:
         host.ensure_moved()
@@ -125,8 +125,11 @@ def attached(
         for module in dict.fromkeys((host.model, host.backbone)):
             stack.callback(module.register_forward_pre_hook(carrier.start).remove)
             stack.callback(module.register_forward_hook(carrier.finish).remove)
-        if shifts:
-            stack.enter_context(positioned(host.model, host.backbone, layout, occupied=_occupied(given, rows)))
+        if counts or occupies:
+            # An encoder with a table of positions counts as the bare model does: padding too, unless it looks for it.
+            counting = counts or layout.first_position > 0
+            moved = _occupied(given, rows)
+            stack.enter_context(positioned(host.model, host.backbone, layout, occupied=moved, counting=counting))
         stack.enter_context(_noticed(module for module in carrier.names if module not in layout.watched))
         stack.enter_context(replayed(layout))
         stack.enter_context(intercepted(carrier, layout.watched))
@@ -174,6 +177,11 @@ def _resolved(
         )
     check_rows(rows, len(given))
     return given, [host.resident(found) if isinstance(found, Prefix) else found for found in given]
+
+
+def _is_movable(host: Host) -> bool:
+    """Whether an encoder's tokens have positions that are added to them, and that a caller can state."""
+    return host.role == "encoder" and host.layout.has_position_table and takes_positions(host.model, host.backbone)
 
 
 def _module_names(layout: Layout, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:
