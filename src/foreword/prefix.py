@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -65,6 +66,13 @@ class LayerPrefix:
     bias: Array | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.site, str):
+            raise PrefixError(
+                "A site is named by text.",
+                expected="the path of an attention module, as in host.sites",
+                found=repr(self.site)[:100],
+                fix="Use site.name of the entries of host.sites.",
+            )
         object.__setattr__(self, "keys", _frozen(self.keys))
         object.__setattr__(self, "values", _frozen(self.values))
         if self.bias is not None:
@@ -172,17 +180,26 @@ class Prefix:
                 found=f"positions {sorted(positions)}, dtypes {sorted({str(x.keys.dtype) for x in self.layers})}",
                 fix="Slice or cast the layers to match.",
             )
-        if self.occupies < 0:
+        if not _is_count(self.occupies):
             raise PrefixError(
-                "A prefix cannot occupy a negative number of positions.",
-                expected="0 or more",
-                found=str(self.occupies),
+                "What a prefix occupies is a number of positions.",
+                expected="a whole number, 0 or more",
+                found=repr(self.occupies)[:100],
                 fix="Leave `occupies` out for a fitted prefix.",
             )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, tuple[Array, ...]], *, occupies: int = 0) -> Prefix:
         """A prefix from `{site: (keys, values)}` or `{site: (keys, values, bias)}`, in the mapping's order."""
+        entries = list(arrays.values()) if isinstance(arrays, Mapping) else [None]
+        wrong = [found for found in entries if not isinstance(found, tuple | list) or len(found) not in (2, 3)]
+        if wrong:
+            raise PrefixError(
+                "This is not keys and values by site.",
+                expected="{site: (keys, values)} or {site: (keys, values, bias)}",
+                found=f"{type(arrays).__name__} with {repr(wrong[0])[:80]}",
+                fix="Give each site a tuple of arrays; host.sites lists the sites.",
+            )
         return cls(tuple(LayerPrefix(site, *found) for site, found in arrays.items()), occupies=occupies)
 
     @classmethod
@@ -190,9 +207,17 @@ class Prefix:
         cls, host: HasSites, *, positions: int, seed: int = 0, scale: float = 0.02, dtype: str = "float32"
     ) -> Prefix:
         """Normal keys and values of standard deviation `scale` for every self-attention site of `host`."""
+        sites = getattr(host, "sites", None)
+        if sites is None or not (_is_count(positions) and positions) or not _is_count(seed):
+            raise PrefixError(
+                "No prefix can be drawn from this.",
+                expected="a host (Host(model) makes one), 1 position or more, and a seed of 0 or more",
+                found=f"{type(host).__name__}, positions={positions!r:.40}, seed={seed!r:.40}",
+                fix="Write Prefix.random(host, positions=16, seed=0).",
+            )
         rng = np.random.default_rng(seed)
         layers = []
-        for site in host.sites:
+        for site in sites:
             keys = rng.normal(0.0, scale, (site.kv_heads, positions, site.key_dim))
             values = rng.normal(0.0, scale, (site.kv_heads, positions, site.value_dim))
             layers.append(LayerPrefix(site.name, keys.astype(_dtype(dtype)), values.astype(_dtype(dtype))))
@@ -234,11 +259,11 @@ class Prefix:
 
     def merge(self, other: Prefix) -> Prefix:
         """This prefix's positions, then the other's; both must cover the same sites. They occupy the sum."""
-        if set(self.sites) != set(other.sites):
+        if not isinstance(other, Prefix) or set(self.sites) != set(other.sites):
             raise PrefixError(
                 "Only prefixes of the same sites can be merged.",
                 expected=", ".join(self.sites),
-                found=", ".join(other.sites),
+                found=", ".join(other.sites) if isinstance(other, Prefix) else type(other).__name__,
                 fix="Make both for the same base model and the same layers.",
             )
         layers = []
@@ -269,7 +294,7 @@ class Prefix:
 
         Only for a prefix that occupies none of the context's positions: of a baked text the rest would be misplaced.
         """
-        if self.occupies or not 0 <= start < stop <= self.positions:
+        if self.occupies or not (_is_count(start) and _is_count(stop) and start < stop <= self.positions):
             raise PrefixError(
                 "These positions cannot be cut out.",
                 expected=f"0 <= start < stop <= {self.positions}, of a prefix that occupies 0 positions",
@@ -321,6 +346,10 @@ class Prefix:
             f"Prefix({self.hash[:12]}, positions={self.positions}, sites={len(self.layers)}, "
             f"dtype={self.dtype}, nbytes={self.nbytes}, occupies={self.occupies})"
         )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from foreword.engine.host import Host
 
 
+def check_host(host: object) -> None:
+    """AttachError unless `host` is a host that has its model."""
+    if not (isinstance(getattr(host, "model", None), nn.Module) and hasattr(type(host), "layout")):
+        raise AttachError(
+            "This is not a host with a model.",
+            expected="a Host, made by Host(model) or Host.load(reference)",
+            found=type(host).__name__ + (", whose model was taken away" if hasattr(type(host), "layout") else ""),
+            fix="Make one: host = foreword.Host(model).",
+        )
+
+
 def check_prefixes(given: object) -> None:
     """AttachError unless `given` is a sequence of prefixes or of live tensors by site."""
     entries = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from foreword.engine.attention import signature_of
+from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
 from foreword.errors import AttachError
 
@@ -34,12 +35,18 @@ def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
 
 @contextmanager
 def positioned(
-    model: nn.Module, backbone: nn.Module, layout: Layout, *, occupied: Occupied, counting: bool = True
+    model: nn.Module,
+    backbone: nn.Module,
+    layout: Layout,
+    *,
+    occupied: Occupied,
+    is_active: Callable[[], bool],
+    counting: bool = True,
 ) -> Iterator[None]:
     """Within this context position ids are filled in where the caller gave none, and shifted by what prefixes occupy.
 
-    Both the model and its backbone may be called; when the model calls its backbone, the ids are already right. With
-    `counting`, a row's positions count its real tokens; without, padding counts too.
+    Only passes of a thread where `is_active`. Both the model and its backbone may be called; when the model calls its
+    backbone, the ids are already right. With `counting`, a row's positions count its real tokens; without, padding too.
     """
     inside = 0
     # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
@@ -61,8 +68,9 @@ def positioned(
         nonlocal inside
         inside -= module in signatures
 
-    hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
-    hooks += [module.register_forward_hook(leave, always_call=True) for module in modules]
+    first, last = Hook(enter, is_active), Hook(leave, is_active)
+    hooks = [module.register_forward_pre_hook(first, with_kwargs=True) for module in modules]
+    hooks += [module.register_forward_hook(last, always_call=True) for module in modules]
     try:
         yield
     finally:
