@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -234,3 +235,34 @@ def test_atomic_writing_replaces_the_whole_content(tmp_path: Path) -> None:
         write_bytes_atomically(path, content)
         assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+class Elsewhere(FakeHost):
+    """A host that knows its sites: another model's."""
+
+    @property
+    def sites(self) -> list[Any]:
+        return [SimpleNamespace(name="h.0.attn", kv_heads=2, key_dim=3, value_dim=3)]
+
+
+def test_what_is_no_prefix_of_the_host_is_not_written(tmp_path: Path) -> None:
+    ones = np.ones((1, 2, 3), np.float32)
+    mine = Prefix.from_arrays({"h.0.attn": (ones, ones)})
+    two = Prefix.from_arrays({"h.0.attn": (np.repeat(ones, 2, axis=0), np.repeat(ones, 2, axis=0))})
+    away = Prefix.from_arrays({"h.1.attn": (two.layers[0].keys, two.layers[0].values)})
+    path = tmp_path / "a.prefix"
+    for wrong in (mine, away, "a prefix", {}):
+        with pytest.raises(BundleError, match="not a prefix of this base model"):
+            save_bundle(path, wrong, host=Elsewhere())  # type: ignore[arg-type]
+    for no_host in (None, object()):
+        with pytest.raises(BundleError, match="not a host"):
+            save_bundle(path, mine, host=no_host)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="not a table"):
+        save_bundle(path, mine, host=FakeHost(), provenance=["a list"])  # type: ignore[arg-type]
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(BundleError, match="could not be written"):
+            save_bundle(tmp_path / name, mine, host=FakeHost())
+    assert not list(tmp_path.iterdir())
+    save_bundle(path, two, host=Elsewhere())
+    with pytest.raises(BundleError, match="not a host"):
+        load_bundle(path, host=object())  # type: ignore[arg-type]

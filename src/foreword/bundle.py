@@ -79,6 +79,7 @@ class Bundle:
 
     def check_base(self, host: HasIdentity) -> None:
         """BaseMismatchError unless `host` is the base model that this bundle was made for."""
+        _check_identity(host)
         if host.fingerprint != self.fingerprint:
             raise BaseMismatchError(
                 "This bundle was made for another base model.",
@@ -103,8 +104,19 @@ def save_bundle(
     """Write `prefix` for `host` to `path`, atomically: the old file stays whole until the new one is complete.
 
     With `sign_with` it is signed, under the name `signer` when that is given. BundleError when the folder cannot be
-    written or the disk is full; nothing half-written stays behind.
+    written or the disk is full, and when the prefix does not fit the host; nothing half-written stays behind.
     """
+    _check_identity(host)
+    _check_fit(prefix, host)
+    tables = {"use": use, "readout": readout, "provenance": provenance, "evidence": evidence}
+    for name, table in tables.items():
+        if table is not None and not isinstance(table, Mapping):
+            raise BundleError(
+                f"The bundle's {name} is not a table.",
+                expected="a dict, or None",
+                found=type(table).__name__,
+                fix=f"Put it under a name of its own: {name}={{'name': ...}}.",
+            )
     bundle = Bundle(
         prefix=prefix,
         reference=host.reference,
@@ -122,6 +134,37 @@ def save_bundle(
         content = _with_signatures(path, content, bundle.signatures)
     write_bytes_atomically(path, content)
     return bundle
+
+
+def _check_identity(host: object) -> None:
+    """BundleError unless `host` says which base model it is."""
+    if not all(hasattr(host, name) for name in ("reference", "family", "fingerprint")):
+        raise BundleError(
+            "This is not a host, so it is not known which base model the bundle is for.",
+            expected="a Host, made by Host(model) or Host.load(reference)",
+            found=type(host).__name__,
+            fix="Make one: host = foreword.Host(model).",
+        )
+
+
+def _check_fit(prefix: object, host: HasIdentity) -> None:
+    """BundleError unless `prefix` is one that `host`, where it knows its sites, can carry."""
+    sites = {site.name: site for site in getattr(host, "sites", ())}
+    layers = prefix.layers if isinstance(prefix, Prefix) else ()
+    wrong = [
+        layer.site
+        for layer in (layers if sites else ())
+        if layer.site not in sites
+        or layer.keys.shape[::2] != (sites[layer.site].kv_heads, sites[layer.site].key_dim)
+        or layer.values.shape[::2] != (sites[layer.site].kv_heads, sites[layer.site].value_dim)
+    ]
+    if wrong or not layers:
+        raise BundleError(
+            "What is to be saved is not a prefix of this base model.",
+            expected=f"a Prefix for some of the sites of {host.reference}",
+            found=f"another model's keys and values at {wrong[0]}" if wrong else type(prefix).__name__,
+            fix="Give a Prefix, and the host that it was made for.",
+        )
 
 
 def load_bundle(path: str | Path, *, host: HasIdentity | None = None, trust: TrustPolicy | None = None) -> Bundle:
@@ -175,11 +218,11 @@ def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(_new_file_mode())  # mkstemp makes private files
         Path(temporary).replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise BundleError(
             f"{path} could not be written; what was there before is unchanged.",
             expected=f"a writable folder with {len(content):,} free bytes",
-            found=error.strerror or str(error),
+            found=getattr(error, "strerror", None) or str(error),
             fix="Free some space or name another folder.",
         ) from error
     finally:
