@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -237,23 +236,11 @@ def test_atomic_writing_replaces_the_whole_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-class Elsewhere(FakeHost):
-    """A host that knows its sites: another model's."""
-
-    @property
-    def sites(self) -> list[Any]:
-        return [SimpleNamespace(name="h.0.attn", kv_heads=2, key_dim=3, value_dim=3)]
-
-
-def test_what_is_no_prefix_of_the_host_is_not_written(tmp_path: Path) -> None:
-    ones = np.ones((1, 2, 3), np.float32)
-    mine = Prefix.from_arrays({"h.0.attn": (ones, ones)})
-    two = Prefix.from_arrays({"h.0.attn": (np.repeat(ones, 2, axis=0), np.repeat(ones, 2, axis=0))})
-    away = Prefix.from_arrays({"h.1.attn": (two.layers[0].keys, two.layers[0].values)})
-    path = tmp_path / "a.prefix"
-    for wrong in (mine, away, "a prefix", {}):
-        with pytest.raises(BundleError, match="not a prefix of this base model"):
-            save_bundle(path, wrong, host=Elsewhere())  # type: ignore[arg-type]
+def test_what_is_no_prefix_host_or_table_is_not_written(tmp_path: Path) -> None:
+    mine, path = a_prefix(), tmp_path / "a.prefix"
+    for wrong in ("a prefix", {}, None):
+        with pytest.raises(BundleError, match="not a prefix"):
+            save_bundle(path, wrong, host=FakeHost())  # type: ignore[arg-type]
     for no_host in (None, object()):
         with pytest.raises(BundleError, match="not a host"):
             save_bundle(path, mine, host=no_host)  # type: ignore[arg-type]
@@ -263,6 +250,6 @@ def test_what_is_no_prefix_of_the_host_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="could not be written"):
             save_bundle(tmp_path / name, mine, host=FakeHost())
     assert not list(tmp_path.iterdir())
-    save_bundle(path, two, host=Elsewhere())
+    save_bundle(path, mine, host=FakeHost())
     with pytest.raises(BundleError, match="not a host"):
         load_bundle(path, host=object())  # type: ignore[arg-type]

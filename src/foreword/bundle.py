@@ -104,10 +104,16 @@ def save_bundle(
     """Write `prefix` for `host` to `path`, atomically: the old file stays whole until the new one is complete.
 
     With `sign_with` it is signed, under the name `signer` when that is given. BundleError when the folder cannot be
-    written or the disk is full, and when the prefix does not fit the host; nothing half-written stays behind.
+    written or the disk is full, and for what is no prefix, host or table; nothing half-written stays behind.
     """
     _check_identity(host)
-    _check_fit(prefix, host)
+    if not isinstance(prefix, Prefix):
+        raise BundleError(
+            "What is to be saved is not a prefix.",
+            expected="a Prefix",
+            found=type(prefix).__name__,
+            fix="Make one with Prefix.from_arrays(...).",
+        )
     tables = {"use": use, "readout": readout, "provenance": provenance, "evidence": evidence}
     for name, table in tables.items():
         if table is not None and not isinstance(table, Mapping):
@@ -144,26 +150,6 @@ def _check_identity(host: object) -> None:
             expected="a Host, made by Host(model) or Host.load(reference)",
             found=type(host).__name__,
             fix="Make one: host = foreword.Host(model).",
-        )
-
-
-def _check_fit(prefix: object, host: HasIdentity) -> None:
-    """BundleError unless `prefix` is one that `host`, where it knows its sites, can carry."""
-    sites = {site.name: site for site in getattr(host, "sites", ())}
-    layers = prefix.layers if isinstance(prefix, Prefix) else ()
-    wrong = [
-        layer.site
-        for layer in (layers if sites else ())
-        if layer.site not in sites
-        or layer.keys.shape[::2] != (sites[layer.site].kv_heads, sites[layer.site].key_dim)
-        or layer.values.shape[::2] != (sites[layer.site].kv_heads, sites[layer.site].value_dim)
-    ]
-    if wrong or not layers:
-        raise BundleError(
-            "What is to be saved is not a prefix of this base model.",
-            expected=f"a Prefix for some of the sites of {host.reference}",
-            found=f"another model's keys and values at {wrong[0]}" if wrong else type(prefix).__name__,
-            fix="Give a Prefix, and the host that it was made for.",
         )
 
 
