@@ -255,6 +255,7 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
             "occupies": bundle.prefix.occupies,
             "dtype": bundle.prefix.dtype,
             "nbytes": bundle.prefix.nbytes,
+            **({"reads": list(bundle.prefix.reads)} if bundle.prefix.reads else {}),
         },
         "base": {"reference": bundle.reference, "fingerprint": bundle.fingerprint, "family": bundle.family},
         "use": bundle.use,
@@ -341,7 +342,7 @@ def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
             LayerPrefix(site, *(tensors[f"prefix/{site}/{p}"] for p in _PARTS if f"prefix/{site}/{p}" in tensors))
             for site in told["sites"]
         )
-        prefix = Prefix(layers, occupies=told["occupies"])
+        prefix = Prefix(layers, told["occupies"], tuple(told.get("reads", ())))
         bundle = Bundle(
             prefix=prefix,
             reference=base["reference"],

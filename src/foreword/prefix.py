@@ -141,7 +141,8 @@ class Prefix:
     """Keys and values for some or all attention sites of one base model, all with the same number of positions.
 
     `occupies` says how many positions of the context it takes: 0 for a fitted or compiled prefix, n for a baked text of
-    n tokens (the context's position ids then start at n). Two prefixes are equal when their `hash` is.
+    n tokens (the context's position ids then start at n). `reads` says, where several baked texts were merged, up to
+    which position each was read. Two prefixes are equal when their `hash` is.
 
     >>> keys = np.zeros((2, 3, 4), dtype=np.float32)
     >>> prefix = Prefix.from_arrays({"h.0.attn": (keys, keys), "h.1.attn": (keys, keys)})
@@ -153,9 +154,11 @@ class Prefix:
 
     layers: tuple[LayerPrefix, ...]
     occupies: int = 0
+    reads: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "reads", tuple(self.reads))
         if not self.layers:
             raise PrefixError(
                 "A prefix needs at least one layer.",
@@ -186,6 +189,13 @@ class Prefix:
                 expected="a whole number, 0 or more",
                 found=repr(self.occupies)[:100],
                 fix="Leave `occupies` out for a fitted prefix.",
+            )
+        if not all(_is_count(read) and 0 < read <= self.occupies for read in self.reads):
+            raise PrefixError(
+                "A baked text was read up to a position that the prefix occupies.",
+                expected=f"1 to {self.occupies}",
+                found=repr(self.reads)[:100],
+                fix="Leave `reads` out: merge keeps it.",
             )
 
     @classmethod
@@ -230,6 +240,11 @@ class Prefix:
     @property
     def positions(self) -> int:
         return self.layers[0].positions
+
+    @property
+    def read_to(self) -> tuple[int, ...]:
+        """Up to which position each of its baked texts was read; none for a fitted or compiled prefix."""
+        return self.reads or ((self.occupies,) if self.occupies else ())
 
     @property
     def dtype(self) -> str:
@@ -287,7 +302,8 @@ class Prefix:
                     _joined(mine.bias_for(heads), theirs.bias_for(heads)) if has_bias else None,
                 )
             )
-        return Prefix(tuple(layers), occupies=self.occupies + other.occupies)
+        reads = (*self.read_to, *other.read_to)
+        return Prefix(tuple(layers), self.occupies + other.occupies, reads if len(reads) > 1 else ())
 
     def slice(self, start: int, stop: int) -> Prefix:
         """The positions `start` to `stop` (exclusive, 0 <= start < stop <= positions); occupies what it keeps.
@@ -321,7 +337,7 @@ class Prefix:
                 LayerPrefix(layer.site, *(array.astype(wanted) for array in layer.arrays().values()))
                 for layer in self.layers
             )
-        return Prefix(layers, occupies=self.occupies)
+        return Prefix(layers, self.occupies, self.reads)
 
     def select(self, sites: Iterable[str]) -> Prefix:
         """Only the given sites, in this prefix's order; PrefixError when one is not there."""
@@ -333,7 +349,7 @@ class Prefix:
                 found=", ".join(sorted(wanted - set(self.sites))) or "no site at all",
                 fix="Name sites that the prefix carries.",
             )
-        return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), occupies=self.occupies)
+        return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), self.occupies, self.reads)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prefix) and self.hash == other.hash

@@ -79,6 +79,19 @@ def check_attention(modules: Iterable[nn.Module]) -> None:
         )
 
 
+def check_turn(host: Host, prefix: Prefix) -> None:
+    """PrefixError when texts were merged whose keys the model turned otherwise than the context behind them."""
+    for length in host.layout.rotary_lengths:
+        wrong = [read for read in prefix.read_to if (read >= length) != (prefix.occupies >= length)]
+        if wrong:
+            raise PrefixError(
+                "Long texts turn this model's keys otherwise than short ones, and this prefix is of merged texts.",
+                expected=f"texts and context on one side of {length} tokens",
+                found=f"a text that was read up to {wrong[0]} in a prefix that occupies {prefix.occupies} positions",
+                fix="Bake the whole text at once, or use shorter texts.",
+            )
+
+
 def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
     """PrefixError unless the tensors are those of some of `host`'s sites.
 

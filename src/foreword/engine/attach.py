@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows
+from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
 from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, active_handlers, intercepted
 from foreword.engine.checkpointing import replayed
@@ -103,6 +103,8 @@ def attached(
     given, tensors = _resolved(host, prefixes, rows)
     for whole, found in zip(given, tensors, strict=True):
         check_fit(host, found, is_live=not isinstance(whole, Prefix))
+        if isinstance(whole, Prefix):
+            check_turn(host, whole)
     layout = host.layout
     # Where keys turn with position, padding at the left would turn an encoder's context too, but not its prefix.
     counts = host.role == "causal" or layout.is_rotary

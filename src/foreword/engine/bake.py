@@ -132,7 +132,10 @@ def bake(
         host.backbone(**inputs, use_cache=False)
     tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
     baked = to_prefix(tensors, occupies=length)
-    return baked if after is None else _moved_back(after, baked).merge(baked)
+    if after is None:
+        return baked
+    whole = _moved_back(after, baked).merge(baked)
+    return replace(whole, reads=(*after.read_to, start + length) if after.occupies else ())
 
 
 def _moved_back(after: Prefix, baked: Prefix) -> Prefix:
@@ -146,7 +149,7 @@ def _moved_back(after: Prefix, baked: Prefix) -> Prefix:
         if behind is not None:
             layer = replace(layer, bias=layer.bias_for(len(behind)) + behind[:, :1].astype(layer.keys.dtype))
         layers.append(layer)
-    return Prefix(tuple(layers), occupies=after.occupies)
+    return Prefix(tuple(layers), after.occupies, after.reads)
 
 
 def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor], int]:
