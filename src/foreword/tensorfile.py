@@ -88,7 +88,7 @@ def read_content(path: Path) -> bytes:
 def decoded(path: Path, content: bytes, *, dtypes: Mapping[str, np.dtype[Any]] = DTYPES) -> TensorFile:
     """The texts and arrays, of `dtypes`, in bytes that `read_content` gave; `path` is for the error's words."""
     header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
-    texts = header.pop("__metadata__", None)
+    texts = header.pop("__metadata__", {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise broken(path, "metadata that are not texts")
     try:

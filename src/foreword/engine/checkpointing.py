@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.engine.attention import current_handler, intercepted
+from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
 from foreword.errors import HostError
 
@@ -63,7 +64,7 @@ def replayed(layout: Layout) -> Iterator[None]:
 
     for layer in layout.layers:
         bind(layer)
-    hooks = [layer.register_forward_pre_hook(bind) for layer in layout.layers]
+    hooks = [layer.register_forward_pre_hook(Hook(bind, lambda: True)) for layer in layout.layers]
     try:
         yield
     finally:
