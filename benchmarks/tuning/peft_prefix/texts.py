@@ -45,7 +45,7 @@ def bench_of(name: str, host: Host, folder: Path) -> CausalBench:
 
 
 def main() -> None:
-    every = ("prefix", "peft", *DOCUMENTED, "lora")
+    every = ("prefix", "prefix, zero", "peft", *DOCUMENTED, "lora")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
