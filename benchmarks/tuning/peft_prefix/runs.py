@@ -32,8 +32,8 @@ from foreword.tuning.task import Task
 
 Run = dict[str, Any]
 # Ours by name of a method: a prefix from each of these starts.
-STARTS = {"prefix": "auto", "prefix, zero": "zero", "prefix, closed form": "closed-form"}
-METHODS = ("prefix", "peft", "lora")
+STARTS = {"prefix": "zero", "prefix, closed form": "closed-form"}
+METHODS = ("prefix", "prefix, closed form", "peft", "lora")
 # PEFT's prefixes at settings as they stand in its documentation, by the names that `Bench.documented` gives them.
 DOCUMENTED = ("peft, example", "peft, guide", "cartridge, example")
 # Share of PEFT's steps in which its rate rises: that of the documentation's example of sequence classification.

@@ -25,11 +25,10 @@ from foreword.tuning.resize import lengthened, shortened
 from foreword.tuning.start_texts import Material, judges, lacks, pooled, texts_for
 from foreword.tuning.starts import STARTS
 
-# The start taken where none is named, by the model's role, as measured (benchmarks/LOG.md). The closed form takes the
-# time of six steps of 16 examples. On causal models it is ahead of zero values after as many steps and level or ahead
-# after as much time; on encoder-decoders it is behind by time, on encoders a read-out makes it dear. Demonstrations can
-# lock a model into what they show.
-AUTO: Mapping[str, str] = {"causal": "closed-form", "encoder": "zero", "encoder-decoder": "zero"}
+# Zero values, begun quietly. The closed form takes the time of six steps of 16 examples: it is ahead before the first
+# step and for some steps after it, but ended lower where a causal model writes of real text (benchmarks/LOG.md).
+# Demonstrations can lock a model into what they show.
+AUTO = "zero"
 # Normal values of a "random" start: the standard deviation that the common library draws its own with is 1, after which
 # fits go worst of all (ANCHORS 2.: 18.6 against 35.8 from zero); this small they do not drown the context.
 VALUE_SCALE = 0.1
@@ -50,12 +49,10 @@ class FirstValues:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def start_for(start: str, role: str, *, is_likelihood: bool = True) -> str:
-    """The start that `start` means on a model of this role: "auto" is the one that measured best there.
+def start_for(start: str) -> str:
+    """The start that `start` means: "auto" is the one taken where none is named.
 
-    `is_likelihood`: what is minimised is that of labels or answers. Other losses begin from zero values: a read-out is
-    solved anew for each of the closed form's looks, and distillation was not measured. FitError when there is no such
-    start.
+    FitError when there is no such start.
     """
     if start not in STARTS:
         raise FitError(
@@ -64,9 +61,7 @@ def start_for(start: str, role: str, *, is_likelihood: bool = True) -> str:
             found=start,
             fix="Name one of these; docs/reference/task-file.md explains each.",
         )
-    if start != "auto":
-        return start
-    return AUTO[role] if is_likelihood else "zero"
+    return AUTO if start == "auto" else start
 
 
 def first_values(host: Host, start: str, *, positions: int, seed: int, material: Material) -> FirstValues:
@@ -75,7 +70,7 @@ def first_values(host: Host, start: str, *, positions: int, seed: int, material:
     "closed-form" begins as "zero" does: `foreword.tuning.closed_form.solve` then finds values for its keys. FitError
     when the start is unknown or lacks its material; PrefixError when a given prefix does not fit the host.
     """
-    name = start_for(start, host.role)
+    name = start_for(start)
     generator = torch.Generator().manual_seed(seed)
     details: dict[str, Any] = {}
     own: dict[int, list[int]] = {}

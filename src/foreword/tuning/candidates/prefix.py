@@ -77,9 +77,7 @@ def put_first_values(
     adaptation = objective.predictor.adaptation
     if not isinstance(adaptation, Adapted):
         raise TypeError("first values are those of a prefix")
-    host = bench.host
-    is_likelihood = objective.predictor.readout is None and settings.objective != "distillation"
-    name = start_for(settings.start, host.role, is_likelihood=is_likelihood)
+    name, host = start_for(settings.start), bench.host
     is_drawn = name in ("zero", "random")
     material = material_for(bench, objective.predictor, name, settings, examples=ROWS if is_drawn else None)
     drawn = settings.longest or settings.positions
