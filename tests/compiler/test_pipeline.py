@@ -108,6 +108,15 @@ def test_a_saved_prefix_is_the_same_and_can_be_verified(tmp_path: Path) -> None:
     assert not loaded.verify().is_refused
 
 
+@pytest.mark.parametrize("size", [1e-280, 1e140])
+def test_targets_of_extreme_size_are_compiled_as_those_of_size_one(size: float) -> None:
+    other = compile_function(f"{size!r} * (exp(0.7*x) + x)", Cube([(-1, 1)]), tolerance=2e-2 * size)
+    assert other.positions == 3  # as for size 1
+    assert other.certificate is not None
+    assert other.certificate.verdict is Verdict.PROVED
+    assert not other.verify().is_refused
+
+
 def test_without_a_certificate_nothing_is_claimed() -> None:
     assert compile_function("x", Sphere(1), positions=8, certify=False).certificate is None
 
@@ -133,6 +142,7 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (lambda x: x[:5, 0], Sphere(2), {"tolerance": 1e-3}, "wrong shape"),
         (counting(), Sphere(2), {"tolerance": 1e-3}, "each point alone"),
         (wave, None, {"tolerance": 1e-3}, "domain is missing"),
+        ("1e200 * x", Sphere(1), {"tolerance": 1e198}, "too large to compute with"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_with_a_remedy(

@@ -15,7 +15,16 @@ import numpy as np
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
-from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
+from foreword.compiler.construction.contract import (
+    SELECTED,
+    Draft,
+    Obstacle,
+    Request,
+    Sampled,
+    near_sides,
+    out_of_time,
+    unseen,
+)
 from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
@@ -137,13 +146,15 @@ def _within(
             sizes,
             dimension=problem.dimension,
             goal=request.tolerance or 0.0,
+            is_over=request.is_over,
         )
         return None if found is None else off_net.shortened(problem.trimmed(found), request), least
 
     first = [size for size in sizes if isinstance(problem, GridProblem) or size <= MOST_EXTENDED] or sizes
     made, least = even(first)
     made = off_net.shortest(request, sizes[-1] + 1) if made is None else made
-    return even(sizes[len(first) :]) if made is None and len(first) < len(sizes) else (made, least)
+    is_done = made is not None or len(first) == len(sizes) or request.is_over()
+    return (made, least) if is_done else even(sizes[len(first) :])
 
 
 def _fit_points(domain: Sphere | Cube, count: int, is_reduced: bool, rng: np.random.Generator) -> Floats:
@@ -164,7 +175,9 @@ def _to_sides(domain: Sphere | Cube, points: Floats, is_reduced: bool, rng: np.r
 
 
 def too_rough(request: Request, largest: int, least: float) -> Obstacle:
-    """No length meets the tolerance."""
+    """No length meets the tolerance, or none that was tried before time was up."""
+    if request.is_over():
+        return out_of_time(f"Solved values do not meet {request.tolerance:g}", least)
     return Obstacle(
         "length",
         f"Solved values do not meet {request.tolerance:g} within {largest:,} positions.",
