@@ -16,6 +16,8 @@ from foreword.compiler.pipeline import compile_function, load_compiled
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
+TABLE = FiniteSet([[0.0, 0.5], [1.0, 0.0], [0.5, -1.0]])
+
 
 def wave(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.sin(3 * x[:, 0]) + 0.5 * np.cos(2 * x[:, 1]) * x[:, -1]
@@ -115,6 +117,15 @@ def test_targets_of_extreme_size_are_compiled_as_those_of_size_one(size: float) 
     assert other.certificate is not None
     assert other.certificate.verdict is Verdict.PROVED
     assert not other.verify().is_refused
+
+
+@pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 2), TABLE])
+def test_a_target_within_the_tolerance_of_a_constant_takes_one_position(domain: Domain) -> None:
+    compiled = compile_function("[7, 3 + 1e-3*x]", domain, tolerance=2e-3)
+    assert compiled.positions == 1
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert not compiled.verify().is_refused
 
 
 def test_without_a_certificate_nothing_is_claimed() -> None:

@@ -33,6 +33,7 @@ from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate, shortest
 from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
 PROBED = 96  # positions of the prefixes by which a placement is chosen
@@ -47,6 +48,9 @@ class Spectral:
 
     def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`."""
+        constant = _constant(target, domain, request)
+        if constant is not None:
+            return constant
         reductions = Reduction.all_of(target, domain, request)
         inner = reductions[0].drafted(self, request, rng, []) if reductions else None
         if inner is None:
@@ -78,6 +82,18 @@ class Spectral:
         if reduction is not None:
             head, notes = reduction.lifted(head), {**notes, **reduction.notes}
         return Draft(head, chart, self.name, None, unseen(target, domain, chart, head.positions).worst(head), notes)
+
+
+def _constant(target: Target, domain: Domain, request: Request) -> Draft | None:
+    """One position with the middle of the target's values, where that is all that a tolerance asks for."""
+    chart = chart_of(domain)
+    judged = unseen(target, domain, chart, 1)
+    middle = (judged.values.max(axis=0) / 2 + judged.values.min(axis=0) / 2)[None]
+    head = Head(np.zeros((1, chart.width)), np.zeros(1), middle)
+    sampled = judged.worst(head)
+    if request.positions is not None or not request.is_met_by(sampled):
+        return None
+    return Draft(head, chart, Spectral.name, None, sampled, {"constant": True})
 
 
 def _preferred(request: Request, one: Draft | Obstacle, other: Draft | Obstacle) -> Draft | Obstacle:
