@@ -20,6 +20,8 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import ROUNDOFF, SLACK, Frozen
 from foreword.compiler.head import Head
 
+MOST_READ = 8.0  # lanes, as a rule two, that an output is read from
+
 
 def context_score(frozen: Frozen) -> float:
     """The largest score between two tokens: scaling * sum over lanes of (sum |a_i|) |x| |x'|.
@@ -33,6 +35,17 @@ def context_score(frozen: Frozen) -> float:
     lanes_each = (len(spent) - sum(is_bias for is_bias, _ in spent)) / frozen.width
     own = max(turns for is_bias, turns in spent if not is_bias) * lanes_each * SLACK * frozen.radius**2
     return frozen.sizes.scaling * (own + sum(turns for is_bias, turns in spent if is_bias))
+
+
+def context_value(frozen: Frozen) -> float:
+    """The largest value of a context token: 0 but for LayerNorm's mean, whose rounding the output's lanes get.
+
+    They are then what `rounding` takes LayerNorm for, and each is read as limbs of one output.
+    """
+    if not frozen.sizes.is_mirrored:
+        return 0.0
+    roundings = math.log2(frozen.sizes.hidden) + 4
+    return MOST_READ * roundings * ROUNDOFF[frozen.dtype] * max(1.0, frozen.gain)
 
 
 def score_floor(head: Head, radius: float) -> float:
