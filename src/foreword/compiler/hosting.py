@@ -98,7 +98,7 @@ class Hosted:
         return self.frozen.read(np.asarray(stream).astype(np.float64))
 
     def context_term(self, tokens: int) -> float:
-        """What a context of `tokens` tokens can change of any output: (max |v| + what is left of theirs) T e^-margin."""
+        """What a context of `tokens` tokens can change of any output: (max |v| + what is left of its own) T e^-m."""
         return float((np.abs(self.head.values).max() + context_value(self.frozen)) * tokens * math.exp(-self.margin))
 
 

@@ -20,8 +20,6 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import ROUNDOFF, SLACK, Frozen
 from foreword.compiler.head import Head
 
-MOST_READ = 8.0  # lanes, as a rule two, that an output is read from
-
 
 def context_score(frozen: Frozen) -> float:
     """The largest score between two tokens: scaling * sum over lanes of (sum |a_i|) |x| |x'|.
@@ -40,12 +38,12 @@ def context_score(frozen: Frozen) -> float:
 def context_value(frozen: Frozen) -> float:
     """The largest value of a context token: 0 but for LayerNorm's mean, whose rounding the output's lanes get.
 
-    They are then what `rounding` takes LayerNorm for, and each is read as limbs of one output.
+    Each is then at most what `rounding` takes LayerNorm for; an output is the sum of its limbs' lanes.
     """
     if not frozen.sizes.is_mirrored:
         return 0.0
     roundings = math.log2(frozen.sizes.hidden) + 4
-    return MOST_READ * roundings * ROUNDOFF[frozen.dtype] * max(1.0, frozen.gain)
+    return frozen.value_limbs * roundings * ROUNDOFF[frozen.dtype] * max(1.0, frozen.gain)
 
 
 def score_floor(head: Head, radius: float) -> float:
