@@ -113,7 +113,8 @@ def schema_of(path: Path, content: bytes) -> str | None:
     """The schema that the manifest in bytes of `read_content` names; None when it names none that can be read."""
     header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
     try:
-        found = parsed(header["__metadata__"][MANIFEST])["schema"]
+        text = header["__metadata__"][MANIFEST]
+        found = parsed(text)["schema"] if isinstance(text, str) else None
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None
