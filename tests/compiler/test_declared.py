@@ -114,7 +114,7 @@ def test_no_side_of_a_declared_kink_is_taken_for_the_other(domain: Sphere | Cube
     [
         (Sphere(1), 0.05, 1, {"lipschitz"}),
         (Sphere(1), 1e-4, 3, {"gradient", "hessian", "third"}),
-        (Cube([(-1, 1), (-0.5, 1)]), 0.02, 2, {"gradient", "second"}),
+        pytest.param(Cube([(-1, 1), (-0.5, 1)]), 0.02, 2, {"gradient", "second"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_proof_by_cells_from_declared_facts_is_confirmed_in_memory(

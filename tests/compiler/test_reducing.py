@@ -39,7 +39,7 @@ def error(draft: Draft, text: str, domain: Domain) -> float:
     ("text", "domain"),
     [
         ("1 / (1 + 25 * (0.6*x - 0.8*y)**2)", Sphere(2)),  # without: 6e-4 and worse, at any length
-        ("1 / (1 + 25 * (0.6*x - 0.8*y)**2)", SQUARE),
+        pytest.param("1 / (1 + 25 * (0.6*x - 0.8*y)**2)", SQUARE, marks=pytest.mark.slow),
         ("cos(1.5*x0 - 2*x1 + 0.3*x2 + x3)", Sphere(3)),
         ("exp(sin(4*x + y - z))", BOX),
         ("[sin(3*x), x**2]", Sphere(2)),
@@ -59,8 +59,14 @@ def test_one_direction_is_a_function_on_an_interval(text: str, domain: Sphere | 
     [
         # Measured 1.7e-9, 2.5e-14 and 1.3e-7; keys over all of the domain leave 5e-6, 2e-5 and 5e-6.
         ("sin(3*x) * exp(-y**2)", Sphere(2), 128, 1e-7),
-        ("sin(3*x0) * exp(-x1**2)", Sphere(3), 400, 1e-9),
-        ("1 / (1 + (1.2*x + 0.3*y + 0.2*z)**2) - 1 / (2 + (0.4*x + 1.3*y - 0.5*z)**2)", Cube([(-1, 1)] * 3), 400, 2e-6),
+        pytest.param("sin(3*x0) * exp(-x1**2)", Sphere(3), 400, 1e-9, marks=pytest.mark.slow),
+        pytest.param(
+            "1 / (1 + (1.2*x + 0.3*y + 0.2*z)**2) - 1 / (2 + (0.4*x + 1.3*y - 0.5*z)**2)",
+            Cube([(-1, 1)] * 3),
+            400,
+            2e-6,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_directions_are_a_lattice_in_a_disc_or_a_polygon(
@@ -113,6 +119,7 @@ def test_an_interval_that_is_too_rough_is_an_obstacle() -> None:
     assert isinstance(found, Obstacle)
 
 
+@pytest.mark.slow
 def test_a_tolerance_gets_a_short_prefix_and_its_proof() -> None:
     """A peak of width 0.05 along a slanting line of S^3; with keys all over it no length was enough."""
     compiled = fw.compile_function("1 / (1 + 400 * (0.6*x0 - 0.8*x2)**2)", fw.Sphere(3), tolerance=1e-2, seconds=250)
