@@ -8,7 +8,8 @@ and the same with `--kind classify`, `--role encoder` and a work folder of its o
 `results/rule-KIND-ROLE.json` from the calibration pairs alone: features are chosen and weights fitted there, by the
 log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the validation pairs, and
 writes rule and counts into `src/foreword/tuning/calibration/foretelling-KIND-ROLE.json`. Probes stay in
-`probes/NAME.json` below the work folder. For classification the rule of written answers is tried first, and kept with few pairs.
+`probes/NAME.json` below the work folder. For classification the rule of written answers is tried first, and kept with
+few pairs.
 """
 
 from __future__ import annotations
