@@ -45,6 +45,16 @@ def few_timed_requests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def hardly_polished() -> Iterator[None]:
+    """A short prefix's keys are hardly moved to better places, which takes seconds: for tests of something else."""
+    from foreword.compiler.construction import polish
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(polish, "MOST_STEPS", 20)
+        yield
+
+
 ENCODERS = ("bert", "roberta", "distilbert")
 # llama, qwen2 and qwen3 share keys between heads; qwen3's heads are wider than hidden / heads; mistral's window is 6.
 CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "mistral")

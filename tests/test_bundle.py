@@ -234,3 +234,22 @@ def test_atomic_writing_replaces_the_whole_content(tmp_path: Path) -> None:
         write_bytes_atomically(path, content)
         assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_prefix_host_or_table_is_not_written(tmp_path: Path) -> None:
+    mine, path = a_prefix(), tmp_path / "a.prefix"
+    for wrong in ("a prefix", {}, None):
+        with pytest.raises(BundleError, match="not a prefix"):
+            save_bundle(path, wrong, host=FakeHost())  # type: ignore[arg-type]
+    for no_host in (None, object()):
+        with pytest.raises(BundleError, match="not a host"):
+            save_bundle(path, mine, host=no_host)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="not a table"):
+        save_bundle(path, mine, host=FakeHost(), provenance=["a list"])  # type: ignore[arg-type]
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(BundleError, match="could not be written"):
+            save_bundle(tmp_path / name, mine, host=FakeHost())
+    assert not list(tmp_path.iterdir())
+    save_bundle(path, mine, host=FakeHost())
+    with pytest.raises(BundleError, match="not a host"):
+        load_bundle(path, host=object())  # type: ignore[arg-type]

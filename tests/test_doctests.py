@@ -25,6 +25,7 @@ def test_the_modules_with_examples_are_found() -> None:
     assert {"foreword.prefix", "foreword.confidence", "foreword.errors"} <= set(modules_with_examples())
 
 
+@pytest.mark.usefixtures("hardly_polished")
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_the_examples_run_in(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

@@ -81,6 +81,7 @@ class Bundle:
 
     def check_base(self, host: HasIdentity) -> None:
         """BaseMismatchError unless `host` is the base model that this bundle was made for."""
+        _check_identity(host)
         if host.fingerprint != self.fingerprint:
             raise BaseMismatchError(
                 "This bundle was made for another base model.",
@@ -105,8 +106,25 @@ def save_bundle(
     """Write `prefix` for `host` to `path`, atomically: the old file stays whole until the new one is complete.
 
     With `sign_with` it is signed, under the name `signer` when that is given. BundleError when the folder cannot be
-    written or the disk is full; nothing half-written stays behind.
+    written or the disk is full, and for what is no prefix, host or table; nothing half-written stays behind.
     """
+    _check_identity(host)
+    if not isinstance(prefix, Prefix):
+        raise BundleError(
+            "What is to be saved is not a prefix.",
+            expected="a Prefix",
+            found=type(prefix).__name__,
+            fix="Make one with Prefix.from_arrays(...).",
+        )
+    tables = {"use": use, "readout": readout, "provenance": provenance, "evidence": evidence}
+    for name, table in tables.items():
+        if table is not None and not isinstance(table, Mapping):
+            raise BundleError(
+                f"The bundle's {name} is not a table.",
+                expected="a dict, or None",
+                found=type(table).__name__,
+                fix=f"Put it under a name of its own: {name}={{'name': ...}}.",
+            )
     bundle = Bundle(
         prefix=prefix,
         reference=host.reference,
@@ -124,6 +142,17 @@ def save_bundle(
         content = _with_signatures(path, content, bundle.signatures)
     write_bytes_atomically(path, content)
     return bundle
+
+
+def _check_identity(host: object) -> None:
+    """BundleError unless `host` says which base model it is."""
+    if not all(hasattr(host, name) for name in ("reference", "family", "fingerprint")):
+        raise BundleError(
+            "This is not a host, so it is not known which base model the bundle is for.",
+            expected="a Host, made by Host(model) or Host.load(reference)",
+            found=type(host).__name__,
+            fix="Make one: host = foreword.Host(model).",
+        )
 
 
 def load_bundle(path: str | Path, *, host: HasIdentity | None = None, trust: TrustPolicy | None = None) -> Bundle:
@@ -177,11 +206,11 @@ def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(_new_file_mode())  # mkstemp makes private files
         Path(temporary).replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise BundleError(
             f"{path} could not be written; what was there before is unchanged.",
             expected=f"a writable folder with {len(content):,} free bytes",
-            found=error.strerror or str(error),
+            found=getattr(error, "strerror", None) or str(error),
             fix="Free some space or name another folder.",
         ) from error
     finally:
@@ -228,6 +257,7 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
             "occupies": bundle.prefix.occupies,
             "dtype": bundle.prefix.dtype,
             "nbytes": bundle.prefix.nbytes,
+            **({"reads": list(bundle.prefix.reads)} if bundle.prefix.reads else {}),
         },
         "base": {"reference": bundle.reference, "fingerprint": bundle.fingerprint, "family": bundle.family},
         "use": bundle.use,
@@ -321,7 +351,7 @@ def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
             LayerPrefix(site, *(tensors[f"prefix/{site}/{p}"] for p in _PARTS if f"prefix/{site}/{p}" in tensors))
             for site in told["sites"]
         )
-        prefix = Prefix(layers, occupies=told["occupies"])
+        prefix = Prefix(layers, told["occupies"], tuple(told.get("reads", ())))
         bundle = Bundle(
             prefix=prefix,
             reference=base["reference"],

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -65,6 +66,13 @@ class LayerPrefix:
     bias: Array | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.site, str):
+            raise PrefixError(
+                "A site is named by text.",
+                expected="the path of an attention module, as in host.sites",
+                found=repr(self.site)[:100],
+                fix="Use site.name of the entries of host.sites.",
+            )
         object.__setattr__(self, "keys", _frozen(self.keys))
         object.__setattr__(self, "values", _frozen(self.values))
         if self.bias is not None:
@@ -133,7 +141,8 @@ class Prefix:
     """Keys and values for some or all attention sites of one base model, all with the same number of positions.
 
     `occupies` says how many positions of the context it takes: 0 for a fitted or compiled prefix, n for a baked text of
-    n tokens (the context's position ids then start at n). Two prefixes are equal when their `hash` is.
+    n tokens (the context's position ids then start at n). `reads` says, where several baked texts were merged, up to
+    which position each was read. Two prefixes are equal when their `hash` is.
 
     >>> keys = np.zeros((2, 3, 4), dtype=np.float32)
     >>> prefix = Prefix.from_arrays({"h.0.attn": (keys, keys), "h.1.attn": (keys, keys)})
@@ -145,9 +154,11 @@ class Prefix:
 
     layers: tuple[LayerPrefix, ...]
     occupies: int = 0
+    reads: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "reads", tuple(self.reads))
         if not self.layers:
             raise PrefixError(
                 "A prefix needs at least one layer.",
@@ -172,17 +183,33 @@ class Prefix:
                 found=f"positions {sorted(positions)}, dtypes {sorted({str(x.keys.dtype) for x in self.layers})}",
                 fix="Slice or cast the layers to match.",
             )
-        if self.occupies < 0:
+        if not _is_count(self.occupies):
             raise PrefixError(
-                "A prefix cannot occupy a negative number of positions.",
-                expected="0 or more",
-                found=str(self.occupies),
+                "What a prefix occupies is a number of positions.",
+                expected="a whole number, 0 or more",
+                found=repr(self.occupies)[:100],
                 fix="Leave `occupies` out for a fitted prefix.",
+            )
+        if not all(_is_count(read) and 0 < read <= self.occupies for read in self.reads):
+            raise PrefixError(
+                "A baked text was read up to a position that the prefix occupies.",
+                expected=f"1 to {self.occupies}",
+                found=repr(self.reads)[:100],
+                fix="Leave `reads` out: merge keeps it.",
             )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, tuple[Array, ...]], *, occupies: int = 0) -> Prefix:
         """A prefix from `{site: (keys, values)}` or `{site: (keys, values, bias)}`, in the mapping's order."""
+        entries = list(arrays.values()) if isinstance(arrays, Mapping) else [None]
+        wrong = [found for found in entries if not isinstance(found, tuple | list) or len(found) not in (2, 3)]
+        if wrong:
+            raise PrefixError(
+                "This is not keys and values by site.",
+                expected="{site: (keys, values)} or {site: (keys, values, bias)}",
+                found=f"{type(arrays).__name__} with {repr(wrong[0])[:80]}",
+                fix="Give each site a tuple of arrays; host.sites lists the sites.",
+            )
         return cls(tuple(LayerPrefix(site, *found) for site, found in arrays.items()), occupies=occupies)
 
     @classmethod
@@ -190,9 +217,17 @@ class Prefix:
         cls, host: HasSites, *, positions: int, seed: int = 0, scale: float = 0.02, dtype: str = "float32"
     ) -> Prefix:
         """Normal keys and values of standard deviation `scale` for every self-attention site of `host`."""
+        sites = getattr(host, "sites", None)
+        if sites is None or not (_is_count(positions) and positions) or not _is_count(seed):
+            raise PrefixError(
+                "No prefix can be drawn from this.",
+                expected="a host (Host(model) makes one), 1 position or more, and a seed of 0 or more",
+                found=f"{type(host).__name__}, positions={positions!r:.40}, seed={seed!r:.40}",
+                fix="Write Prefix.random(host, positions=16, seed=0).",
+            )
         rng = np.random.default_rng(seed)
         layers = []
-        for site in host.sites:
+        for site in sites:
             keys = rng.normal(0.0, scale, (site.kv_heads, positions, site.key_dim))
             values = rng.normal(0.0, scale, (site.kv_heads, positions, site.value_dim))
             layers.append(LayerPrefix(site.name, keys.astype(_dtype(dtype)), values.astype(_dtype(dtype))))
@@ -205,6 +240,11 @@ class Prefix:
     @property
     def positions(self) -> int:
         return self.layers[0].positions
+
+    @property
+    def read_to(self) -> tuple[int, ...]:
+        """Up to which position each of its baked texts was read; none for a fitted or compiled prefix."""
+        return self.reads or ((self.occupies,) if self.occupies else ())
 
     @property
     def dtype(self) -> str:
@@ -234,11 +274,11 @@ class Prefix:
 
     def merge(self, other: Prefix) -> Prefix:
         """This prefix's positions, then the other's; both must cover the same sites. They occupy the sum."""
-        if set(self.sites) != set(other.sites):
+        if not isinstance(other, Prefix) or set(self.sites) != set(other.sites):
             raise PrefixError(
                 "Only prefixes of the same sites can be merged.",
                 expected=", ".join(self.sites),
-                found=", ".join(other.sites),
+                found=", ".join(other.sites) if isinstance(other, Prefix) else type(other).__name__,
                 fix="Make both for the same base model and the same layers.",
             )
         layers = []
@@ -262,14 +302,15 @@ class Prefix:
                     _joined(mine.bias_for(heads), theirs.bias_for(heads)) if has_bias else None,
                 )
             )
-        return Prefix(tuple(layers), occupies=self.occupies + other.occupies)
+        reads = (*self.read_to, *other.read_to)
+        return Prefix(tuple(layers), self.occupies + other.occupies, reads if len(reads) > 1 else ())
 
     def slice(self, start: int, stop: int) -> Prefix:
         """The positions `start` to `stop` (exclusive, 0 <= start < stop <= positions); occupies what it keeps.
 
         Only for a prefix that occupies none of the context's positions: of a baked text the rest would be misplaced.
         """
-        if self.occupies or not 0 <= start < stop <= self.positions:
+        if self.occupies or not (_is_count(start) and _is_count(stop) and start < stop <= self.positions):
             raise PrefixError(
                 "These positions cannot be cut out.",
                 expected=f"0 <= start < stop <= {self.positions}, of a prefix that occupies 0 positions",
@@ -296,7 +337,7 @@ class Prefix:
                 LayerPrefix(layer.site, *(array.astype(wanted) for array in layer.arrays().values()))
                 for layer in self.layers
             )
-        return Prefix(layers, occupies=self.occupies)
+        return Prefix(layers, self.occupies, self.reads)
 
     def select(self, sites: Iterable[str]) -> Prefix:
         """Only the given sites, in this prefix's order; PrefixError when one is not there."""
@@ -308,7 +349,7 @@ class Prefix:
                 found=", ".join(sorted(wanted - set(self.sites))) or "no site at all",
                 fix="Name sites that the prefix carries.",
             )
-        return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), occupies=self.occupies)
+        return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), self.occupies, self.reads)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prefix) and self.hash == other.hash
@@ -321,6 +362,10 @@ class Prefix:
             f"Prefix({self.hash[:12]}, positions={self.positions}, sites={len(self.layers)}, "
             f"dtype={self.dtype}, nbytes={self.nbytes}, occupies={self.occupies})"
         )
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 
 def _dtype(name: str) -> np.dtype[Any]:

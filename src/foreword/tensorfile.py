@@ -88,7 +88,7 @@ def read_content(path: Path) -> bytes:
 def decoded(path: Path, content: bytes, *, dtypes: Mapping[str, np.dtype[Any]] = DTYPES) -> TensorFile:
     """The texts and arrays, of `dtypes`, in bytes that `read_content` gave; `path` is for the error's words."""
     header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
-    texts = header.pop("__metadata__", None)
+    texts = header.pop("__metadata__", {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise broken(path, "metadata that are not texts")
     try:
@@ -113,7 +113,8 @@ def schema_of(path: Path, content: bytes) -> str | None:
     """The schema that the manifest in bytes of `read_content` names; None when it names none that can be read."""
     header = _header(path, content[8 : 8 + int.from_bytes(content[:8], "little")])
     try:
-        found = parsed(header["__metadata__"][MANIFEST])["schema"]
+        text = header["__metadata__"][MANIFEST]
+        found = parsed(text)["schema"] if isinstance(text, str) else None
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None

@@ -66,8 +66,11 @@ class Pilot:
 
 @pytest.fixture(
     scope="module",
-    params=[("bert", "classify"), ("gpt2", "classify"), ("gpt2", "generate")],
-    ids="-".join,
+    params=[
+        pytest.param(("bert", "classify"), id="bert-classify"),
+        pytest.param(("gpt2", "classify"), id="gpt2-classify", marks=pytest.mark.slow),
+        pytest.param(("gpt2", "generate"), id="gpt2-generate"),
+    ],
 )
 def pilot(
     request: pytest.FixtureRequest,

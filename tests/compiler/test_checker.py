@@ -19,6 +19,7 @@ from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.pipeline import compile_function
 from foreword.compiler.proof import prove
 from foreword.compiler.target import Target
 
@@ -330,3 +331,13 @@ def test_the_sphere_with_128_positions_is_confirmed_within_a_minute() -> None:
     result = check(*proof.parts, seconds=120)
     assert result.verdict is Verdict.PROVED
     assert result.seconds < 60
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_a_kink_across_all_axes_is_checked_in_few_cells(dimension: int) -> None:
+    names = "xyz" if dimension == 2 else ("x0", "x1", "x2")
+    text = "abs(0.345*{} - 0.213*{} + 0.9*{} + 0.1)".format(*names)
+    compiled = compile_function(text, Sphere(dimension), tolerance=0.02, method="adaptive")
+    found = compiled.verify(seconds=20)
+    assert found.verdict is Verdict.PROVED
+    assert found.cells < 20_000  # 198 on S^2; cells that were halved along one angle alone did not end

@@ -16,7 +16,7 @@ from foreword.errors import CompileError, PictureError
 
 
 @pytest.fixture(scope="module")
-def study() -> LengthStudy:
+def study(hardly_polished: None) -> LengthStudy:
     return measure_lengths("abs(x - 0.2)", Sphere(1), positions=[6, 12, 24], lipschitz=1.0, seconds=0.5)
 
 

@@ -119,6 +119,7 @@ def test_what_is_no_expression_is_refused_with_its_place(text: str, what: str, p
     shown, caret = caught.value.found.split("\n")
     assert caret.endswith(f"^ character {position}")
     assert shown.isascii()
+    assert caught.value.fix
     if shown.strip() and caret.index("^") - 12 < len(shown):
         assert shown[caret.index("^") - 12] in (text[position - 1], "?")
 

@@ -24,6 +24,8 @@ from foreword.compiler.subject import OUTPUTS, WORK, Seen, Subject
 from foreword.compiler.target import Target
 from foreword.errors import BundleError, PictureError
 
+pytestmark = pytest.mark.usefixtures("hardly_polished")
+
 LINE, SQUARE = Cube([(0, 2)]), Cube([(-1, 1)] * 2)
 
 

@@ -16,6 +16,8 @@ from foreword.compiler.pipeline import compile_function, load_compiled
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
+TABLE = FiniteSet([[0.0, 0.5], [1.0, 0.0], [0.5, -1.0]])
+
 
 def wave(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.sin(3 * x[:, 0]) + 0.5 * np.cos(2 * x[:, 1]) * x[:, -1]
@@ -82,6 +84,7 @@ def test_what_no_search_proves_in_time_is_proved_by_the_theorem_that_needs_none(
     assert all(row.verdict != "proved" for row in shorter)
 
 
+@pytest.mark.usefixtures("hardly_polished")
 def test_positions_give_the_best_of_so_many() -> None:
     errors = [
         compile_function(wave, Sphere(2), positions=count, method="spectral", certify=False).tried[0].sampled
@@ -106,6 +109,24 @@ def test_a_saved_prefix_is_the_same_and_can_be_verified(tmp_path: Path) -> None:
     assert loaded.certificate == compiled.certificate
     assert loaded.tried == compiled.tried
     assert not loaded.verify().is_refused
+
+
+@pytest.mark.parametrize("size", [1e-280, 1e140])
+def test_targets_of_extreme_size_are_compiled_as_those_of_size_one(size: float) -> None:
+    other = compile_function(f"{size!r} * (exp(0.7*x) + x)", Cube([(-1, 1)]), tolerance=2e-2 * size)
+    assert other.positions == 3  # as for size 1
+    assert other.certificate is not None
+    assert other.certificate.verdict is Verdict.PROVED
+    assert not other.verify().is_refused
+
+
+@pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 2), TABLE])
+def test_a_target_within_the_tolerance_of_a_constant_takes_one_position(domain: Domain) -> None:
+    compiled = compile_function("[7, 3 + 1e-3*x]", domain, tolerance=2e-3)
+    assert compiled.positions == 1
+    assert compiled.certificate is not None
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert not compiled.verify().is_refused
 
 
 def test_without_a_certificate_nothing_is_claimed() -> None:
@@ -133,6 +154,7 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (lambda x: x[:5, 0], Sphere(2), {"tolerance": 1e-3}, "wrong shape"),
         (counting(), Sphere(2), {"tolerance": 1e-3}, "each point alone"),
         (wave, None, {"tolerance": 1e-3}, "domain is missing"),
+        ("1e200 * x", Sphere(1), {"tolerance": 1e198}, "too large to compute with"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_with_a_remedy(

@@ -59,7 +59,11 @@ STEEP = {
 }
 
 
-@pytest.mark.parametrize(("domain", "positions", "gain"), [(Sphere(1), 12, 30.0), (Sphere(3), 64, 30.0)], ids=str)
+@pytest.mark.parametrize(
+    ("domain", "positions", "gain"),
+    [(Sphere(1), 12, 30.0), pytest.param(Sphere(3), 64, 30.0, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_short_prefix_of_free_keys_beats_an_even_net(domain: Sphere, positions: int, gain: float) -> None:
     # Measured 2,000 and 270; an even net of three times the length is no better.
     target = target_of(WITHOUT_SYMMETRY[domain.columns], domain)
@@ -85,6 +89,7 @@ def even_error(domain: Sphere, positions: int) -> float:
 # A part of a longer prefix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 2)], ids=str)
 def test_more_positions_are_not_worse_for_a_steep_target(domain: Sphere | Cube) -> None:
     """On a net alone 192 positions were 150 times worse than 64 polished ones."""
@@ -101,6 +106,7 @@ def test_more_positions_are_not_worse_for_a_steep_target(domain: Sphere | Cube) 
     assert errors[0] < 3e-3
 
 
+@pytest.mark.slow
 def test_a_tolerance_that_no_net_meets_is_met_by_a_few_keys_in_their_places() -> None:
     draft = Spectral().draft(
         target_of("1 / (1 + 100 * (0.6*x - 0.8*y)**2) + 0.02 * sin(2*z + x) + 0.02 * cos(y - 2*z + 1)", Sphere(2)),

@@ -119,6 +119,13 @@ def test_the_stream_holds_the_reference(head: Head, family: str, dtype: str, all
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+def test_what_a_norm_leaves_of_the_context_is_counted_beside_tiny_values(head: Head, family: str) -> None:
+    tiny = Head(head.keys, head.biases, 1e-100 * head.values)
+    difference, hosted = gap(tiny, CONFIGS[family]())
+    assert difference <= hosted.terms["rounding"] + hosted.context_term(150)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_any_layer_and_either_attention_hosts(head: Head, family: str, layer: int, attention: str) -> None:

@@ -121,7 +121,8 @@ class Base:
 
 def test_the_bundle_page_names_every_line_of_a_manifest(tmp_path: Path) -> None:
     ones = np.ones((1, 2, 3), dtype=np.float32)
-    bundle.save_bundle(tmp_path / "one.prefix", Prefix.from_arrays({"attention": (ones, ones)}), host=Base())
+    baked = Prefix.from_arrays({"attention": (ones, ones)}, occupies=2)
+    bundle.save_bundle(tmp_path / "one.prefix", baked.merge(baked), host=Base())
     content = (tmp_path / "one.prefix").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     manifest = json.loads(header["__metadata__"]["foreword"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, ViTConfig, ViTModel
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
@@ -598,7 +598,28 @@ def test_a_prefix_beyond_the_budget_is_refused_and_nothing_let_go(load_host: Cal
     assert host.resident(small) is kept
 
 
-def test_a_prefix_that_occupies_positions_is_refused_where_the_context_cannot_move(encoder: Host) -> None:
-    baked = Prefix(Prefix.random(encoder, positions=2).layers, occupies=2)
-    with pytest.raises(PrefixError, match="cannot move its context"), attached(encoder, baked):
+def test_a_prefix_that_occupies_positions_is_refused_where_the_context_cannot_move() -> None:
+    host = Host(ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)))
+    baked = Prefix(Prefix.random(host, positions=2).layers, occupies=2)
+    with pytest.raises(PrefixError, match="cannot move its context"), attached(host, baked):
         pass
+
+
+def test_an_encoder_with_a_table_of_positions_reads_its_context_behind_what_occupies_some(encoder: Host) -> None:
+    """Each row's tokens stand where its own prefix ends; a row without one is bit for bit the bare model's."""
+    fitted = a_prefix(encoder)
+    baked = Prefix(fitted.layers, occupies=2)
+    ids = torch.tensor([[5, 9, 4, 11], [8, 6, 3, 12], [7, 5, 6, 9]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]])
+    where = torch.arange(2, 6)[None] + encoder.layout.first_position
+    with torch.no_grad():
+        bare = encoder.backbone(input_ids=ids, attention_mask=mask)[0]
+        with attached(encoder, fitted):
+            wanted = encoder.backbone(input_ids=ids, attention_mask=mask, position_ids=where)[0]
+        with attached(encoder, [baked], rows=[0, None, 0]):
+            found = encoder.backbone(input_ids=ids, attention_mask=mask)[0]
+    assert torch.equal(found[1], bare[1])
+    # The same numbers as part of a batch: some twenty products of at most 64 terms in a row.
+    allowed = 20 * 64 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
+    assert float((found - wanted)[[0, 2], :3].abs().max()) <= allowed
+    assert not torch.equal(wanted[0], bare[0])

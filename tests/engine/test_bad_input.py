@@ -6,6 +6,7 @@ After every refusal the bare model's output is bit-identical, and a prefix that 
 from __future__ import annotations
 
 import copy
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, BloomConfig, BloomForCausalLM
+from transformers import AlbertConfig, AlbertModel, AttentionInterface, BloomConfig, BloomForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from foreword.engine import assignment
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
+from foreword.engine.bake import bake
 from foreword.engine.host import Host
 from foreword.engine.tensors import to_tensors
-from foreword.errors import AttachError, ForewordError, PrefixError
+from foreword.errors import AttachError, ForewordError, HostError, PrefixError
 from foreword.prefix import Prefix
 
 IDS = torch.tensor([[5, 9, 4, 11, 7], [8, 6, 3, 9, 12]])
@@ -252,6 +254,171 @@ def test_a_second_attach_from_another_thread_is_refused_and_leaves_both_threads_
     assert refusal.fix
     assert torch.equal(elsewhere, kept.bare)
     kept.is_as_it_was()
+
+
+# Contexts that are left otherwise than they were entered
+
+
+def opened(host: Host, prefix: Prefix) -> Iterator[None]:
+    """A generator that holds a prefix attached for as long as it is open."""
+    with attached(host, prefix):
+        yield
+
+
+def test_contexts_left_in_another_order_leave_each_host_as_it_was(kept: Kept) -> None:
+    other = Kept.of(bloom())
+    first, second = opened(kept.host, kept.good), opened(other.host, other.good)
+    next(first)
+    next(second)
+    first.close()  # type: ignore[attr-defined]
+    assert torch.equal(output(kept.host), kept.bare)
+    assert torch.equal(output(other.host), other.inside)
+    second.close()  # type: ignore[attr-defined]
+    kept.is_as_it_was()
+    other.is_as_it_was()
+
+
+def test_a_context_that_another_thread_leaves_is_left(kept: Kept) -> None:
+    before = dict(AttentionInterface._global_mapping)
+    held = opened(kept.host, kept.good)
+    next(held)
+    thread = threading.Thread(target=held.close)  # type: ignore[attr-defined]
+    thread.start()
+    thread.join()
+    assert AttentionInterface._global_mapping == before
+    kept.is_as_it_was()
+
+
+def test_a_pass_of_the_bare_model_in_another_thread_does_not_disturb_one_under_a_prefix() -> None:
+    """Amid its pass, between the calls of a shared module: calls are counted for one thread alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+        kept = Kept.of(Host(AlbertModel(AlbertConfig(**small, num_hidden_layers=2, embedding_size=16))))
+    found: list[Tensor] = []
+
+    def elsewhere(*_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=lambda: found.append(output(kept.host)))
+            thread.start()
+            thread.join()
+
+    shared = kept.host.module(kept.host.sites[0].name)
+    handle = shared.register_forward_hook(elsewhere)
+    with attached(kept.host, kept.good):
+        assert torch.equal(output(kept.host), kept.inside)
+    handle.remove()
+    assert len(found) == 2
+    assert all(torch.equal(each, kept.bare) for each in found)
+
+
+def test_a_baked_text_moves_no_context_of_another_thread(load_host: Callable[[str], Host]) -> None:
+    kept = Kept.of(load_host("llama"))
+    found: list[Tensor] = []
+    with attached(kept.host, bake(kept.host, [5, 9, 4])):
+        output(kept.host)
+        thread = threading.Thread(target=lambda: found.append(output(kept.host)))
+        thread.start()
+        thread.join()
+    assert torch.equal(found[0], kept.bare)
+
+
+def test_a_copy_made_inside_is_a_bare_model_of_its_own_and_a_pickle_holds_no_prefix(kept: Kept) -> None:
+    with attached(kept.host, kept.good):
+        made = copy.deepcopy(kept.host.model)
+        assert b"_Carrier" not in pickle.dumps(kept.host.model)
+    with torch.no_grad():
+        assert torch.equal(made(input_ids=IDS)[0], kept.bare)
+        for weight in made.parameters():
+            weight.zero_()
+        assert not made(input_ids=IDS)[0].any()
+    kept.is_as_it_was()
+
+
+# What is neither a host nor a model, and what cannot be baked
+
+
+def test_what_is_no_host_is_refused_by_name(load_host: Callable[[str], Host]) -> None:
+    kept = Kept.of(load_host("llama"))
+    for wrong in (kept.host.model, None, "llama"):
+        with pytest.raises(AttachError, match="not a host"), attached(wrong, kept.good):  # type: ignore[arg-type]
+            pass
+        with pytest.raises(AttachError, match="not a host"):
+            bake(wrong, [5, 6])  # type: ignore[arg-type]
+        with pytest.raises(PrefixError, match="host"):
+            Prefix.random(wrong, positions=2)  # type: ignore[arg-type]
+    for no_model in (None, "llama", nn.Linear(2, 2)):
+        with pytest.raises(HostError, match="not a transformers model"):
+            Host(no_model)  # type: ignore[arg-type]
+    model = kept.host.model
+    kept.host.model = None
+    with pytest.raises(AttachError, match="taken away"), attached(kept.host, kept.good):
+        pass
+    kept.host.model = model
+    kept.is_as_it_was()
+
+
+def test_a_second_host_of_the_same_model_is_not_attached_inside_the_first(kept: Kept) -> None:
+    second = Host(kept.host.model)
+    with attached(kept.host, kept.good):
+        with pytest.raises(AttachError, match="already attached"), attached(second, kept.good):
+            pass
+        assert torch.equal(output(kept.host), kept.inside)
+    kept.is_as_it_was()
+
+
+def test_nothing_is_baked_behind_what_is_attached(load_host: Callable[[str], Host]) -> None:
+    kept = Kept.of(load_host("llama"))
+    with attached(kept.host, kept.good), pytest.raises(AttachError, match="read behind it"):
+        bake(kept.host, [5, 6])
+    kept.is_as_it_was()
+
+
+UNBAKED: dict[str, Any] = {
+    "nothing": None,
+    "a number": 7,
+    "a truth": True,
+    "bytes": b"abc",
+    "a set": {5, 6},
+    "a table": {"role": "user"},
+    "texts": ["a", "b"],
+    "fractions": [1.5, 2.0],
+    "no ids": [None],
+    "a negative id": [5, -1],
+    "an id beyond the vocabulary": [5, 10**6],
+    "a batch of ids": torch.tensor([[5, 6]]),
+    "embeddings of another width": torch.zeros(3, 5),
+    "one embedding without its axis": torch.zeros(32),
+    "a batch of embeddings": torch.zeros(1, 3, 32),
+    "no embeddings": torch.zeros(0, 32),
+    "NaN": torch.full((3, 32), torch.nan),
+    "complex numbers": torch.zeros(2, 32, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("name", UNBAKED)
+def test_what_is_no_text_is_not_baked(load_host: Callable[[str], Host], name: str) -> None:
+    host = load_host("llama")
+    with pytest.raises(PrefixError) as caught:
+        bake(host, UNBAKED[name])
+    assert caught.value.expected
+    assert caught.value.found
+    assert caught.value.fix
+
+
+def test_ids_are_baked_from_lists_arrays_and_tensors_alike(load_host: Callable[[str], Host]) -> None:
+    host = load_host("llama")
+    wanted = bake(host, [5, 6])
+    assert bake(host, torch.tensor([5, 6])) == bake(host, np.array([5, 6])) == wanted
+
+
+def test_the_budget_counts_bytes_as_the_model_holds_them_and_may_be_lowered(load_host: Callable[[str], Host]) -> None:
+    kept = Kept.of(load_host("llama"))
+    half = kept.good.cast("bfloat16")
+    kept.host.resident_limit = kept.good.nbytes - 1
+    for each in (kept.good, half):  # the first is resident already
+        with pytest.raises(PrefixError, match="larger than the memory"), attached(kept.host, each):
+            pass
 
 
 # A model that was changed between `Host(...)` and `attached(...)`

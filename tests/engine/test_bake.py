@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.conformance.families import BUILDERS, CAUSAL, WINDOWED, not_applicabl
 from tests.conformance.subject import assert_close, subject
 from torch import Tensor
 
+from foreword.bundle import load_bundle, save_bundle
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
 from foreword.engine.host import Host
@@ -242,6 +244,21 @@ def test_a_text_longer_than_where_the_keys_turn_is_read_with_every_context() -> 
     assert off(host, [11, 5, 42, 1, 2, 3, 4, 5, 6], [23, 7]) <= 1e-5
     with pytest.raises(AttachError, match="turn this model's keys otherwise"):  # two of which each stays below
         bake(host, [11, 5, 42, 1, 2], after=bake(host, [3, 4, 5, 6]))
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (9, 3)], ids=["short and short", "long and short"])
+def test_merged_texts_whose_keys_were_turned_otherwise_are_refused(lengths: tuple[int, int], tmp_path: Path) -> None:
+    """Together they reach the eight tokens from which keys turn otherwise; one of them alone does not."""
+    host = turning("longrope")
+    first, second = (bake(host, list(range(3, 3 + length))) for length in lengths)
+    whole = first.merge(second)
+    assert whole.read_to == lengths
+    save_bundle(tmp_path / "whole.prefix", whole, host=host)
+    for each in (whole, whole.cast("float64"), load_bundle(tmp_path / "whole.prefix").prefix):
+        with pytest.raises(PrefixError, match="of merged texts"), attached(host, each):
+            pass
+    with attached(host, bake(host, [3]).merge(bake(host, [4, 5]))):
+        assert logits(host, [7, 19]).isfinite().all()
 
 
 def test_a_model_in_training_mode_bakes_without_dropout_and_stays_in_it() -> None:

@@ -399,6 +399,7 @@ def test_labels_are_scored_alike_where_layers_are_computed_again(causal: Host) -
     prefix = Prefix.random(causal, positions=3, seed=0, scale=0.5)
     with attached(causal, prefix), torch.no_grad():
         expected = completion_scores(causal, prompts, labels)
-    with attached(causal, prefix), checkpointed(causal.model):
-        found = completion_scores(causal, prompts, labels)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for with_gradients in (True, False):
+        with attached(causal, prefix), checkpointed(causal.model), torch.set_grad_enabled(with_gradients):
+            found = completion_scores(causal, prompts, labels)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,16 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.conformance.subject import Subject, assert_close, assert_tokens, is_windowed, subject
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from foreword.engine.adapter import CONFIG, WEIGHTS
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
 from foreword.engine.host import Host
 from foreword.engine.interop import (
-    CONFIG,
-    WEIGHTS,
     encoded_prompt,
     occupying,
     prompt_embeddings,
@@ -42,6 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 # Families that PEFT's own prefix tuning runs on, with grouped keys and without, rotary and learned positions.
 ROTARY = ("gptj", "llama", "qwen2", "qwen3", "phi3", "olmo2", "granite", "stablelm")
 RUNNING = ("gpt2", *ROTARY)
+SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 IDS = torch.tensor([[7, 19, 3, 44, 50, 8], [9, 9, 61, 5, 23, 12]])
 
 
@@ -91,6 +92,25 @@ def test_what_peft_saves_is_read(family: str, tmp_path: Path) -> None:
     assert_close(by_us(one, found), wanted, one.tolerance(float(wanted.abs().max())))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_what_peft_saves_for_an_encoder_computes_the_same_behind_positions_of_its_own(
+    family: str, tmp_path: Path
+) -> None:
+    one = subject(family)
+    config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=5)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(copy.deepcopy(one.model), config).eval()
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        wanted = model(input_ids=IDS, attention_mask=mask).last_hidden_state[mask > 0]
+    model.save_pretrained(str(tmp_path))
+    found = read_peft(tmp_path, one.host)
+    assert isinstance(found, Prefix)
+    with torch.no_grad(), attached(one.host, found):
+        ours = one.model(input_ids=IDS, attention_mask=mask).last_hidden_state[mask > 0]
+    assert_close(ours, wanted, one.tolerance(float(wanted.abs().max())))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
 def test_a_soft_prompt_computes_the_same_in_peft_and_comes_back(family: str, tmp_path: Path) -> None:
     one = subject(family)
@@ -117,10 +137,20 @@ def test_turned_keys_compute_the_same_where_the_prefix_takes_positions(family: s
     assert occupying(turned, one.host) is turned
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt"])
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bloom", "mpt"])
 def test_keys_that_do_not_turn_with_position_are_refused(family: str) -> None:
+    """Nor under linear biases, where the keys stay as they are but an engine would give the prefix biases."""
     with pytest.raises(PrefixError, match="do not turn with position"):
         occupying(subject(family).prefix, subject(family).host)
+
+
+def test_a_prefix_as_long_as_where_the_keys_turn_otherwise_is_refused() -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 8.0}
+    parameters = {**rope, "rope_theta": 10000.0, "original_max_position_embeddings": 8}
+    host = Host(LlamaForCausalLM(LlamaConfig(**SMALL, num_hidden_layers=1, rope_parameters=parameters)))
+    assert occupying(Prefix.random(host, positions=7), host).occupies == 7
+    with pytest.raises(PrefixError, match="other frequencies"):
+        occupying(Prefix.random(host, positions=8), host)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "gemma2", "gemma3", "opt", "bloom", "granite"])
@@ -178,6 +208,116 @@ def test_peft_gets_nothing_for_an_encoder_decoder(tmp_path: Path) -> None:
     for wrong in (one.prefix, torch.zeros(2, one.host.hidden_size)):
         with pytest.raises(PrefixError, match="encoder-decoder"):
             write_peft(tmp_path, wrong, one.host)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trained_classifier_beside_a_prefix_is_never_left_out(tmp_path: Path) -> None:
+    """PEFT keeps it in the same file: read into a model with another one, the answers would be another adapter's."""
+    torch.manual_seed(0)
+    base = LlamaForSequenceClassification(LlamaConfig(**SMALL, num_hidden_layers=1, pad_token_id=0)).eval()
+    config = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    model = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    with torch.no_grad():
+        model.base_model.score.modules_to_save["default"].weight.add_(1.0)
+        wanted = model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(BundleError, match="weights of the model itself"):
+        read_peft(tmp_path, Host(base))
+    base.load_state_dict({"score.weight": load_file(tmp_path / WEIGHTS)["base_model.score.weight"]}, strict=False)
+    host = Host(base)
+    with torch.no_grad(), attached(host, read_peft(tmp_path, host)):
+        found = base(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
+    assert torch.allclose(found, wanted, atol=1e-5)  # logits of size 1, a layer of products of 16 terms
+
+
+def test_a_soft_prompt_of_an_encoder_decoder_is_the_half_that_peft_reads(tmp_path: Path) -> None:
+    one = subject("t5")
+    config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(copy.deepcopy(one.model), config).eval()
+    model.save_pretrained(str(tmp_path))
+    whole = load_file(tmp_path / WEIGHTS)["prompt_embeddings"]
+    assert len(whole) == 6
+    found = read_peft(tmp_path, one.host)
+    assert isinstance(found, Tensor)
+    assert torch.equal(found, whole[:3])
+
+
+Spoil = Callable[[dict[str, Any], Tensor], Any]
+# What to do with a good folder's configuration, and the tensor to write instead of its numbers.
+HOSTILE: dict[str, Spoil] = {
+    "NaN": lambda _, numbers: numbers.index_fill(0, torch.tensor([1]), torch.nan),
+    "infinity": lambda _, numbers: numbers.index_fill(0, torch.tensor([1]), torch.inf),
+    "integers": lambda _, numbers: numbers.long(),
+    "no positions": lambda config, numbers: config.update(num_virtual_tokens=0) or numbers[:0],
+    "an axis more": lambda _, numbers: numbers[None],
+    "another number of positions": lambda config, numbers: config.update(num_virtual_tokens=8) or numbers,
+    "another number of heads": lambda config, numbers: config.update(num_attention_heads=1) or numbers,
+    "a kind that is a list": lambda config, numbers: config.update(peft_type=[]) or numbers,
+    "no kind": lambda config, numbers: config.pop("peft_type") and numbers,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "prefix") for name in HOSTILE), ("NaN", "soft prompt"), ("integers", "soft prompt")]
+)
+def test_an_adapter_whose_parts_do_not_fit_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    one = subject("llama")
+    write_peft(tmp_path, cached(one) if kind == "prefix" else torch.ones(7, one.host.hidden_size), one.host)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    numbers = HOSTILE[name](config, load_file(tmp_path / WEIGHTS)["prompt_embeddings"])
+    save_file({"prompt_embeddings": numbers.contiguous()}, tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(BundleError) as caught:
+        read_peft(tmp_path, one.host)
+    assert caught.value.expected
+    assert caught.value.found
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' + "9" * 10**6 + "}", '{"peft_type": 1, "peft_type": 2}', "[1]"]
+)
+def test_a_configuration_that_is_a_bomb_is_refused(text: str, tmp_path: Path) -> None:
+    one = subject("llama")
+    write_peft(tmp_path, cached(one), one.host)
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(BundleError, match="not a PEFT adapter"):
+        read_peft(tmp_path, one.host)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("kind", ["a terabyte", "a pipe", "a folder"])
+def test_a_file_that_would_be_waited_for_or_fill_the_memory_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    one = subject("llama")
+    write_peft(tmp_path, cached(one), one.host)
+    path = tmp_path / name
+    if kind == "a terabyte":
+        with path.open("r+b") as file:
+            file.truncate(2**40)  # sparse: it takes no place on the disk
+    else:
+        path.unlink()
+        os.mkfifo(path) if kind == "a pipe" else path.mkdir()
+    with pytest.raises(BundleError, match="not a PEFT adapter"):
+        read_peft(tmp_path, one.host)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_adapter_in_another_dtype_keeps_its_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    one = subject("llama")
+    write_peft(tmp_path, cached(one), one.host)
+    numbers = load_file(tmp_path / WEIGHTS)["prompt_embeddings"]
+    save_file({"prompt_embeddings": numbers.to(dtype)}, tmp_path / WEIGHTS)
+    assert read_peft(tmp_path, one.host) == cached(one).cast(str(dtype).removeprefix("torch."))
+
+
+def test_what_does_not_fit_the_host_is_not_written(tmp_path: Path) -> None:
+    one = subject("llama")
+    width = one.host.hidden_size
+    softs = [torch.zeros(3, width - 1), torch.zeros(width), torch.zeros(0, width), torch.zeros(3, width).long()]
+    wrong = [*softs, torch.full((3, width), torch.nan), np.zeros((3, width)), cached(subject("gpt2"))]
+    for found in wrong:
+        with pytest.raises(PrefixError):
+            write_peft(tmp_path, found, one.host)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

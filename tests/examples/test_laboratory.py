@@ -220,7 +220,7 @@ def test_the_model_that_is_not_told_its_skill_shows_one_of_them(model):
     assert max(exact["ascending"], exact["descending"]) < 0.75
 
 
-@pytest.mark.parametrize("name", ["elicit-ascending", "elicit-descending"])
+@pytest.mark.parametrize("name", [pytest.param("elicit-ascending", marks=pytest.mark.slow), "elicit-descending"])
 def test_a_prefix_elicits_what_the_model_knows(share, name):
     # The bare model's share is below 0.75 (above); a prefix that chooses the skill comes near all.
     assert share(name, PrefixSettings(positions=10, **_budget(500))) > 0.85

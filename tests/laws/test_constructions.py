@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.adaptive import Adaptive
-from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request
+from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Obstacle, Request
 from foreword.compiler.construction.nearest import Nearest, reach, sharpness_for
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
+
+pytestmark = pytest.mark.usefixtures("hardly_polished")
 
 CONSTRUCTIONS: list[Construction] = [Nearest(), Spectral(), Adaptive()]
 TABLE = FiniteSet(np.random.default_rng(0).normal(size=(60, 2)))
@@ -40,6 +43,29 @@ def drafted(construction: Construction, target: Target, **wish: object) -> Draft
     found = construction.draft(target, target.domain, asked, rng=np.random.default_rng(1))
     assert isinstance(found, Draft), str(found)
     return found
+
+
+@pytest.mark.parametrize("construction", CONSTRUCTIONS, ids=lambda construction: construction.name)
+@pytest.mark.parametrize("kinks", [(), [((1.0, 0.0), 0.1)]])
+def test_a_draft_ends_after_its_first_tries_when_time_is_up(
+    construction: Construction, kinks: list[tuple[tuple[float, ...], float]]
+) -> None:
+    evaluated = 0
+
+    def jumping(points: Floats) -> Floats:
+        nonlocal evaluated
+        evaluated += len(points)
+        return np.where(points[:, 0] > 0.1, 1.0, 0.0)
+
+    target, rng = Target(jumping, domain=Cube([(-1, 1)] * 2), kinks=tuple(kinks)), np.random.default_rng(1)
+    started = time.process_time()
+    found = construction.draft(target, target.domain, Request(None, 1e-3, until=0.0), rng=rng)
+    assert isinstance(found, Obstacle)
+    assert found.code == (OUT_OF_TIME if kinks or construction.name != "adaptive" else "kinks")
+    assert found.remedy or found.code == "kinks"
+    assert time.process_time() - started < 4  # 0.2 s; 9 s where the polish has no clock
+    short = construction.draft(target, target.domain, Request(30, None, until=0.0), rng=rng)
+    assert isinstance(short, Draft) or found.code == "kinks"
 
 
 def test_a_table_has_no_kinks_to_adapt_to() -> None:

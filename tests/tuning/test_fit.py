@@ -207,6 +207,7 @@ def test_a_fit_killed_twenty_times_at_random_is_the_same_fit(task: Callable[...,
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_two_processes_fit_as_one(task: Callable[..., Path], tmp_path: Path) -> None:
     """Each computes half of every batch; the sum is the batch's gradient up to rounding, and only the first writes."""
     path = task()

@@ -81,7 +81,7 @@ def paired(wins: int, losses: int, trials: int) -> Interval:
 
 @pytest.mark.parametrize(
     ("win", "loss"),
-    [(0.02, 0.01), (0.16, 0.04), (0.35, 0.25)],
+    [(0.02, 0.01), (0.16, 0.04), pytest.param(0.35, 0.25, marks=pytest.mark.slow)],
     ids=["highly-correlated", "correlated", "hardly-correlated"],
 )
 def test_paired_interval_covers_at_the_size_of_a_real_test_split(win: float, loss: float) -> None:

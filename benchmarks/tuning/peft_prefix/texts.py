@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from causal_bench import CausalBench
-from runs import DOCUMENTED, Fixed, Ledger
+from runs import DOCUMENTED, STARTS, Fixed, Ledger
 
 from foreword.engine.host import Host
 from foreword.tuning.examples import load_splits
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--methods", nargs="+", default=list(every), choices=every)
+    parser.add_argument("--methods", nargs="+", default=list(every), choices=dict.fromkeys((*every, *STARTS)))
     arguments = parser.parse_args()
     ledger = Ledger(HERE / "results" / "texts.jsonl", search_steps=50)
     host = trained()

@@ -44,7 +44,9 @@ def compile_expression(
     method: str = typer.Option("auto", "--method", help="auto, adaptive, nearest or spectral."),
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
-    seconds: float = typer.Option(60.0, "--seconds", min=0.0, help="Time limit of the proofs, all together."),
+    seconds: float = typer.Option(
+        60.0, "--seconds", min=0.0, help="Time limit of all proofs together, and of all drafts."
+    ),
     certify: bool = typer.Option(True, "--certify/--no-certify", help="Without a proof nothing is claimed."),
     out: Path | None = typer.Option(
         None, "--out", parser=named, metavar="PATH", help="The file to write, such as f.prefix."

@@ -17,13 +17,17 @@ from foreword.certificate import Certificate, Verdict
 from foreword.compiler.a_priori import a_priori_certificate
 from foreword.compiler.branching import Search
 from foreword.compiler.compiled import Tried
-from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request
+from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Obstacle, Request
+from foreword.compiler.construction.unit import drafted
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain
 from foreword.compiler.proof import prove
 from foreword.compiler.target import Target
 from foreword.compiler.unfinished import Unfinished
 
+LEAST_DRAFTING = 10.0  # seconds for drafts, however few are left for proofs
+LEAST_EACH = 3.0  # seconds for a draft, though those before it took more than their share
+SHARE = 0.5  # of the time for drafts that is left: so much for the next one, if others are to come
 BETWEEN = 0.1  # seconds between two words on a proof's progress
 
 
@@ -76,9 +80,14 @@ class Attempt:
 
 @dataclass
 class Clock:
-    """The time for proofs: `left` seconds of it."""
+    """The time for drafts or for proofs: `left` seconds of it."""
 
     left: float
+
+    @classmethod
+    def of_drafts(cls, seconds: float) -> Clock:
+        """As much time as for the proofs, but enough for a short draft: without any there is nothing to prove."""
+        return cls(max(seconds, LEAST_DRAFTING))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -91,7 +100,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the caller asked for, beside the method; what was found already; the time that is left for proofs."""
+    """What the caller asked for, beside the method; what was found already; the time left for proofs and drafts."""
 
     target: Target
     domain: Domain
@@ -101,19 +110,29 @@ class Wish:
     progress: Callable[[Stage], None] | None
     work: Unfinished
     clock: Clock
+    drafting: Clock
 
-    def draft(self, construction: Construction, share: float = 1.0) -> Attempt:
-        """One draft, for a share of the tolerance, with its time."""
+    def draft(self, construction: Construction, share: float = 1.0, *, is_last: bool = True) -> Attempt:
+        """One draft, for a share of the tolerance, with its time; others may follow unless it `is_last`.
+
+        What time cut short is kept if it is a draft: its proof goes on from it. No draft for want of time may be one
+        the next time.
+        """
         name = f"{construction.name} {share:g} {getattr(construction, 'most', None)}"
         if name not in self.work.drafts:
             self.tell(Stage("drafting", construction.name, 0.0))
             started = time.perf_counter()
             tolerance = self.request.tolerance
-            request = replace(self.request, tolerance=None if tolerance is None else share * tolerance)
-            outcome = construction.draft(self.target, self.domain, request, rng=np.random.default_rng(self.seed))
-            self.work.drafts[name] = (outcome, time.perf_counter() - started)
-            self.work.write_if_due()
-        outcome, seconds = self.work.drafts[name]
+            until = started + max(self.drafting.left * (1.0 if is_last else SHARE), LEAST_EACH)
+            request = replace(self.request, tolerance=None if tolerance is None else share * tolerance, until=until)
+            with self.drafting.running():
+                outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
+            seconds = time.perf_counter() - started
+            if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
+                self.work.drafts[name] = (outcome, seconds)
+                self.work.write_if_due()
+        else:
+            outcome, seconds = self.work.drafts[name]
         length = None if isinstance(outcome, Obstacle) else outcome.head.positions
         self.tell(Stage("drafting", construction.name, 1.0, length))
         return Attempt(name, construction.name, outcome, seconds)

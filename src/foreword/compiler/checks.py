@@ -10,6 +10,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.proof import LARGEST_NUMBER
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
@@ -50,6 +51,15 @@ def check(
                 "The tolerance is below what float64 bears for values of this size.",
                 f"tolerance {tolerance:g}, values up to {largest:.3g}",
                 f"Ask for at least {floor:.2g}.",
+            )
+        )
+    if method != "nearest" and largest > LARGEST_NUMBER:
+        found.append(
+            Obstacle(
+                "size",
+                "The target's values are too large to compute with.",
+                f"values up to {largest:.3g}, above {LARGEST_NUMBER:g}",
+                "Scale the target, or use method='nearest' with a Lipschitz constant.",
             )
         )
     found += _of_the_table(target, domain)

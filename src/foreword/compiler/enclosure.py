@@ -6,6 +6,7 @@ one polynomial, (f - v) D less the numerator: what f and g have in common cancel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,8 +109,21 @@ class Problem:
             ratio = np.where(smallest > 0, np.nextafter(above / smallest, np.inf), np.nan)
             error = np.maximum(error, ratio)
             least = np.maximum(least, _at_the_middle(difference, denominator))
-            swing += _swing(difference)
+            swing += _swing(difference) + self._swing_of_angles(difference, upper - lower)
         return Bounds(error, least, swing)
+
+    def _swing_of_angles(self, difference: Model, width: Floats) -> Floats:
+        """How much of the rest is what the series of sines and cosines leave out, by angle: a heuristic, as `_swing`.
+
+        It cancels in no sum of columns: along a wide angle that no coefficient depends on, it alone asks for halving.
+        """
+        if not self.is_sphere:
+            return np.zeros_like(width)
+        order, head = difference.space.order, self.head
+        left_out = (width / 2) ** order / math.factorial(order)
+        steep = (1.0 + np.linalg.norm(head.keys, axis=1).max()) * max(float(np.ptp(head.values)), 1e-300)
+        rest = np.nan_to_num(difference.system.ceiling(difference.rest), nan=1e200, posinf=1e200)
+        return np.asarray(np.minimum(steep * left_out, rest[:, None]))
 
 
 def _difference_above(left: Floats, right: Floats) -> Floats:

@@ -30,6 +30,7 @@ from foreword.compiler.frozen import (
 from foreword.compiler.head import Head
 from foreword.compiler.hosting_terms import (
     context_score,
+    context_value,
     linear_reading,
     numbers,
     rotation,
@@ -97,8 +98,8 @@ class Hosted:
         return self.frozen.read(np.asarray(stream).astype(np.float64))
 
     def context_term(self, tokens: int) -> float:
-        """What a context of `tokens` tokens can change of any output: max |v| T e^-margin."""
-        return float(np.abs(self.head.values).max() * tokens * math.exp(-self.margin))
+        """What a context of `tokens` tokens can change of any output: (max |v| + what is left of its own) T e^-m."""
+        return float((np.abs(self.head.values).max() + context_value(self.frozen)) * tokens * math.exp(-self.margin))
 
 
 def host_in(

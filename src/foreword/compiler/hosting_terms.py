@@ -35,6 +35,17 @@ def context_score(frozen: Frozen) -> float:
     return frozen.sizes.scaling * (own + sum(turns for is_bias, turns in spent if is_bias))
 
 
+def context_value(frozen: Frozen) -> float:
+    """The largest value of a context token: 0 but for LayerNorm's mean, whose rounding the output's lanes get.
+
+    Each is then at most what `rounding` takes LayerNorm for; an output is the sum of its limbs' lanes.
+    """
+    if not frozen.sizes.is_mirrored:
+        return 0.0
+    roundings = math.log2(frozen.sizes.hidden) + 4
+    return frozen.value_limbs * roundings * ROUNDOFF[frozen.dtype] * max(1.0, frozen.gain)
+
+
 def score_floor(head: Head, radius: float) -> float:
     """A lower bound of log sum_k exp(<q, u_k> + c_k) over |q| <= radius, by convexity (the module's header).
 

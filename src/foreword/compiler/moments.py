@@ -99,7 +99,9 @@ def _changes(keys: Numbers, steps: Sequence[Model], basis: Floats | None) -> Cha
         keys = whole @ basis.T
         sizes = system.up(sizes + np.abs(keys) @ np.abs(basis))
         beside = reached(np.abs(whole - keys @ basis) + system.lost(sizes, len(basis) + 3), steps)
-        most, largest = reached(np.abs(keys), moves), system.up(largest + beside)
+        # Along the basis, what bends in the columns cancels too: a kink's keys do not turn along its other angles.
+        most = reached(np.abs(keys), moves)
+        largest = np.minimum(system.up(largest + beside), system.up(most + beside))
     reach = np.array([move.largest for move in moves]).max(axis=0)
     return Changes(keys, moves, largest, most, beside, reach)
 

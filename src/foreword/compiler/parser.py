@@ -307,7 +307,7 @@ class _Reader:
             return f"Write a product with a star: {before.text[:20]} * {token.text[:20]}"
         if token.text == ",":
             return "Write several outputs in brackets: [sin(x), cos(x)]."
-        return ""
+        return 'Close what is open with ")".' if token.kind == "end" else ""
 
     def _character_error(self, position: int) -> CompileError:
         character = self.text[position]
@@ -334,6 +334,7 @@ class _Reader:
         around = self.text[start : token.position + 24]
         line = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in around)
         caret = " " * (len("  found:    ") + token.position - start) + f"^ character {token.position + 1}"
+        fix = fix or f"Correct the expression at {'its end' if token.kind == 'end' else 'the mark'}."
         return CompileError(what, expected=expected, found=f"{line}\n{caret}", fix=fix)
 
 

@@ -56,8 +56,9 @@ def compile_function(
     `f` is what `target_of` takes: a Target, an expression or its text, a catalogue name, a NumPy function of points
     `(batch, column)`, or samples on a FiniteSet. `lipschitz` (geodesic on a sphere) is the caller's claim. `method` is
     "auto" or the name of one construction. No value's magnitude exceeds `value_limit`, unless twice the target's own
-    does. `seconds` is for all proofs together; without `certify` there are none. `progress` is told of every stage, and
-    what it raises ends the compilation. CompileError lists every obstacle.
+    does. `seconds` is for all proofs together, and as many, ten at least, for all drafts: a construction ends with what
+    it has. Without `certify` there are no proofs. `progress` is told of every stage, and what it raises ends the
+    compilation. CompileError lists every obstacle.
 
     `resume` names a file for unfinished work. Whatever interrupts the compilation, time that is up included, leaves its
     state there, and the same call goes on from it to the same result; when nothing is left to do the file is removed.
@@ -85,7 +86,7 @@ def compile_function(
     if resume is not None:
         identity = Identity.of(target, request, method=method, seed=seed)
         work = Unfinished.at(Path(resume), identity, fresh=fresh)
-    wish = Wish(target, domain, request, seed, certify, progress, work, Clock(seconds))
+    wish = Wish(target, domain, request, seed, certify, progress, work, Clock(seconds), Clock.of_drafts(seconds))
     with work.kept():
         attempts = _drafts(wish, methods)
         searched = _chosen(wish, attempts)
@@ -128,7 +129,7 @@ class _Best(Attempt):
 def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
     """One attempt for each method; `auto` leaves out what cannot be the shortest."""
     attempts: list[Attempt] = []
-    for construction in methods:
+    for row, construction in enumerate(methods):
         lengths = [a.outcome.head.positions for a in attempts if isinstance(a.outcome, Draft)]
         if len(methods) > 1 and wish.request.positions is None and isinstance(construction, Nearest):
             skipped = _too_long_for_auto(wish, lengths)
@@ -137,7 +138,7 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
                 continue
         if lengths and wish.request.positions is None and isinstance(construction, Spectral | Nearest):
             construction = replace(construction, most=min(lengths))
-        attempts.append(wish.draft(construction))
+        attempts.append(wish.draft(construction, is_last=row == len(methods) - 1))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
         raise refusal([attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Obstacle)])
     return attempts

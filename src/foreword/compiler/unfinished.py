@@ -66,7 +66,9 @@ class Identity:
             "version": __version__,
             "target": target.as_dict(),
             "domain": domain,
-            **asdict(request),
+            "positions": request.positions,
+            "tolerance": request.tolerance,
+            "value_limit": request.value_limit,
             "method": method,
             "seed": seed,
         }

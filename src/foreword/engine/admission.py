@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from foreword.engine.host import Host
 
 
+def check_host(host: object) -> None:
+    """AttachError unless `host` is a host that has its model."""
+    if not (isinstance(getattr(host, "model", None), nn.Module) and hasattr(type(host), "layout")):
+        raise AttachError(
+            "This is not a host with a model.",
+            expected="a Host, made by Host(model) or Host.load(reference)",
+            found=type(host).__name__ + (", whose model was taken away" if hasattr(type(host), "layout") else ""),
+            fix="Make one: host = foreword.Host(model).",
+        )
+
+
 def check_prefixes(given: object) -> None:
     """AttachError unless `given` is a sequence of prefixes or of live tensors by site."""
     entries = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
@@ -68,6 +79,19 @@ def check_attention(modules: Iterable[nn.Module]) -> None:
         )
 
 
+def check_turn(host: Host, prefix: Prefix) -> None:
+    """PrefixError when texts were merged whose keys the model turned otherwise than the context behind them."""
+    for length in host.layout.rotary_lengths:
+        wrong = [read for read in prefix.read_to if (read >= length) != (prefix.occupies >= length)]
+        if wrong:
+            raise PrefixError(
+                "Long texts turn this model's keys otherwise than short ones, and this prefix is of merged texts.",
+                expected=f"texts and context on one side of {length} tokens",
+                found=f"a text that was read up to {wrong[0]} in a prefix that occupies {prefix.occupies} positions",
+                fix="Bake the whole text at once, or use shorter texts.",
+            )
+
+
 def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
     """PrefixError unless the tensors are those of some of `host`'s sites.
 
@@ -107,6 +131,25 @@ def check_fit(host: Host, tensors: PrefixTensors, *, is_live: bool) -> None:
             )
     if is_live:
         _check_finite(tensors)
+
+
+def check_soft(host: Host, soft: object) -> None:
+    """PrefixError unless `soft` is a soft prompt of `host`: `(position, hidden)`, floating-point and finite."""
+    fits = isinstance(soft, Tensor) and soft.is_floating_point() and soft.dim() == 2 and len(soft) > 0
+    if not isinstance(soft, Tensor) or not fits or soft.shape[1] != host.hidden_size:
+        raise PrefixError(
+            "The soft prompt does not fit this base model.",
+            expected=f"a floating-point tensor (position, {host.hidden_size}) of one position or more",
+            found=f"{tuple(soft.shape)}, {_dtype(soft)}" if isinstance(soft, Tensor) else type(soft).__name__,
+            fix="Use a soft prompt that was fitted for this base model.",
+        )
+    if not bool(soft.detach().isfinite().all()):
+        raise PrefixError(
+            "The soft prompt is not all finite.",
+            expected="finite numbers",
+            found="NaN or infinite entries",
+            fix="Find where the fit diverged; lower the learning rate or use a wider dtype.",
+        )
 
 
 def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.admission import check_attention, check_fit, check_prefixes, check_rows
+from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
 from foreword.engine.assignment import Assignment, PrefixTensors
-from foreword.engine.attention import AttentionCall, intercepted
+from foreword.engine.attention import AttentionCall, active_handlers, intercepted
 from foreword.engine.checkpointing import replayed
 from foreword.engine.families import Met
+from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
-from foreword.engine.positions import positioned
+from foreword.engine.positions import positioned, takes_positions
 from foreword.engine.sites import site_name
 from foreword.errors import AttachError, PrefixError
 from foreword.prefix import Prefix
@@ -61,8 +62,12 @@ class _Carrier:
         self.calls.clear()
 
     def finish(self, *_: Any) -> None:
-        """A forward pass came to its end; one that failed on the way could not reach every site."""
+        """A forward pass of any thread came to its end; one that failed on the way could not reach every site."""
         self.passes += 1
+
+    def is_active(self) -> bool:
+        """Whether attention calls of this thread come here."""
+        return any(handler is self for handler in active_handlers())
 
     def _site(self, module: nn.Module) -> str | None:
         found = self.names.get(module)
@@ -94,39 +99,46 @@ def attached(
     when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
     reaching one of the sites: never a silent no-op.
     """
+    check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
     for whole, found in zip(given, tensors, strict=True):
         check_fit(host, found, is_live=not isinstance(whole, Prefix))
+        if isinstance(whole, Prefix):
+            check_turn(host, whole)
     layout = host.layout
     # Where keys turn with position, padding at the left would turn an encoder's context too, but not its prefix.
-    shifts = host.role == "causal" or layout.is_rotary
+    counts = host.role == "causal" or layout.is_rotary
     occupies = any(isinstance(found, Prefix) and found.occupies for found in given)
-    if not shifts and occupies:
+    if occupies and not (counts or _is_movable(host)):
         raise PrefixError(
             "This base model cannot move its context behind a prefix.",
             expected="a prefix that occupies no positions",
             found=f"one that occupies some, for {host.family}",
-            fix="Use a causal or rotary model, or a prefix fitted for this one.",
+            fix="Use a causal or rotary model, an encoder with a table of positions, or a prefix fitted for this one.",
         )
     if host.role == "causal" and occupies:
         host.ensure_moved()
     carrier = _Carrier(_module_names(layout, tensors), Assignment(tensors, rows))
     check_attention(module for module in carrier.names if module not in layout.watched)
-    if not host.claim():
+    if is_attached(host) or not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
-            expected="one attached(...) at a time on one host",
+            expected="one attached(...) at a time on one host, and in one thread on one model",
             found="a second one inside the first, or in another thread",
             fix="Leave the first context; attach several prefixes at once with attached(host, [p, q], rows=[0, 1]).",
         )
     with ExitStack() as stack:
         stack.callback(host.release)
         host.ensure_tried()
+        start, finish = Hook(carrier.start, carrier.is_active), Hook(carrier.finish, lambda: True)
         for module in dict.fromkeys((host.model, host.backbone)):
-            stack.callback(module.register_forward_pre_hook(carrier.start).remove)
-            stack.callback(module.register_forward_hook(carrier.finish).remove)
-        if shifts:
-            stack.enter_context(positioned(host.model, host.backbone, layout, occupied=_occupied(given, rows)))
+            stack.callback(module.register_forward_pre_hook(start).remove)
+            stack.callback(module.register_forward_hook(finish).remove)
+        if counts or occupies:
+            # An encoder with a table of positions counts as the bare model does: padding too, unless it looks for it.
+            counting = counts or layout.first_position > 0
+            settings = {"occupied": _occupied(given, rows), "is_active": carrier.is_active, "counting": counting}
+            stack.enter_context(positioned(host.model, host.backbone, layout, **settings))
         stack.enter_context(_noticed(module for module in carrier.names if module not in layout.watched))
         stack.enter_context(replayed(layout))
         stack.enter_context(intercepted(carrier, layout.watched))
@@ -140,6 +152,12 @@ def attached(
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
             "thread that attached the prefix.",
         )
+
+
+def is_attached(host: Host) -> bool:
+    """Whether forward passes of `host.model` in this thread read a prefix now, attached to this host or another."""
+    carriers = [handler for handler in active_handlers() if isinstance(handler, _Carrier)]
+    return any(module in carrier.names for carrier in carriers for module, _ in host.layout.attention.values())
 
 
 @contextmanager
@@ -174,6 +192,11 @@ def _resolved(
         )
     check_rows(rows, len(given))
     return given, [host.resident(found) if isinstance(found, Prefix) else found for found in given]
+
+
+def _is_movable(host: Host) -> bool:
+    """Whether an encoder's tokens have positions that are added to them, and that a caller can state."""
+    return host.role == "encoder" and host.layout.has_position_table and takes_positions(host.model, host.backbone)
 
 
 def _module_names(layout: Layout, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:

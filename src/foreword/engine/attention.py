@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MethodType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -79,7 +80,17 @@ class Handler(Protocol):
         ...
 
 
-_handler: ContextVar[Handler | None] = ContextVar("foreword_attention_handler", default=None)
+@dataclass(eq=False)
+class _Entry:
+    """One `intercepted` context: its handler, whether it shuts out those around it, and whether it was left."""
+
+    handler: Handler
+    alone: bool
+    is_open: bool = True
+
+
+# Outermost first. Contexts may be left in another order than entered, or in another thread: only `is_open` then counts.
+_entries: ContextVar[tuple[_Entry, ...]] = ContextVar("foreword_attention_entries", default=())
 _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
@@ -89,7 +100,20 @@ _own_forward: dict[nn.Module, Any] = {}
 
 def current_handler() -> Handler | None:
     """The handler of the current context."""
-    return _handler.get()
+    found: Handler | None = None
+    for entry in _entries.get():
+        if entry.is_open:
+            found = entry.handler if found is None or entry.alone else _Nested(entry.handler, found)
+    return found
+
+
+def active_handlers() -> list[Handler]:
+    """The handlers that an attention call of this thread reaches, as they were given, outermost first."""
+    found: list[Handler] = []
+    for entry in _entries.get():
+        if entry.is_open:
+            found = [entry.handler] if entry.alone else [*found, entry.handler]
+    return found
 
 
 def watchable(model: nn.Module) -> list[nn.Module]:
@@ -117,12 +141,13 @@ def intercepted(handler: Handler, watched: Iterable[nn.Module] = (), *, alone: b
     """
     modules = list(watched)
     _install(modules)
-    outer = None if alone else _handler.get()
-    token = _handler.set(handler if outer is None else _Nested(handler, outer))
+    entry = _Entry(handler, alone)
+    _entries.set((*_entries.get(), entry))
     try:
         yield
     finally:
-        _handler.reset(token)
+        entry.is_open = False
+        _entries.set(tuple(entry for entry in _entries.get() if entry.is_open))
         _uninstall(modules)
 
 
@@ -199,7 +224,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
     def dispatch(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        handler = _handler.get()
+        handler = current_handler()
         if handler is None:
             return original(module, query, key, value, attention_mask, **options)
         return handler.call(AttentionCall(module, query, key, value, attention_mask, options, original, name))
@@ -207,19 +232,28 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
     return dispatch
 
 
-def _watching(module: nn.Module, family: Family) -> Callable[..., Any]:
-    forward = module.forward
-    signature = signature_of(module)
+class _Watching:
+    """The forward of a watched module; a copy of the module, or a pickle, has its own forward in its place."""
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        handler = _handler.get()
+    def __init__(self, module: nn.Module, family: Family) -> None:
+        self.module, self.family = module, family
+        self.own = vars(module).get("forward")
+        self.forward, self.signature = module.forward, signature_of(module)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        handler = current_handler()
         if handler is None:
-            return forward(*arguments, **options)
-        given = signature.bind_partial(*arguments, **options).arguments
-        with Watch(module, family, handler.meet, given):
-            return forward(*arguments, **options)
+            return self.forward(*arguments, **options)
+        given = self.signature.bind_partial(*arguments, **options).arguments
+        with Watch(self.module, self.family, handler.meet, given):
+            return self.forward(*arguments, **options)
 
-    return watched
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as_it_was, (self.module, self.own)
+
+
+def _as_it_was(module: nn.Module, own: Any) -> Any:
+    return MethodType(type(module).forward, module) if own is None else own
 
 
 def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -253,7 +287,7 @@ def _install(modules: list[nn.Module]) -> None:
             family = family_of(module)
             if module not in _watched and family is not None:
                 _own_forward[module] = vars(module).get("forward")
-                module.forward = _watching(module, family)
+                module.forward = _Watching(module, family)
             _watched[module] = _watched.get(module, 0) + 1
 
 

@@ -18,19 +18,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.admission import check_host, check_prefixes, check_soft
 from foreword.engine.assignment import SiteTensors
-from foreword.engine.attach import attached
+from foreword.engine.attach import attached, is_attached
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
 from foreword.engine.layout import Layout
 from foreword.engine.sites import in_evaluation, site_name
 from foreword.engine.tensors import to_prefix
-from foreword.errors import PrefixError
+from foreword.errors import AttachError, PrefixError
 from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -90,8 +92,19 @@ def bake(
     gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix.
 
     PrefixError for a host that is not a causal model or has been shown not to read a baked text as the text in the
-    prompt, for an empty text, or one that is longer than the model reads.
+    prompt, for what is no text, for an empty one, or one that is longer than the model reads; AttachError inside
+    `attached(host, ...)`, where the text would be read behind what is attached.
     """
+    check_host(host)
+    if after is not None:
+        check_prefixes(after)
+    if is_attached(host):
+        raise AttachError(
+            "A prefix is attached to this host, so the text would be read behind it.",
+            expected="bake(...) outside of attached(...)",
+            found="a call inside",
+            fix="Bake the text first; bake(host, text, after=prefix) reads it behind a prefix.",
+        )
     if host.role != "causal":
         raise PrefixError(
             "Only a causal model can bake a text.",
@@ -119,7 +132,10 @@ def bake(
         host.backbone(**inputs, use_cache=False)
     tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
     baked = to_prefix(tensors, occupies=length)
-    return baked if after is None else _moved_back(after, baked).merge(baked)
+    if after is None:
+        return baked
+    whole = _moved_back(after, baked).merge(baked)
+    return replace(whole, reads=(*after.read_to, start + length) if after.occupies else ())
 
 
 def _moved_back(after: Prefix, baked: Prefix) -> Prefix:
@@ -133,12 +149,13 @@ def _moved_back(after: Prefix, baked: Prefix) -> Prefix:
         if behind is not None:
             layer = replace(layer, bias=layer.bias_for(len(behind)) + behind[:, :1].astype(layer.keys.dtype))
         layers.append(layer)
-    return Prefix(tuple(layers), occupies=after.occupies)
+    return Prefix(tuple(layers), after.occupies, after.reads)
 
 
 def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor], int]:
     """What the backbone reads: the content and, behind it, one more token that shows the slope of a position bias."""
     if isinstance(content, Tensor) and content.is_floating_point():
+        check_soft(host, content)
         embeds = content.to(device=host.device, dtype=host.dtype)[None]
         return {"inputs_embeds": torch.cat([embeds, embeds[:, -1:]], dim=1)}, content.shape[0]
     if isinstance(content, str):
@@ -148,11 +165,33 @@ def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor]
         begin = getattr(host.tokenizer, "bos_token_id", None)
         if first and begin is not None and tokens(host, "", special=True)[:1] == [begin]:
             ids = [begin, *ids]
-    elif len(content) and isinstance(content[0], Mapping):
-        ids = list(host.tokenizer.apply_chat_template(list(content), tokenize=True, return_dict=False))
+    elif isinstance(content, Sequence) and len(content) and all(isinstance(part, Mapping) for part in content):
+        from foreword.engine.rendering import message_tokens
+
+        ids = message_tokens(host, content)
     else:
-        ids = [int(token) for token in content]
+        ids = _token_ids(host, content)
     return {"input_ids": torch.tensor([[*ids, *ids[-1:]]], device=host.device)}, len(ids)
+
+
+def _token_ids(host: Host, content: Any) -> list[int]:
+    """Token ids as a list; PrefixError for anything else than a sequence of the model's token ids."""
+    listed = content.tolist() if hasattr(content, "tolist") else content
+    size = int(host.model.get_input_embeddings().weight.shape[0])
+    is_sequence = isinstance(listed, Sequence) and not isinstance(listed, bytes)
+    wrong = [part for part in listed if not _is_token(part, size)] if is_sequence else [listed]
+    if wrong:
+        raise PrefixError(
+            "This cannot be baked: it is neither a text nor messages, token ids or embeddings.",
+            expected=f"a text, messages, token ids from 0 to {size - 1}, or embeddings (token, {host.hidden_size})",
+            found=f"{type(content).__name__} with {wrong[0]!r:.80}",
+            fix="Give one text: of a tokenizer's batch, its row (ids[0]).",
+        )
+    return [int(part) for part in listed]
+
+
+def _is_token(part: object, size: int) -> bool:
+    return isinstance(part, Integral) and not isinstance(part, bool) and 0 <= int(part) < size
 
 
 def _kept(found: SiteTensors, length: int) -> SiteTensors:

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.engine.attention import current_handler, intercepted
+from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
 from foreword.errors import HostError
 
@@ -63,7 +63,7 @@ def replayed(layout: Layout) -> Iterator[None]:
 
     for layer in layout.layers:
         bind(layer)
-    hooks = [layer.register_forward_pre_hook(bind) for layer in layout.layers]
+    hooks = [layer.register_forward_pre_hook(Hook(bind, lambda: True)) for layer in layout.layers]
     try:
         yield
     finally:
@@ -76,8 +76,8 @@ def replayed(layout: Layout) -> Iterator[None]:
 
 
 def is_recomputed(layout: Layout) -> bool:
-    """Whether layers that run now are computed again in a backward pass, so that they can write to no cache."""
-    return torch.is_grad_enabled() and any(layer.gradient_checkpointing and layer.training for layer in layout.layers)
+    """Whether layers that run now are set to be computed again: transformers gives them no cache, gradients or not."""
+    return any(layer.gradient_checkpointing and layer.training for layer in layout.layers)
 
 
 @contextmanager

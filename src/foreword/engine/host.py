@@ -24,8 +24,8 @@ from foreword.engine.moving import try_moving
 from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
-from foreword.errors import PrefixError
-from foreword.prefix import Prefix
+from foreword.errors import HostError, PrefixError
+from foreword.prefix import DTYPES, Prefix
 
 # Settings of a run, not of the model: they change with the machine or the library's version and compute the same.
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "architectures")
@@ -44,6 +44,13 @@ class Host:
         self, model: nn.Module, tokenizer: Any = None, *, reference: str | None = None, pooling: Pooling = "mean"
     ) -> None:
         """Freeze `model` (any loaded transformers model) and find its attention sites by one probing forward pass."""
+        if not isinstance(model, nn.Module) or getattr(model, "config", None) is None:
+            raise HostError(
+                "This is not a transformers model.",
+                expected="a loaded model with its configuration, such as AutoModelForCausalLM.from_pretrained(...)",
+                found=type(model).__name__,
+                fix="Load one by its name with Host.load(reference).",
+            )
         self.model: Any = model
         self.tokenizer = tokenizer
         self.reference = reference or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
@@ -184,17 +191,18 @@ class Host:
 
         All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by itself.
         """
+        nbytes = prefix.nbytes // DTYPES[prefix.dtype].itemsize * self.dtype.itemsize
+        if nbytes > self.resident_limit:
+            raise PrefixError(
+                "The prefix is larger than the memory set aside for prefixes.",
+                expected=f"at most {self.resident_limit:,} bytes (host.resident_limit)",
+                found=f"{nbytes:,} bytes in the model's {str(self.dtype).removeprefix('torch.')}",
+                fix="Raise host.resident_limit, use fewer positions, or load the model in bfloat16.",
+            )
         key = f"{prefix.hash} {self.dtype} {self.device}"  # a model may be moved or converted in between
         if key in self._resident:
             self._resident.move_to_end(key)
             return self._resident[key]
-        if prefix.nbytes > self.resident_limit:
-            raise PrefixError(
-                "The prefix is larger than the memory set aside for prefixes.",
-                expected=f"at most {self.resident_limit:,} bytes (host.resident_limit)",
-                found=f"{prefix.nbytes:,} bytes",
-                fix="Raise host.resident_limit, use fewer positions, or cast the prefix to bfloat16.",
-            )
         made = to_tensors(prefix, device=self.device, dtype=self.dtype)
         self._resident[key] = made
         while sum(_nbytes(found) for found in self._resident.values()) > self.resident_limit:

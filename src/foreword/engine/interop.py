@@ -1,10 +1,10 @@
 """To and from other libraries: PEFT's prefix tuning, cartridges and prompt tuning, and soft prompts as one tensor.
 
-A PEFT adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, whose one tensor
-`prompt_embeddings` is `(position, 2 * layer * kv_head * dim)` for keys and values (each layer's keys, then its values)
-and `(position, hidden)` for a soft prompt. PEFT puts keys and values into the model's cache, so there a prefix takes
-positions: what is read occupies its length, and what is written must, too. `occupying` turns the keys of a prefix that
-takes none so that an engine which lets it take them computes the same.
+A PEFT adapter is a folder (`adapter.py`) whose tensor `prompt_embeddings` is `(position, 2 * layer * kv_head * dim)`
+for keys and values (each layer's keys, then its values) and `(position, hidden)` for a soft prompt. PEFT puts keys and
+values into the model's cache, so there a prefix takes positions: what is read occupies its length, and what is written
+must, too. `occupying` turns the keys of a prefix that takes none so that an engine which lets it take them computes the
+same.
 
 An engine that takes prompt embeddings is given soft prompt and tokens as one tensor `(token, hidden)`: transformers as
 `inputs_embeds`, vLLM as `prompt_embeds`, over HTTP in base64.
@@ -14,29 +14,27 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from foreword.bundle import write_bytes_atomically
+from foreword.engine.adapter import SOFT, read_adapter, unfit, write_adapter
+from foreword.engine.admission import check_fit, check_soft
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
+from foreword.engine.tensors import to_array, to_tensor, to_tensors
 from foreword.errors import BundleError, PrefixError
 from foreword.prefix import Array, LayerPrefix, Prefix
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 # A turn of the keys that is not a rotation to this accuracy is none: the model's positions are not rotary.
 _ROTATION_TOLERANCE = 1e-3
 
@@ -44,17 +42,37 @@ _ROTATION_TOLERANCE = 1e-3
 def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
     """A PEFT adapter: prefix tuning or a cartridge as a Prefix, prompt tuning as a soft prompt `(position, hidden)`.
 
-    BundleError when the folder is not such an adapter, or does not fit the host.
+    BundleError when the folder is not such an adapter, does not fit the host, or has trained weights of the model (a
+    classifier, as PEFT keeps for a classification task) that are not those of the host: a prefix could not hold them.
     """
-    kind, found = _read(Path(folder))
-    if kind == "PROMPT_TUNING":
+    adapter = read_adapter(Path(folder))
+    found = adapter.numbers
+    if adapter.kind == SOFT:
         if found.shape[1] != host.hidden_size:
-            raise _unfit(folder, f"embeddings of {host.hidden_size}", str(found.shape))
-        return torch.from_numpy(found.copy())
+            raise unfit(folder, f"embeddings of {host.hidden_size}", str(found.shape))
+        _check_others(folder, adapter.others, host)
+        return to_tensor(found)
+    if host.role == "encoder-decoder":
+        raise BundleError(
+            f"The PEFT adapter {folder} is for an encoder-decoder model.",
+            expected="prefix tuning of an encoder or a causal model",
+            found=f"prefix tuning of {host.family}'s decoder, whose own positions PEFT moves behind the prefix",
+            fix="Fit a prefix for it with foreword (fw.fit).",
+        )
     sites = [site for site in host.sites if site.role == "self"]
     width = sum(site.kv_heads * (site.key_dim + site.value_dim) for site in sites)
-    if found.shape[1] != width or any(site.key_dim != site.value_dim for site in sites):
-        raise _unfit(folder, f"(position, {width}) for {len(sites)} attention sites", str(found.shape))
+    heads = {site.kv_heads for site in sites}
+    if (
+        found.shape[1] != width
+        or any(site.key_dim != site.value_dim for site in sites)
+        or (len(heads) == 1 and adapter.config.get("num_attention_heads", *heads) not in heads)
+    ):
+        raise unfit(
+            folder,
+            f"(position, {width}) for {len(sites)} attention sites of {', '.join(map(str, sorted(heads)))} key heads",
+            f"{found.shape}, {adapter.config.get('num_attention_heads')!r:.40} heads",
+        )
+    _check_others(folder, adapter.others, host)
     layers, start = [], 0
     for site in sites:
         parts = []
@@ -69,10 +87,9 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
 def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartridge: bool = False) -> None:
     """Write a Prefix as PEFT prefix tuning (or a cartridge), or a soft prompt `(position, hidden)` as prompt tuning.
 
-    PrefixError for a prefix that PEFT cannot hold: one with a logit bias, for some layers only, one that does not
-    occupy its positions (see `occupying`), or one for an encoder-decoder model.
+    PrefixError for what does not fit the host, and for a prefix that PEFT cannot hold: one with a logit bias, for some
+    layers only, one that does not occupy its positions (see `occupying`), or one for an encoder-decoder model.
     """
-    path = Path(folder)
     if host.role == "encoder-decoder":
         raise PrefixError(
             "A prefix or soft prompt for an encoder-decoder model cannot be written as a PEFT adapter.",
@@ -80,10 +97,11 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
             found=f"one for {host.reference}, {host.family}",
             fix="Keep it as a bundle (foreword.save_bundle).",
         )
-    if isinstance(prefix, Tensor):
-        array, kind = prefix.detach().cpu().float().numpy(), "PROMPT_TUNING"
-    else:
+    if isinstance(prefix, Prefix):
         array, kind = _flat(prefix, host), "CARTRIDGE" if cartridge else "PREFIX_TUNING"
+    else:
+        check_soft(host, prefix)
+        array, kind = prefix.detach().cpu().float().numpy(), SOFT
     config: dict[str, Any] = {
         "peft_type": kind,
         "task_type": "CAUSAL_LM" if host.role == "causal" else "FEATURE_EXTRACTION",
@@ -93,12 +111,11 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
         "num_transformer_submodules": 1,
         "num_layers": len(host.sites),
         "num_attention_heads": host.sites[0].kv_heads,
-        "token_dim": array.shape[1] if kind == "PROMPT_TUNING" else host.sites[0].kv_heads * host.sites[0].key_dim,
+        "token_dim": array.shape[1] if kind == SOFT else host.sites[0].kv_heads * host.sites[0].key_dim,
     }
     if kind == "PREFIX_TUNING":
         config |= {"prefix_projection": False, "encoder_hidden_size": config["token_dim"]}
-    write_bytes_atomically(path / WEIGHTS, bytes(save({"prompt_embeddings": np.ascontiguousarray(array)})))
-    write_bytes_atomically(path / CONFIG, json.dumps(config, indent=2).encode())
+    write_adapter(Path(folder), array, config)
 
 
 def occupying(prefix: Prefix, host: Host) -> Prefix:
@@ -106,11 +123,22 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
 
     Under rotary positions scores depend on distance alone, so turning every key by the prefix's length undoes what
     moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
-    position differ by exactly it. PrefixError for a model whose positions are not rotary.
+    position differ by exactly it. PrefixError for a model whose positions are not rotary, or that turns keys by other
+    frequencies once a text is as long as the prefix; prefix and context together must stay below that length, too.
     """
     if prefix.occupies:
         return prefix
+    for length in host.layout.rotary_lengths:
+        if prefix.positions >= length:
+            raise PrefixError(
+                "Behind this prefix the model would turn its context's keys by other frequencies.",
+                expected=f"fewer than {length} positions, where {host.family} begins to turn keys otherwise",
+                found=f"{prefix.positions} positions",
+                fix="Use a shorter prefix, or attach this one, which takes no positions here.",
+            )
     turns = _turns(host, prefix.positions)
+    if all(np.allclose(turn, np.eye(len(turn)), atol=_ROTATION_TOLERANCE) for turn in turns.values()):
+        raise _unturned(host.sites[0].name, f"the same keys at position 0 and {prefix.positions}")
     layers = tuple(
         LayerPrefix(
             layer.site,
@@ -134,13 +162,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
     PrefixError for a soft prompt of another width.
     """
     table = host.model.get_input_embeddings()
-    if soft.dim() != 2 or soft.shape[1] != host.hidden_size:
-        raise PrefixError(
-            "The soft prompt does not fit this base model.",
-            expected=f"(position, {host.hidden_size})",
-            found=str(tuple(soft.shape)),
-            fix="Use a soft prompt that was fitted for this base model.",
-        )
+    check_soft(host, soft)
     if isinstance(content, str):
         from foreword.engine.rendering import tokens
 
@@ -168,34 +190,23 @@ def encoded_prompt(embeddings: Tensor) -> str:
     return base64.b64encode(written.getvalue()).decode("ascii")
 
 
-def _read(folder: Path) -> tuple[str, Array]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind = str(config["peft_type"])
-        tensors = load((folder / WEIGHTS).read_bytes())
-        found = tensors["prompt_embeddings"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BundleError(
-            f"{folder} is not a PEFT adapter that can be read.",
-            expected=f"{CONFIG} with a peft_type, and {WEIGHTS} with prompt_embeddings",
-            found=f"{type(error).__name__}: {error}",
-            fix="Save it with PEFT's save_pretrained (safetensors; pickles are not read).",
-        ) from error
-    if kind not in (*_CACHED, "PROMPT_TUNING") or found.ndim != 2:
-        raise _unfit(folder, f"one of {', '.join(_CACHED)}, PROMPT_TUNING", f"{kind}, {found.shape}")
-    return kind, found
-
-
-def _unfit(folder: str | Path, expected: str, found: str) -> BundleError:
-    return BundleError(
-        f"The PEFT adapter {folder} does not fit this base model.",
-        expected=expected,
-        found=found,
-        fix="Load the base model that the adapter was made for.",
-    )
+def _check_others(folder: str | Path, others: Mapping[str, Array], host: Host) -> None:
+    """BundleError unless every other tensor of an adapter is the weight that the host has by that name."""
+    own = host.model.state_dict() if others else {}
+    for name, array in others.items():
+        weight = own.get(name.removeprefix("base_model."))
+        if weight is None or not np.array_equal(to_array(weight.to(to_tensor(array).dtype)), array):
+            raise BundleError(
+                f"The PEFT adapter {folder} has weights of the model itself, which a prefix cannot hold.",
+                expected="prompt_embeddings alone, or beside them weights that this host's model has",
+                found=f"{name[:200]}, {'other numbers' if weight is not None else 'which this model does not have'}",
+                fix="Load the model class that has them, and copy them into it with model.load_state_dict(..., "
+                "strict=False) before Host(model).",
+            )
 
 
 def _flat(prefix: Prefix, host: Host) -> Array:
+    check_fit(host, to_tensors(prefix, device=torch.device("cpu"), dtype=torch.float32), is_live=False)
     sites = [site.name for site in host.sites]
     if (
         prefix.occupies != prefix.positions
@@ -258,11 +269,17 @@ def _turns(host: Host, by: int) -> dict[str, Array]:
         error = np.abs(before @ turn - after).max() / max(float(np.abs(after).max()), 1e-12)
         unequal = np.abs(turn @ turn.T - np.eye(site.key_dim)).max()
         if error > _ROTATION_TOLERANCE or unequal > _ROTATION_TOLERANCE:
-            raise PrefixError(
-                f"The keys at {site.name} do not turn with position.",
-                expected="rotary positions",
-                found=f"keys at position 0 and {by} that differ by no rotation ({error:.1e}, {unequal:.1e})",
-                fix="Only models with rotary positions can let a fitted prefix take positions.",
+            raise _unturned(
+                site.name, f"keys at position 0 and {by} that differ by no rotation ({error:.1e}, {unequal:.1e})"
             )
         turns[site.name] = turn
     return turns
+
+
+def _unturned(site: str, found: str) -> PrefixError:
+    return PrefixError(
+        f"The keys at {site} do not turn with position.",
+        expected="rotary positions",
+        found=found,
+        fix="Only models with rotary positions can let a fitted prefix take positions.",
+    )

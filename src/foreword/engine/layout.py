@@ -24,7 +24,8 @@ class Layout:
     `attention` has each attention module by its path, with the number of its calls in a forward pass; `watched` are
     those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary` says whether
     keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise; `first_position`
-    is the position id of a row's first token. `links` are (parent, name, child) from the backbone down to each
+    is the position id of a row's first token, and `has_position_table` says whether positions are learned ones that are
+    added to the tokens. `links` are (parent, name, child) from the backbone down to each
     attention module.
     """
 
@@ -34,6 +35,7 @@ class Layout:
     is_rotary: bool
     rotary_lengths: tuple[int, ...]
     first_position: int
+    has_position_table: bool
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
@@ -55,6 +57,10 @@ class Layout:
             is_rotary=any("Rotary" in type(module).__name__ for module in modules),
             rotary_lengths=tuple(sorted({length for module in modules for length in _changing_lengths(module)})),
             first_position=_first_position(backbone),
+            has_position_table=any(
+                isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
+                for name, module in backbone.named_modules()
+            ),
             links=tuple((parent, name, child) for (parent, name), child in links.items()),
         )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from foreword.engine.attention import signature_of
+from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
 from foreword.errors import AttachError
 
@@ -26,11 +27,26 @@ from foreword.errors import AttachError
 Occupied = Callable[[int, torch.device], Tensor | None]
 
 
+def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
+    """Whether a caller can say where the tokens stand, by position ids."""
+    found = dict.fromkeys((_transformers_model(model), _transformers_model(backbone)))
+    return any("position_ids" in signature_of(module).parameters for module in found)
+
+
 @contextmanager
-def positioned(model: nn.Module, backbone: nn.Module, layout: Layout, *, occupied: Occupied) -> Iterator[None]:
+def positioned(
+    model: nn.Module,
+    backbone: nn.Module,
+    layout: Layout,
+    *,
+    occupied: Occupied,
+    is_active: Callable[[], bool],
+    counting: bool = True,
+) -> Iterator[None]:
     """Within this context position ids are filled in where the caller gave none, and shifted by what prefixes occupy.
 
-    Both the model and its backbone may be called; when the model calls its backbone, the ids are already right.
+    Only passes of a thread where `is_active`. Both the model and its backbone may be called; when the model calls its
+    backbone, the ids are already right. With `counting`, a row's positions count its real tokens; without, padding too.
     """
     inside = 0
     # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
@@ -46,14 +62,15 @@ def positioned(model: nn.Module, backbone: nn.Module, layout: Layout, *, occupie
         if inside > 1:
             return None
         given = signatures[module].bind_partial(*arguments, **options).arguments
-        return _filled(given, arguments, options, occupied, layout)
+        return _filled(given if counting else {**given, "attention_mask": None}, arguments, options, occupied, layout)
 
     def leave(module: nn.Module, *_: Any) -> None:
         nonlocal inside
         inside -= module in signatures
 
-    hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
-    hooks += [module.register_forward_hook(leave, always_call=True) for module in modules]
+    first, last = Hook(enter, is_active), Hook(leave, is_active)
+    hooks = [module.register_forward_pre_hook(first, with_kwargs=True) for module in modules]
+    hooks += [module.register_forward_hook(last, always_call=True) for module in modules]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ Rows are padded here, not by the tokenizer, so that calls leave no trace in it. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +128,16 @@ def chat_text(host: Host, text: str, system: str | None) -> str:
     messages = [{"role": "user", "content": text}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
+    return _shown(host, messages, answers=True)
+
+
+def message_tokens(host: Host, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of whole messages in the tokenizer's chat template; HostError as for `chat_text`."""
+    return tokens(host, _shown(host, messages, answers=False), special=False)
+
+
+def _shown(host: Host, messages: Sequence[Mapping[str, str]], *, answers: bool) -> str:
+    """The messages in the chat template; with `answers`, up to where the assistant's answer begins."""
     if not getattr(host.tokenizer, "chat_template", None):
         raise HostError(
             "This base model has no chat template.",
@@ -136,11 +146,11 @@ def chat_text(host: Host, text: str, system: str | None) -> str:
             fix="Remove chat from [model], or name an instruction-tuned base model.",
         )
     try:
-        shown = host.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        shown = host.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answers)
     except (TemplateError, TypeError, ValueError, LookupError) as error:
         raise HostError(
             "The base model's chat template refuses the messages.",
-            expected=" and ".join(message["role"] for message in messages) + " messages",
+            expected=" and ".join(str(message.get("role")) for message in messages)[:200] + " messages",
             found=f"{type(error).__name__}: {error}"[:200],
             fix="Leave system out of [model] if the template knows no system text, or remove chat.",
         ) from error

@@ -8,14 +8,15 @@ minimises sum_q | p_q D + step g_q |^2 + ridge |D|^2 is
 
 one pass gives the sums, one backward pass gives G at all sites. The values that D is added to are solved likewise, to
 leave the output as it is without the prefix: sum_q | p_q V - m_q o_q |^2 with m_q the prefix's share and o_q the
-context's own output, so that the start is near the bare model and not a damped one. The step is found by trying.
+context's own output, so that the start is near the bare model and not a damped one. The step is found on the way: each
+round's pass judges the move of the round before, so that a round costs what a step of the fit does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,16 +25,18 @@ from foreword.engine.assignment import SiteTensors
 from foreword.engine.reading import Seen
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.fittable import Problem
-from foreword.tuning.resize import Sums, context_out, shares
+from foreword.tuning.gradient import halved_part, is_out_of_memory
+from foreword.tuning.resize import Sums, Texts, context_out, shares
 from foreword.tuning.start_texts import Material, judges
 
-ROUNDS = 2
-# Steps tried in a round: the first moves the output of the site that moves most by this share of the size of what the
-# values that change least give there. Then longer ones as long as they are better, or shorter ones until one is.
-FIRST_MOVE, GROWTH, SHRINKING, TRIALS = 0.1, 2.0, 1 / 8, 4
-# Examples whose loss is differentiated and tried: with twice as many the start is better, and the same time spent on
-# steps better still (benchmarks/tuning/starts). And how many are read at once.
-EXAMPLES, PART = 48, 16
+T = TypeVar("T")
+
+# Examples that are differentiated and judged by, the same in each round, and tokens of each that the sums are over.
+EXAMPLES, TOKENS = 16, 1024
+# The first move shifts the output of the site that moves most by this share of the size of what the values that change
+# least give there. A move that lowers the loss is followed by one so many times as long; one that does not is taken
+# back, and tried again at a quarter. All were chosen on small models' tasks (benchmarks/LOG.md).
+ROUNDS, FIRST_MOVE, GROWTH, SHRINKING = 5, 0.2, 2.0, 1 / 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Solved:
     """How it went. `losses`: mean loss of the zero values, of those that change least, and at the end.
 
     `moves` are the steps of the rounds, as relative moves of the output of the site that moves most, and `judged` the
-    losses of the examples that judged them. `forwards` and `backwards` count passes over one example. Times are
-    left out: what is told of a fit is the same each time that it is made.
+    losses after each. `forwards` and `backwards` count passes over one example. Times are left out: what is told of a
+    fit is the same each time that it is made.
     """
 
     losses: tuple[float, float, float]
@@ -55,31 +58,41 @@ class Solved:
         return asdict(self)
 
 
-def solve(adaptation: FittedPrefix, problem: Problem, material: Material, *, rounds: int = ROUNDS) -> Solved:
+def solve(
+    adaptation: FittedPrefix,
+    problem: Problem,
+    material: Material,
+    *,
+    rounds: int = ROUNDS,
+    part: int | None = None,
+) -> Solved:
     """Put solved values beside the keys that `adaptation` has, and tell how the loss went: it never ends higher.
 
-    What the problem remembers is afterwards what it was before.
+    `part` is how many examples are computed at once, None for all; it is halved when they do not fit into memory. What
+    the problem remembers is afterwards what it was before. FitError when not even one example fits.
     """
-    host, texts = adaptation.host, judges(adaptation.host, material)
+    host, texts = adaptation.host, _shortened(judges(adaptation.host, material))
     sums = Sums.over(host, texts, adaptation.tensors, lambda seen: _own_share(seen, adaptation.tensors[seen.site]))
-    trial = _Trial(adaptation, problem)
-    best, losses = trial.values(), [trial.loss(trial.indices)]
-    neutral = {site: sums[site].values(anchor=torch.zeros_like(values)) for site, values in best.items()}
+    trial = _Trial(adaptation, problem, part or EXAMPLES)
+    zero = trial.values()
+    before = trial.loss()
+    neutral = {site: sums[site].values(anchor=torch.zeros_like(values)) for site, values in zero.items()}
     sizes = {site: _size(sums[site], values) for site, values in neutral.items()}
     trial.put(neutral)
-    best, loss = trial.better(best, losses[-1])
-    losses.append(loss)
-    found = [_round(trial, sums, sizes, trial.halves(number)) for number in range(rounds)]
-    best, loss = trial.better(best, losses[-1])
-    losses.append(loss)
+    moves, judged = _descend(trial, sums, sizes, rounds)
+    after = min(judged)
+    if not after <= before:
+        trial.put(zero)
+        after = before
     problem.remember(trial.memory)
-    return Solved(
-        (losses[0], losses[1], losses[2]),
-        tuple(move for move, _ in found),
-        tuple(loss for _, loss in found),
-        trial.forwards + len(texts.rows),
-        trial.backwards,
-    )
+    forwards = trial.forwards + len(texts.rows)
+    return Solved((before, judged[0], after), moves, judged[1:], forwards, trial.backwards)
+
+
+def _shortened(texts: Texts) -> Texts:
+    """As many texts as there are examples, each cut to TOKENS."""
+    rows, answers = ([row[:TOKENS] for row in part[:EXAMPLES]] for part in (texts.rows, texts.answers))
+    return Texts(rows, answers)
 
 
 def _own_share(seen: Seen, prefix: SiteTensors) -> Tensor:
@@ -87,44 +100,33 @@ def _own_share(seen: Seen, prefix: SiteTensors) -> Tensor:
     return shares(seen, prefix).sum(dim=-1, keepdim=True) * context_out(seen)
 
 
-def _round(
-    trial: _Trial, sums: Mapping[str, Sums], sizes: Mapping[str, float], halves: tuple[list[int], list[int]]
-) -> tuple[float, float]:
-    """One refreshed gradient, of one half of the examples, and the best step along its solution for the other half.
-
-    (relative move of the site that moves most, loss of the other half)
-    """
-    mine, others = halves
-    start, slopes, loss = trial.values(), trial.slopes(mine), trial.loss(others)
-    ways = {site: -sums[site].solved(slope) for site, slope in slopes.items()}
-    fastest = max(_size(sums[site], way) / sizes[site] for site, way in ways.items())
-    if not fastest > 0:
-        return 0.0, loss
-
-    def tried(move: float) -> float:
-        trial.put({site: start[site] + move / fastest * way for site, way in ways.items()})
-        return trial.loss(others)
-
-    move, loss = _best_move(tried, loss)
-    trial.put({site: start[site] + move / fastest * way for site, way in ways.items()})
-    return move, loss
-
-
-def _best_move(tried: Callable[[float], float], loss: float) -> tuple[float, float]:
-    """The move with the lowest loss of at most TRIALS, and that loss; (0, `loss`) when none is below `loss`."""
-    best, move = 0.0, FIRST_MOVE
-    for _ in range(TRIALS):
-        found = tried(move)
+def _descend(
+    trial: _Trial, sums: Mapping[str, Sums], sizes: Mapping[str, float], rounds: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The moves of the rounds, and the loss before the first and after each; the best values stay."""
+    loss, slopes = trial.slopes()
+    best, way = trial.values(), _way(sums, sizes, slopes)
+    move, moves, judged = FIRST_MOVE, list[float](), [loss]
+    while way and len(moves) < rounds:
+        trial.put({site: best[site] + move * way[site] for site in best})
+        moves.append(move)
+        is_last = len(moves) == rounds
+        found, slopes = (trial.loss(), {}) if is_last else trial.slopes()
+        judged.append(found)
         if found < loss:
-            best, loss = move, found
-            if move < FIRST_MOVE:  # longer ones were worse
-                break
-            move *= GROWTH
-        elif best:
-            break
+            best, loss, move = trial.values(), found, move * GROWTH
+            way = _way(sums, sizes, slopes)
         else:
             move *= SHRINKING
-    return best, loss
+    trial.put(best)
+    return tuple(moves), tuple(judged)
+
+
+def _way(sums: Mapping[str, Sums], sizes: Mapping[str, float], slopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The solved change of the values whose site that moves most moves by its size; empty when there is no slope."""
+    ways = {site: -sums[site].solved(slope) for site, slope in slopes.items()}
+    fastest = max((_size(sums[site], way) / sizes[site] for site, way in ways.items()), default=0.0)
+    return {site: way / fastest for site, way in ways.items()} if fastest > 0 else {}
 
 
 def _size(sums: Sums, values: Tensor) -> float:
@@ -135,51 +137,57 @@ def _size(sums: Sums, values: Tensor) -> float:
 class _Trial:
     """The loss at the values that are in the adaptation, counted."""
 
-    def __init__(self, adaptation: FittedPrefix, problem: Problem) -> None:
-        self.adaptation, self.problem = adaptation, problem
+    def __init__(self, adaptation: FittedPrefix, problem: Problem, part: int) -> None:
+        self.adaptation, self.problem, self.part = adaptation, problem, part
         stride = max(1, problem.examples // EXAMPLES)
         self.indices = list(range(0, problem.examples, stride))[:EXAMPLES]
         self.memory = problem.memory()
         self.forwards = self.backwards = 0
 
-    def halves(self, number: int) -> tuple[list[int], list[int]]:
-        """The examples that round `number` differentiates, and those that judge its step; they change places."""
-        first, second = self.indices[number % 2 :: 2], self.indices[1 - number % 2 :: 2]
-        return (first, second) if second else (first, first)
+    def loss(self) -> float:
+        return self._in_parts(self._loss)
 
-    def loss(self, indices: list[int]) -> float:
-        with torch.no_grad():
-            return sum(float(part) for part in self._parts(indices))
+    def slopes(self) -> tuple[float, dict[str, Tensor]]:
+        """The loss, and its gradient in the values at every site."""
+        return self._in_parts(self._slopes)
 
-    def slopes(self, indices: list[int]) -> dict[str, Tensor]:
-        """The loss's gradient in the values at every site."""
-        tensors = self.adaptation.tensors
-        found = {site: torch.zeros_like(each.values) for site, each in tensors.items()}
-        for part in self._parts(indices):
+    def _in_parts(self, computed: Callable[[], T]) -> T:
+        """What `computed` gives, in parts that fit into memory."""
+        while True:
+            try:
+                return computed()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.part = halved_part(min(self.part, len(self.indices)), error)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _loss(self) -> float:
+        # Gradients stay on, as in a step: without them `Recomputed` gives another loss.
+        return sum(float(loss.detach()) for loss in self._losses())
+
+    def _slopes(self) -> tuple[float, dict[str, Tensor]]:
+        values = {site: each.values for site, each in self.adaptation.tensors.items()}
+        found, total = {site: torch.zeros_like(value) for site, value in values.items()}, 0.0
+        for loss in self._losses():
             # Features alone never reach a decoder's sites: these have no slope.
-            gradients = torch.autograd.grad(part, [each.values for each in tensors.values()], allow_unused=True)
-            for site, gradient in zip(tensors, gradients, strict=True):
+            gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+            total += float(loss.detach())
+            for site, gradient in zip(values, gradients, strict=True):
                 if gradient is not None:
                     found[site] += gradient
-        self.backwards += len(indices)
-        return found
+        self.backwards += len(self.indices)
+        return total, found
 
-    def _parts(self, indices: list[int]) -> Iterator[Tensor]:
+    def _losses(self) -> Iterator[Tensor]:
         """The parts of the mean loss; what an objective remembers of other values is forgotten first."""
         self.problem.remember(self.memory)
-        whole = self.problem.weight(indices)
-        for start in range(0, len(indices), PART):
-            part = indices[start : start + PART]
+        whole = self.problem.weight(self.indices)
+        for start in range(0, len(self.indices), self.part):
+            part = self.indices[start : start + self.part]
             yield self.problem.loss(part, 0) * (self.problem.weight(part) / whole)
-        self.forwards += len(indices)
-
-    def better(self, before: dict[str, Tensor], loss: float) -> tuple[dict[str, Tensor], float]:
-        """The present values and their loss; those of before, put back, when they had a lower one."""
-        found = self.loss(self.indices)
-        if found <= loss:
-            return self.values(), found
-        self.put(before)
-        return before, loss
+        self.forwards += len(self.indices)
 
     def values(self) -> dict[str, Tensor]:
         return {site: found.values.detach().clone() for site, found in self.adaptation.tensors.items()}

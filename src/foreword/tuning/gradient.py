@@ -54,7 +54,7 @@ class Gradient:
             try:
                 return self._by_parts(indices, step, optimizer)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._halve(error, len(self.devices.share(indices)))
             if torch.cuda.is_available():
@@ -91,17 +91,22 @@ class Gradient:
 
     def _halve(self, error: BaseException, whole: int) -> None:
         size = min(self.part or whole, whole)
-        if size <= 1:
-            raise FitError(
-                "Not even one example fits into memory.",
-                expected="memory for one forward and backward pass",
-                found=str(error).splitlines()[0][:200],
-                fix="Shorten the inputs (max_input_tokens), fit with checkpointing, or use a smaller base model.",
-            ) from error
-        self.part = size // 2
-        self.notice(f"a batch of {size} does not fit into memory: read in parts of {size // 2}")
+        self.part = halved_part(size, error)
+        self.notice(f"a batch of {size} does not fit into memory: read in parts of {self.part}")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def halved_part(size: int, error: BaseException) -> int:
+    """Half of a part that did not fit into memory, as `error` says; FitError when it was a single example."""
+    if size <= 1:
+        raise FitError(
+            "Not even one example fits into memory.",
+            expected="memory for one forward and backward pass",
+            found=str(error).splitlines()[0][:200],
+            fix="Shorten the inputs (max_input_tokens), fit with checkpointing, or use a smaller base model.",
+        ) from error
+    return size // 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: CUDA has a class for it, the CPU's allocator a sentence."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

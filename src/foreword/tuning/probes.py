@@ -191,8 +191,8 @@ def _with_demonstrations(bench: Workbench) -> float | None:
 
 
 def _prefix(bench: Workbench, seed: int) -> float:
-    """The loss after a short fit of a prefix with its defaults."""
-    settings = PrefixSettings(positions=POSITIONS)
+    """The loss after a short fit of a prefix with its defaults, but from zero values: the rule was made with these."""
+    settings = PrefixSettings(positions=POSITIONS, start="zero")
     adaptation = FittedPrefix(bench.host, positions=POSITIONS, seed=seed)
     try:
         predictor, objective = _problem(bench, adaptation)

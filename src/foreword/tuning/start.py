@@ -25,8 +25,9 @@ from foreword.tuning.resize import lengthened, shortened
 from foreword.tuning.start_texts import Material, judges, lacks, pooled, texts_for
 from foreword.tuning.starts import STARTS
 
-# Zero values, begun quietly: the closed form is ahead of them before the first step and no longer after the eighth, and
-# takes the time of some ten (benchmarks/LOG.md); demonstrations can lock a model into what they show.
+# Zero values, begun quietly. The closed form takes the time of six steps of 16 examples: it is ahead before the first
+# step and for some steps after it, but ended lower where a causal model writes of real text (benchmarks/LOG.md).
+# Demonstrations can lock a model into what they show.
 AUTO = "zero"
 # Normal values of a "random" start: the standard deviation that the common library draws its own with is 1, after which
 # fits go worst of all (ANCHORS 2.: 18.6 against 35.8 from zero); this small they do not drown the context.

@@ -98,7 +98,12 @@ def _on_grid(grid: GridProblem, request: Request) -> Candidate | Obstacle:
     if request.positions is not None:
         return grid.best_of(request.positions)
     found, least = shortest(
-        grid.attempt, request.is_met_by, grid.sizes, dimension=grid.dimension, goal=request.tolerance or 0.0
+        grid.attempt,
+        request.is_met_by,
+        grid.sizes,
+        dimension=grid.dimension,
+        goal=request.tolerance or 0.0,
+        is_over=request.is_over,
     )
     return too_rough(request, grid.sizes[-1], least) if found is None else grid.trimmed(found)
 
@@ -167,7 +172,13 @@ class _Gates:
             line = self._with(LONGEST_LINE // 2, "line")
             if self.request.is_met_by(line.error):
                 counts = range(2, LONGEST_LINE // 2 + 1)
-                return shortest(lambda count: self._with(count, "line"), self.request.is_met_by, counts)[0] or line
+                found, _ = shortest(
+                    lambda count: self._with(count, "line"),
+                    self.request.is_met_by,
+                    counts,
+                    is_over=self.request.is_over,
+                )
+                return found or line
         d = self.domain.dimension
         sizes = sizes_between(FEWEST, most, 1.07 if d == 1 else 1.16)
         if self._has_grid:
@@ -179,6 +190,7 @@ class _Gates:
             sizes,
             dimension=d,
             goal=goal,
+            is_over=self.request.is_over,
         )
         return too_rough(self.request, DENSE_LIMIT, least) if found is None else found
 
@@ -198,7 +210,8 @@ class _Gates:
             seen[shape.tobytes()] = candidate = self._solve(count, beside, shape)
             return candidate.error
 
-        self.shapes[beside] = tuned(error, starts, steps=4 if is_long else 24 if len(starts[0]) > 1 else 8)[0].tolist()
+        steps = 4 if is_long else 24 if len(starts[0]) > 1 else 8
+        self.shapes[beside] = tuned(error, starts, steps=steps, is_over=self.request.is_over)[0].tolist()
         return min(seen.values(), key=lambda candidate: candidate.error)
 
     def _solve(self, count: int, beside: str, shape: Floats) -> Candidate:

@@ -6,6 +6,8 @@ It proves nothing, but for the a-priori bound of `nearest`; that is `proof.py`. 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ UNSEEN = 20_000  # points at which a draft's error is reported
 SELECTED = 4_000  # other points, at which a construction chooses among its candidates
 WORK = 200_000_000  # weights that one report of an error may take: fewer points for a very long prefix
 BLOCK = 1 << 23  # weights in memory at once, 64 MB
+OUT_OF_TIME = "time"  # the code of the obstacle that no more time was left
 
 
 @dataclass(frozen=True)
@@ -60,24 +63,40 @@ class Request:
     """What a draft should be: at most `positions` long and as good as possible, or as short as `tolerance` allows.
 
     Of both, `positions` is the length and `tolerance` tells when there is no use in doing better. No value's magnitude
-    is above `value_limit`, except where the target itself comes near to it: then twice the target's.
+    is above `value_limit`, except where the target itself comes near to it: then twice the target's. From `until` on
+    (perf_counter) a draft is to end with what it has.
     """
 
     positions: int | None
     tolerance: float | None
     value_limit: float = 10.0
+    until: float = math.inf
 
     def limit_for(self, wanted: Floats) -> float:
         """The largest magnitude of a value, given the target's values `(batch, output)`."""
         return max(self.value_limit, 2.0 * float(np.abs(wanted).max()))
+
+    def is_over(self) -> bool:
+        """Whether the time for drafts is up: then nothing more is tried."""
+        return time.perf_counter() >= self.until
 
     def is_met_by(self, sampled: float) -> bool:
         """Whether so small an error at sampled points leaves room for a proof of the tolerance."""
         return self.tolerance is not None and HEADROOM * sampled <= self.tolerance
 
 
+def out_of_time(what: str, least: float) -> Obstacle:
+    """A draft that ended for want of time: what it did not reach so far, and the least error that was met."""
+    return Obstacle(
+        OUT_OF_TIME,
+        f"{what} in the time for drafts.",
+        f"largest error {least:.2g}",
+        "Give it more seconds, or ask for a tolerance above the error that was found.",
+    )
+
+
 class Construction(Protocol):
-    """One way of making a prefix; final, one file each."""
+    """One way of making a prefix; final, one file each. It looks at the request's clock between any two tries."""
 
     @property
     def name(self) -> str: ...

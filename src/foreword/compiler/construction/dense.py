@@ -59,13 +59,16 @@ class DenseProblem:
             return seen[shape].error
 
         cheap, dear = STEPS[len(starts[0])]
-        tuned(error, starts, steps=cheap if count <= CHEAP else dear if count <= DEAREST else 0)
+        steps = cheap if count <= CHEAP else dear if count <= DEAREST else 0
+        tuned(error, starts, steps=steps, is_over=self.request.is_over)
         self.shape = best = min(seen, key=lambda key: seen[key].error)
         return min(seen[best], self._solve(points, best, rounds=LAWSON), key=error_of)
 
     def best_of(self, count: int) -> Candidate:
         """The best of a few placements of that size, each with its shape."""
         best = self.attempt(count)
+        if self.request.is_over():
+            return best
         best = self.attempt(count) if count > CHEAP else best  # around the first one's best
         again = self.placement.relaxed(self.placement.points(count))
         if again is not None and self.shape is not None:

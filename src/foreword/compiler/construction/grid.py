@@ -87,6 +87,8 @@ class GridProblem:
         even = max(1, int(count ** (1 / self.dimension) + 1e-9))
         best = self._with(self._grown([min(even, most) for most in self._most], count))
         for _ in range(2):
+            if self.request.is_over():
+                break
             lean = self.trimmed(best, best.error * 1.1)
             grown = self._grown(list(lean.notes["counts"]), count)
             again = self._with(grown) if grown != best.notes["counts"] else best
@@ -103,7 +105,7 @@ class GridProblem:
 
         for axis in range(self.dimension if self.dimension > 1 else 0):
             low, high = 0, candidate.notes["counts"][axis]
-            while high - low > 1:
+            while high - low > 1 and not self.request.is_over():
                 middle = (low + high) // 2
                 counts = list(candidate.notes["counts"])
                 counts[axis] = middle
@@ -140,7 +142,8 @@ class GridProblem:
         starts: list[Sequence[float]] = [self.shape] if self.shape is not None else []
         if not starts:
             starts = [(*even, *edge) for even in SMOOTH[1:4] for edge in GRADED] if has_kinks else list(SMOOTH)
-        best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps)
+        is_over = self.request.is_over
+        best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps, is_over=is_over)
         self.shape = best.tolist()
         axes, values, error = self._solve(counts, best)
         names = ("reach", "overlap", "kink_scale", "kink_overlap", "kink_reach")

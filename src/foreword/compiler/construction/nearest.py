@@ -26,6 +26,7 @@ from foreword.compiler.construction.contract import (
     Request,
     Sampled,
     gaussian_head,
+    out_of_time,
     unseen,
 )
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
@@ -110,7 +111,7 @@ class Nearest:
         chosen = Sampled.at(domain.sample(SELECTED // 2, rng), target, chart)
         count, best = request.positions or 32, math.inf
         longest = min(LIMIT // 4, self.most or LIMIT)
-        while count <= longest or request.positions is not None:
+        while (count <= longest and not request.is_over()) or request.positions is not None:
             net = net_of_at_most(domain, count)
             values = target.evaluate(net.points)
             heads = {
@@ -127,6 +128,8 @@ class Nearest:
                     head, chart, self.name, None, unseen(target, domain, chart, head.positions).worst(head), notes
                 )
             count = math.ceil(count * 1.5)
+        if request.is_over():
+            return out_of_time(f"Soft nearest neighbours do not meet {request.tolerance:g}", best)
         return Obstacle(
             "length",
             f"Soft nearest neighbours do not meet {request.tolerance:g} within {longest:,} positions.",

@@ -60,7 +60,7 @@ class OffNet:
         """The best of at most `count` positions: all on the net, all polished, or a part of them."""
         best = self.improved(self.problem.best_of(count))
         for size in self._parts(count):
-            if best.error <= EXACT * float(np.abs(self.fitted.values).max()):
+            if best.error <= EXACT * float(np.abs(self.fitted.values).max()) or self.problem.request.is_over():
                 break
             small = self._small(size)
             if small.error > HOPELESS * best.error:
@@ -70,10 +70,11 @@ class OffNet:
 
     def shortest(self, request: Request, most: float) -> Candidate | None:
         """A short one, of fewer than `most` positions, that meets the tolerance where none on a net does; or None."""
-        made = [self._small(size) for size in reversed(self._parts(MOST_EXTENDED)) if size < most]
+        parts = [size for size in reversed(self._parts(MOST_EXTENDED)) if size < most]
+        made = [self._small(size) for size in parts if not request.is_over()]
         near = [small for small in made if small.error <= PROMISING * (request.tolerance or 0.0)]
         sizes = [size for size in (MOST_EXTENDED // 2, MOST_EXTENDED) if size < most]
-        longer = (self._extended(small, size) for size in sizes for small in near)
+        longer = (self._extended(small, size) for size in sizes for small in near if not request.is_over())
         return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
 
     def shortened(self, candidate: Candidate, request: Request) -> Candidate:
@@ -83,7 +84,7 @@ class OffNet:
         least = min(LEAST_SHARE * candidate.head.positions, PARTS[-1] * most)
         sizes = [size for size in self.problem.sizes if least <= size <= most]
         low, high = -1, len(sizes)
-        while high - low > 1:
+        while high - low > 1 and not request.is_over():
             middle = (low + high) // 2
             made = self.improved(self.problem.attempt(sizes[middle]))
             if request.is_met_by(made.error):
@@ -100,10 +101,11 @@ class OffNet:
         queries, wanted = self.fitted.queries[rows], self.fitted.values[rows]
         if count > MOST_PARAMETERS or outputs > LEVELLED_OUTPUTS or len(queries) < 2 * count // outputs:
             return candidate
-        if candidate.error <= EXACT * float(np.abs(wanted).max()):
+        request = self.problem.request
+        if candidate.error <= EXACT * float(np.abs(wanted).max()) or request.is_over():
             return candidate
-        limit, goal = self.problem.limit, MARGIN * (self.problem.request.tolerance or 0.0)
-        head = polished(candidate.head, queries, wanted, limit, goal)
+        limit, goal = self.problem.limit, MARGIN * (request.tolerance or 0.0)
+        head = polished(candidate.head, queries, wanted, limit, goal, is_over=request.is_over)
         factors = Factors.of(head.weights(queries))
         start = bounded(factors, wanted, limit)
         kept = np.clip(head.values, -limit, limit)

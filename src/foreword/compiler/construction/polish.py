@@ -8,12 +8,14 @@ for short prefixes, whose evenly placed keys are far from the best ones; a long 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from foreword.compiler.construction.search import never
 from foreword.compiler.head import Head
 
 Floats = NDArray[np.float64]
@@ -71,11 +73,19 @@ def parameters(positions: int, width: int, outputs: int) -> int:
     return positions * (width + 1 + outputs)
 
 
-def polished(head: Head, queries: Floats, wanted: Floats, limit: float, goal: float = 0.0) -> Head:
+def polished(
+    head: Head,
+    queries: Floats,
+    wanted: Floats,
+    limit: float,
+    goal: float = 0.0,
+    *,
+    is_over: Callable[[], bool] = never,
+) -> Head:
     """A head of a smaller error at the samples `queries` `(sample, q)`, `wanted` `(sample, output)`, as a rule.
 
-    It is as good as it gets in its steps, or has an error below `goal`. Values may exceed the limit slightly: solve for
-    them again, at these keys and biases.
+    It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal`. Values may exceed the
+    limit slightly: solve for them again, at these keys and biases.
     """
     problem = _Problem(queries, wanted, SPARED * limit)
     weights = np.ones(len(queries))
@@ -86,6 +96,8 @@ def polished(head: Head, queries: Floats, wanted: Floats, limit: float, goal: fl
         head, damping = _descended(problem, head, weights, damping, math.ceil(steps / (SWEEPS * PARTS)))
         error = np.abs(head.evaluate(queries, block=len(queries)) - wanted).max(axis=1)
         if error.max() < goal and np.abs(head.values).max() <= limit:
+            break
+        if is_over():
             break
         if sweep % PARTS < PARTS - 1:
             continue

@@ -19,6 +19,7 @@ from foreword.compiler.head import Head
 
 REFINEMENTS = 2  # tries between the last size that failed and the first that succeeded
 HOPELESS = 100.0  # an extrapolated error that many times the goal ends a search
+OUT_OF_TIME = 1e4  # the logarithm of an error that was not computed: above every one that was
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Candidate:
     notes: dict[str, Any]
 
 
+def never() -> bool:
+    """False: a search without a clock."""
+    return False
+
+
 def shortest(
     attempt: Callable[[int], Candidate],
     succeeds: Callable[[float], bool],
@@ -37,12 +43,13 @@ def shortest(
     *,
     dimension: int = 1,
     goal: float = 0.0,
+    is_over: Callable[[], bool] = never,
 ) -> tuple[Candidate | None, float]:
     """The candidate of the smallest of the rising `sizes` that succeeds, and the least error that was met.
 
     Every fourth size is tried until one succeeds, then the sizes between by bisection, then a few that are not listed.
     With a `goal`, the search is given up when the last errors, falling on exponentially in size^(1/dimension), would
-    miss it by far.
+    miss it by far; so it is, after the first try, when `is_over`.
     """
     tried: dict[int, Candidate] = {}
 
@@ -53,6 +60,8 @@ def shortest(
 
     high = None
     for index in [*range(0, len(sizes) - 1, 4), len(sizes) - 1]:
+        if tried and is_over():
+            break
         if works(index):
             high = index
             break
@@ -62,7 +71,7 @@ def shortest(
             break
     if high is not None:
         low = max((index for index in tried if index < high), default=-1)
-        while high - low > 1:
+        while high - low > 1 and not is_over():
             middle = (low + high) // 2
             low, high = (low, middle) if works(middle) else (middle, high)
     least = min(candidate.error for candidate in tried.values())
@@ -71,7 +80,7 @@ def shortest(
     best, size, fails = tried[high], sizes[high], sizes[low] if low >= 0 else sizes[high]
     for _ in range(REFINEMENTS):
         middle = (fails + size) // 2
-        if middle in (fails, size):
+        if middle in (fails, size) or is_over():
             break
         found = attempt(middle)
         best, size, fails = (found, middle, fails) if succeeds(found.error) else (best, size, middle)
@@ -103,17 +112,24 @@ def sizes_between(first: int, last: int, growth: float) -> list[int]:
 
 
 def tuned(
-    error: Callable[[Floats], float], starts: Sequence[Sequence[float]], *, steps: int, width: float = 0.25
+    error: Callable[[Floats], float],
+    starts: Sequence[Sequence[float]],
+    *,
+    steps: int,
+    width: float = 0.25,
+    is_over: Callable[[], bool] = never,
 ) -> tuple[Floats, float]:
     """Positive parameters `(parameter,)` of small error: the best start, improved by `steps` tries (Nelder-Mead).
 
-    The search is over logarithms; `width` is its first step there.
+    The search is over logarithms; `width` is its first step there. When `is_over`, it ends with the best so far.
     """
     seen: dict[bytes, float] = {}
 
     def height(logarithms: Floats) -> float:
         key = logarithms.tobytes()
         if key not in seen:
+            if seen and is_over():
+                return OUT_OF_TIME
             found = error(np.exp(logarithms))
             seen[key] = math.log(max(found, 1e-300)) if math.isfinite(found) else 1e3
         return seen[key]

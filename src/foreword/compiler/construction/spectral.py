@@ -15,7 +15,16 @@ import numpy as np
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
-from foreword.compiler.construction.contract import SELECTED, Draft, Obstacle, Request, Sampled, near_sides, unseen
+from foreword.compiler.construction.contract import (
+    SELECTED,
+    Draft,
+    Obstacle,
+    Request,
+    Sampled,
+    near_sides,
+    out_of_time,
+    unseen,
+)
 from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
@@ -24,6 +33,7 @@ from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate, shortest
 from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
 PROBED = 96  # positions of the prefixes by which a placement is chosen
@@ -38,6 +48,9 @@ class Spectral:
 
     def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`."""
+        constant = _constant(target, domain, request)
+        if constant is not None:
+            return constant
         reductions = Reduction.all_of(target, domain, request)
         inner = reductions[0].drafted(self, request, rng, []) if reductions else None
         if inner is None:
@@ -69,6 +82,18 @@ class Spectral:
         if reduction is not None:
             head, notes = reduction.lifted(head), {**notes, **reduction.notes}
         return Draft(head, chart, self.name, None, unseen(target, domain, chart, head.positions).worst(head), notes)
+
+
+def _constant(target: Target, domain: Domain, request: Request) -> Draft | None:
+    """One position with the middle of the target's values, where that is all that a tolerance asks for."""
+    chart = chart_of(domain)
+    judged = unseen(target, domain, chart, 1)
+    middle = (judged.values.max(axis=0) / 2 + judged.values.min(axis=0) / 2)[None]
+    head = Head(np.zeros((1, chart.width)), np.zeros(1), middle)
+    sampled = judged.worst(head)
+    if request.positions is not None or not request.is_met_by(sampled):
+        return None
+    return Draft(head, chart, Spectral.name, None, sampled, {"constant": True})
 
 
 def _preferred(request: Request, one: Draft | Obstacle, other: Draft | Obstacle) -> Draft | Obstacle:
@@ -137,13 +162,15 @@ def _within(
             sizes,
             dimension=problem.dimension,
             goal=request.tolerance or 0.0,
+            is_over=request.is_over,
         )
         return None if found is None else off_net.shortened(problem.trimmed(found), request), least
 
     first = [size for size in sizes if isinstance(problem, GridProblem) or size <= MOST_EXTENDED] or sizes
     made, least = even(first)
     made = off_net.shortest(request, sizes[-1] + 1) if made is None else made
-    return even(sizes[len(first) :]) if made is None and len(first) < len(sizes) else (made, least)
+    is_done = made is not None or len(first) == len(sizes) or request.is_over()
+    return (made, least) if is_done else even(sizes[len(first) :])
 
 
 def _fit_points(domain: Sphere | Cube, count: int, is_reduced: bool, rng: np.random.Generator) -> Floats:
@@ -164,7 +191,9 @@ def _to_sides(domain: Sphere | Cube, points: Floats, is_reduced: bool, rng: np.r
 
 
 def too_rough(request: Request, largest: int, least: float) -> Obstacle:
-    """No length meets the tolerance."""
+    """No length meets the tolerance, or none that was tried before time was up."""
+    if request.is_over():
+        return out_of_time(f"Solved values do not meet {request.tolerance:g}", least)
     return Obstacle(
         "length",
         f"Solved values do not meet {request.tolerance:g} within {largest:,} positions.",

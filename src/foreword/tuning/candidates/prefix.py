@@ -20,6 +20,7 @@ from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor
+from foreword.tuning.recomputed import Recomputed
 from foreword.tuning.room import check_room
 from foreword.tuning.start import SILENT, cut, first_values, start_for
 from foreword.tuning.start_texts import Example, Material, judges
@@ -90,7 +91,10 @@ def put_first_values(
     objective.hide(masked_positions(first.own or None, settings.leave_one_out))
     shares = [round(each.share, 4) for each in found.values()]
     told = {"name": first.name, **first.details, "shares": shares}
-    return told if name != "closed-form" or is_kept else told | solve(adaptation, objective, material).as_dict()
+    if name != "closed-form" or is_kept:
+        return told
+    problem = Recomputed(objective, host, adaptation.recomputed) if settings.checkpointing else objective
+    return told | solve(adaptation, problem, material, part=settings.part).as_dict()
 
 
 def material_for(
