@@ -127,7 +127,7 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     told = json.loads(json.dumps(found.as_dict()))
     assert told["advice"] == ADVICE[found.verdict]
     # By the rule of this kind of task, and with its rates: those of written answers are not those of labels.
-    rule = Calibration.load(kind)
+    rule = Calibration.load(kind, host.role)
     assert (found.works, found.prefix) == (rule.works.of(probes.features), rule.prefix.of(probes.features))
     if host.role in rule.roles:
         assert found.error_rate == ErrorRate.of(rule.prefix_right, rule.pairs)
@@ -187,31 +187,34 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
         assert "not measured" in found.reliability
 
 
-@pytest.mark.parametrize(("kind", "bases", "least"), [("generate", "y", 20), ("classify", "b", 10)])
+@pytest.mark.parametrize(
+    ("kind", "role", "bases", "least"),
+    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "b", 10)],
+)
 def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
-    kind: Literal["generate", "classify"], bases: str, least: int
+    kind: Literal["generate", "classify"], role: str, bases: str, least: int
 ) -> None:
-    place = Path(fw.__file__).parent / "tuning" / "calibration" / f"foretelling-{kind}.json"
+    place = Path(fw.__file__).parent / "tuning" / "calibration" / f"foretelling-{kind}-{role}.json"
     told = json.loads(place.read_text())
     cases = told["record"]["settings"]["cases"]
     assert {case["pair"][0] for case in cases} == {bases}  # the names of the validation part's bases
     assert told["validation"]["pairs"] == len(cases) >= least
     assert told["validation"]["right"] == sum(case["said"] == case["truth"] for case in cases)
-    rule = Calibration.load(kind)
+    rule = Calibration.load(kind, role)
+    assert rule.roles == (role,)
     assert (rule.pairs, rule.right) == (len(cases), told["validation"]["right"])
     prefix_right = sum((case["said"] == "prefix") == (case["truth"] == "prefix") for case in cases)
     assert rule.prefix_right == told["validation"]["prefix_right"] == prefix_right
 
 
 def test_no_error_rate_is_stated_for_models_that_none_was_measured_on() -> None:
+    measured = {("generate", "causal"), ("classify", "causal"), ("classify", "encoder")}
     kinds: tuple[Literal["generate", "classify"], ...] = ("generate", "classify")
     for kind in kinds:
-        rule = Calibration.load(kind)
-        assert judged(probes_with(), rule, role="causal", kind=kind, required=0.7).error_rate is not None
-        for role in ("encoder", "encoder-decoder"):
-            found = judged(probes_with(), rule, role=role, kind=kind, required=0.7)
-            assert found.error_rate is None
-            assert "not measured" in found.reliability
+        for role in ("causal", "encoder", "encoder-decoder"):
+            found = judged(probes_with(), Calibration.load(kind, role), role=role, kind=kind, required=0.7)
+            assert (found.error_rate is not None) == ((kind, role) in measured)
+            assert ("not measured" in found.reliability) == (found.error_rate is None)
 
 
 def test_a_wrong_task_file_is_refused_with_all_its_problems(tmp_path: Path) -> None:

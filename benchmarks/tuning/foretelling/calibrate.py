@@ -4,11 +4,12 @@
     python benchmarks/tuning/foretelling/calibrate.py --work runs/foretelling             # the rule
     python benchmarks/tuning/foretelling/calibrate.py --work runs/foretelling --validate  # how often it is right
 
-and the same with `--kind classify` and a work folder of its own. The first writes the rule into
-`results/rule-KIND.json` from the calibration pairs alone: features are chosen and weights fitted there, by the
+and the same with `--kind classify`, `--role encoder` and a work folder of its own. The first writes the rule into
+`results/rule-KIND-ROLE.json` from the calibration pairs alone: features are chosen and weights fitted there, by the
 log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the validation pairs, and
-writes rule and counts into `src/foreword/tuning/calibration/foretelling-KIND.json`. Probes stay in `probes/NAME.json`
-below the work folder. For classification the rule of written answers is tried first, and kept with few pairs.
+writes rule and counts into `src/foreword/tuning/calibration/foretelling-KIND-ROLE.json`. Probes stay in
+`probes/NAME.json` below the work folder. For classification the rule of written answers is tried first, and kept with
+few pairs.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ class Case:
         return self.pair.name.partition("-")[0]
 
 
-def cases_of(work: Path, kind: str, part: str, roles: Sequence[str]) -> list[Case]:
+def cases_of(work: Path, kind: str, part: str, role: str) -> list[Case]:
     """The measured pairs of a part on such models, but for classifiers that are good enough bare."""
     found = []
-    for pair in PAIRS[kind](work, part, bases_of(roles) if kind == "classify" else None):
+    for pair in PAIRS[kind](work, part, bases_of(role) if kind == "classify" else None):
         place = work / "truth" / f"{pair.name}.json"
         if not place.exists():
             print(f"{pair.name}: left out, not measured")
@@ -112,7 +113,7 @@ def verdict(scores: Sequence[Score], found: Probes) -> tuple[str, float, float]:
 
 def transferred(cases: Sequence[Case]) -> dict[str, int]:
     """How often the rule of written answers is right on these: on the verdict, and on whether a prefix can."""
-    rule = json.loads((RULES / "rule-generate.json").read_text())
+    rule = json.loads((RULES / "rule-generate-causal.json").read_text())
     scores = [Score.parse(rule[name]) for name in ("works", "prefix")]
     told = [(case.truth, verdict(scores, case.probes)[0]) for case in cases]
     right, of_prefix = sum(a == b for a, b in told), sum((a == "prefix") == (b == "prefix") for a, b in told)
@@ -174,15 +175,15 @@ def chosen(
     return fitted(rows, answers, names), told
 
 
-def calibrate(work: Path, kind: str, roles: Sequence[str]) -> None:
+def calibrate(work: Path, kind: str, role: str) -> None:
     """Write the rule from the calibration pairs; with too few of them the rule of written answers stays as it is."""
-    cases = cases_of(work, kind, "calibration", roles)
+    cases = cases_of(work, kind, "calibration", role)
     for case in cases:
         row = " ".join(f"{name} {value:6.2f}" for name, value in case.probes.features.items())
         print(f"{case.pair.name:<24} {case.truth:<11}", row)
     told: dict[str, Any] = {"schema": SCHEMA}
     if len(cases) < ENOUGH:
-        known = json.loads((RULES / "rule-generate.json").read_text())
+        known = json.loads((RULES / "rule-generate-causal.json").read_text())
         told |= {name: known[name] for name in ("works", "prefix")}
         told["calibration"] = {"from": "generate", "rule_of_generate": transferred(cases)}
     else:
@@ -194,15 +195,15 @@ def calibrate(work: Path, kind: str, roles: Sequence[str]) -> None:
             score, told["calibration"][name] = chosen(rows, answers, CANDIDATES, bases)
             told[name] = asdict(score)
     RULES.mkdir(exist_ok=True)
-    write_bytes_atomically(RULES / f"rule-{kind}.json", json.dumps(told, indent=1).encode())
+    write_bytes_atomically(RULES / f"rule-{kind}-{role}.json", json.dumps(told, indent=1).encode())
     print(json.dumps(told["calibration"]))
 
 
-def validate(work: Path, kind: str, roles: Sequence[str]) -> None:
+def validate(work: Path, kind: str, role: str) -> None:
     """Judge the rule as it stands on the validation pairs, and write it with the counts where the package reads it."""
-    stopwatch, rule = Stopwatch(command_line()), json.loads((RULES / f"rule-{kind}.json").read_text())
+    stopwatch, rule = Stopwatch(command_line()), json.loads((RULES / f"rule-{kind}-{role}.json").read_text())
     scores = [Score.parse(rule[name]) for name in ("works", "prefix")]
-    cases, told = cases_of(work, kind, "validation", roles), []
+    cases, told = cases_of(work, kind, "validation", role), []
     for case in cases:
         said, works, prefix = verdict(scores, case.probes)
         told.append(
@@ -232,10 +233,10 @@ def validate(work: Path, kind: str, roles: Sequence[str]) -> None:
     whole = {
         **rule,
         "validation": seen,
-        "domain": {"roles": list(roles), "kinds": [kind]},
+        "domain": {"roles": [role], "kinds": [kind]},
         "record": stopwatch.record({"cases": told}).as_dict(),
     }
-    write_bytes_atomically(SHIPPED / f"foretelling-{kind}.json", json.dumps(whole, indent=1).encode())
+    write_bytes_atomically(SHIPPED / f"foretelling-{kind}-{role}.json", json.dumps(whole, indent=1).encode())
     print(json.dumps(whole["validation"]))
 
 
@@ -244,11 +245,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--kind", choices=sorted(PAIRS), default="generate")
-    parser.add_argument("--roles", nargs="+", default=["causal"], help="roles of models whose pairs count")
+    parser.add_argument(
+        "--role", choices=("causal", "encoder"), default="causal", help="of the models whose pairs count"
+    )
     parser.add_argument("--validate", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    (validate if options.validate else calibrate)(options.work, options.kind, options.roles)
+    (validate if options.validate else calibrate)(options.work, options.kind, options.role)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,10 @@ BASES = (
         ("languages", "kinds", "python lines", "word order", "sums", "odd sums"),
     ),
     Base(
+        "a8", "calibration", 8, Recipe("electra", "text", layers=2, width=64, steps=600, rows=16, rate=3e-3),
+        ("languages", "kinds", "regions", "python lines", "word order", "sums", "odd sums"),
+    ),
+    Base(
         "b1", "validation", 11, Recipe("roberta", "answers", ("third smallest", "ends equal", "after zero")),
         (*NUMBERS_HELD_OUT, "mostly low"),
     ),
@@ -106,13 +110,17 @@ BASES = (
         "b5", "validation", 15, Recipe("roberta", "text", layers=3, width=96, steps=600, rows=16, rate=2e-3),
         TEXTS_HELD_OUT,
     ),
-    Base("b6", "validation", 17, None, TEXTS_HELD_OUT[:3], LARGE),
+    Base("b6", "validation", 17, None, TEXTS_HELD_OUT, LARGE),
+    Base(
+        "b7", "validation", 18, Recipe("distilbert", "text", layers=4, width=64, steps=600, rows=16, rate=2e-3),
+        (*TEXTS_HELD_OUT, "modules"),
+    ),
 )  # fmt: skip
 
 
-def bases_of(roles: Sequence[str]) -> list[str]:
-    """The names of the bases that play one of these roles."""
-    return [base.name for base in BASES if base.role in roles]
+def bases_of(role: str) -> list[str]:
+    """The names of the bases that play this role."""
+    return [base.name for base in BASES if base.role == role]
 
 
 def labelled_pairs(work: Path, part: str | None = None, bases: Sequence[str] | None = None) -> list[Pair]:

@@ -97,6 +97,12 @@ def _model(recipe: Recipe, words: int) -> Any:
         return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**size, **inner, **room, **ends))
     if recipe.family == "bert":
         return transformers.BertForMaskedLM(transformers.BertConfig(**size, **inner, **still, **room, **ends))
+    if recipe.family == "distilbert":
+        config = transformers.DistilBertConfig(
+            dim=recipe.width, n_layers=recipe.layers, n_heads=recipe.heads, hidden_dim=3 * recipe.width,
+            dropout=0.0, attention_dropout=0.0, **room, **ends,
+        )  # fmt: skip
+        return transformers.DistilBertForMaskedLM(config)
     if recipe.family == "electra":
         config = transformers.ElectraConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
         return transformers.ElectraForMaskedLM(config)

@@ -153,6 +153,7 @@ TEXTS: Mapping[str, Callable[[], list[Row]]] = {
     # calibration
     "languages": _of_text_tasks("languages"),
     "kinds": _of_text_tasks("kinds"),
+    "regions": _of_text_tasks("regions"),
     "python lines": python_lines,
     "word order": word_order,
     "sums": sums,

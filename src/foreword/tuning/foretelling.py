@@ -72,7 +72,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The rule of one kind of task, and how often it was right on pairs that it was not made from.
+    """The rule of one kind of task and role of model, and how often it was right on pairs that it was not made from.
 
     `works`: that anything fitted gains on the metric; `prefix`: that a prefix then reaches most of what LoRA gains.
     `pairs`, `right` and `prefix_right` are of the validation: verdicts, and the answer to "can a prefix?" alone.
@@ -88,9 +88,12 @@ class Calibration:
     kinds: tuple[str, ...]
 
     @classmethod
-    def load(cls, kind: Kind) -> Calibration:
-        """The calibration for a kind of task that comes with this version."""
-        return _calibration(kind)
+    def load(cls, kind: Kind, role: str) -> Calibration:
+        """The calibration for a kind of task and role of model that comes with this version.
+
+        That of causal models where there is none for the role: it states no error rate there.
+        """
+        return _calibration(kind, role)
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> Calibration:
@@ -197,7 +200,7 @@ def foretell(
     if not isinstance(host, Host):
         host = Host.load(host or task.reference, dtype=task.model.dtype, device=task.model.device)
     found = probe(Workbench(host, task, splits), seed=seed, watch=watch)
-    rule = Calibration.load(task.kind)
+    rule = Calibration.load(task.kind, host.role)
     return judged(found, rule, role=host.role, kind=task.kind, required=task.requirement.at_least)
 
 
@@ -216,6 +219,8 @@ def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: 
 
 
 @cache
-def _calibration(kind: Kind) -> Calibration:
-    place = resources.files("foreword.tuning") / "calibration" / f"foretelling-{kind}.json"
+def _calibration(kind: Kind, role: str) -> Calibration:
+    folder = resources.files("foreword.tuning") / "calibration"
+    own = folder / f"foretelling-{kind}-{role}.json"
+    place = own if own.is_file() else folder / f"foretelling-{kind}-causal.json"
     return Calibration.parse(json.loads(place.read_text(encoding="utf-8")))
