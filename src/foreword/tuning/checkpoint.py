@@ -37,7 +37,8 @@ class FitState:
     """How far a fit has come, but for parameters and optimizer.
 
     `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
-    examples are computed at once, None for the whole batch. `best` are the parameters of the best moment.
+    examples are computed at once, None for the whole batch. `best` are the parameters of the best moment. `about`: what
+    was told of the first values, plain values.
     """
 
     step: int = 0
@@ -54,6 +55,7 @@ class FitState:
     history: list[Moment] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

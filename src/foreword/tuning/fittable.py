@@ -5,9 +5,9 @@ A `Problem` is a loss over examples and a score; a `Fittable` has parameters. Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -20,7 +20,8 @@ class FitOutcome:
     """How a fit went; the parameters hold the best state. `stopped_by` is "steps", "seconds" or "patience".
 
     `notices` are what the loop did of its own accord: parts halved, learning rates halved or found, best state taken
-    back. `factor` is what the adaptation's learning rates were multiplied by in the end.
+    back. `factor` is what the adaptation's learning rates were multiplied by in the end. `about` is what was told of
+    the first values when the fit began.
     """
 
     history: tuple[Moment, ...]
@@ -29,6 +30,7 @@ class FitOutcome:
     stopped_by: str
     notices: tuple[str, ...] = ()
     factor: float = 1.0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Problem(Protocol):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +47,11 @@ def fit(
     identity: str = "",
     watch: FitWatch | None = None,
     devices: Devices | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> FitOutcome:
     """Fit `fitted` to `problem` and leave the best state in its parameters.
+
+    `about` is what is told of the first values; a fit that goes on tells what was told when it began.
 
     With `checkpoint` the state is saved there at every evaluation (one that takes long to write: less often, so that
     saving takes a tenth of the time), every 30 seconds between them, when the fit is interrupted between two steps, and
@@ -54,12 +59,14 @@ def fit(
     not finite, when not even one example fits into memory, or the checkpoint is of another fit.
     """
     place = _Place(checkpoint, identity)
-    loop = _Loop(problem, fitted, settings, seed, place, watch or FitWatch(), devices or Devices())
+    begun = FitState(part=settings.part, about=dict(about or {}))
+    loop = _Loop(problem, fitted, settings, seed, place, watch or FitWatch(), devices or Devices(), begun)
     reason = loop.run()
     state = loop.state
     restore(loop.parameters, state.best)
     best = next(moment for moment in state.history if moment.step == state.best_at)
-    return FitOutcome(tuple(state.history), best, state.seconds, reason, tuple(state.notices), state.factor)
+    notices = tuple(state.notices)
+    return FitOutcome(tuple(state.history), best, state.seconds, reason, notices, state.factor, state.about)
 
 
 @dataclass
@@ -95,6 +102,7 @@ class _Loop:
         place: _Place,
         watch: FitWatch,
         devices: Devices,
+        begun: FitState,
     ) -> None:
         self.problem, self.fitted, self.settings, self.place = problem, fitted, settings, place
         self.watch, self.devices = watch, devices
@@ -108,7 +116,7 @@ class _Loop:
         self.optimizer = self._fresh_optimizer()
         self.gradient = Gradient(problem, list(self.parameters.values()), settings, devices, self._notice)
         self.scaler = self.gradient.scaler
-        self.state = self._loaded() or FitState(part=settings.part)
+        self.state = self._loaded() or begun
         self.gradient.part = self.state.part
         watch.start(self.state.step)
 

@@ -172,11 +172,11 @@ def fit_adaptation(
     seed: int,
     checkpoint: Path | None,
     watch: FitWatch | None,
-    begin: Callable[[Objective], None] | None = None,
+    begin: Callable[[Objective], dict[str, Any]] | None = None,
 ) -> Fitted:
     """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget.
 
-    `begin` puts first values into the adaptation, given what they will be fitted to.
+    `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about.
     """
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
     if settings.objective == "similarity":
@@ -195,8 +195,7 @@ def fit_adaptation(
         folder=bench.task.folder,
         seed=seed,
     )
-    if begin is not None:
-        begin(objective)
+    about = None if begin is None else begin(objective)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
@@ -207,6 +206,7 @@ def fit_adaptation(
         identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}"
         + (f" document={objective.source}" if objective.source else ""),
         watch=watch,
+        about=about,
     )
     objective.finish()
     size = predictor.readout.size if predictor.readout is not None else 0
@@ -224,6 +224,7 @@ def fit_adaptation(
             "batch_size": settings.batch_size,
             "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
             "notices": list(outcome.notices),
+            **({} if begin is None else {"start": dict(outcome.about)}),
             **objective.details(),
         },
     )

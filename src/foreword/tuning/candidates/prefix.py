@@ -34,15 +34,15 @@ class Prefix(Candidate[PrefixSettings]):
     def fit(
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        settings, started = self.settings, dict[str, Any]()
+        settings = self.settings
         placement = Placement(settings.layers, settings.heads, settings.train, settings.sink)
         placement.check(bench.host, settings.positions)
         _check_length(bench.host, max(settings.positions, settings.longest or 0))
         adaptation = Adapted(bench.host, positions=settings.positions, seed=seed, placement=placement)
 
-        def begin(objective: Objective) -> None:
+        def begin(objective: Objective) -> dict[str, Any]:
             is_kept = checkpoint is not None and checkpoint.exists()
-            started.update(put_first_values(bench, objective, settings, seed=seed, is_kept=is_kept))
+            return put_first_values(bench, objective, settings, seed=seed, is_kept=is_kept)
 
         try:
             fitted = fit_adaptation(
@@ -51,7 +51,7 @@ class Prefix(Candidate[PrefixSettings]):
         except BaseException:
             adaptation.close()
             raise
-        fitted.details |= {"positions": settings.positions, "start": started}
+        fitted.details["positions"] = settings.positions
         return fitted
 
 
