@@ -81,7 +81,12 @@ def with_approximation(proof: Proof, approximation: float) -> Proof:
 
 
 @pytest.mark.parametrize(
-    ("text", "domain", "positions"), [(CIRCLE, Sphere(1), 24), ("sin(2*x) * exp(-y**2)", Cube([(-1, 1)] * 2), 36)]
+    ("text", "domain", "positions"),
+    [
+        (CIRCLE, Sphere(1), 24),
+        ("sin(2*x) * exp(-y**2)", Cube([(-1, 1)] * 2), 36),
+        ("sqrt(x*x + 2*y**2)", Cube([(-1, 1)] * 2), 16),  # a cone: the root touches 0
+    ],
 )
 def test_what_the_search_proves_the_checker_confirms(text: str, domain: Sphere | Cube, positions: int) -> None:
     """Two arithmetics that share no code, and opposite ways to bound: interpolation there, Taylor moments here."""

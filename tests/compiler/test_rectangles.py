@@ -115,6 +115,16 @@ def test_what_cannot_be_bounded_is_infinite_and_never_nan() -> None:
         assert np.isinf(intervals.log(whole).lo).all()
 
 
+def test_what_has_no_negative_factor_is_not_negative_and_an_underflow_hides_no_sign() -> None:
+    size = Interval(np.array([0.0, 1e-200, -1e-200]), np.array([2.0, 3.0, 1.0]))
+    assert (size * size).lo.tolist()[:2] == [0.0, 0.0]
+    assert (size * size).lo[2] < 0
+    assert (size.scaled(2.0).lo >= 0.0).tolist() == [True, True, False]
+    assert (-size).scaled(-2.0).lo[0] == 0.0
+    product = size * Interval(np.full(3, 1e-200), np.full(3, 1e-200))
+    assert product.lo[2] < 0  # -1e-400, which rounds to -0.0
+
+
 def test_the_sine_finds_its_turning_points_and_gives_up_on_huge_arguments() -> None:
     found = intervals.sin(Interval(np.array([1.5, 1.6, 0.0, 1e9]), np.array([1.6, 1.7, 10.0, 1e9])))
     assert found.hi[0] == 1.0 > found.hi[1] > found.lo[1] > 0.99

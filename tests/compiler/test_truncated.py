@@ -97,6 +97,37 @@ def test_a_function_that_does_not_exist_everywhere_has_no_bound(text: str, syste
     assert not low[0] >= -1e300
 
 
+ROOTS = {
+    "sqrt(x**2 + y**2)": True,
+    "sqrt(x*x + 2*y**2)": True,
+    "sqrt(abs(x*y) + cosh(x) * y**4 / (1 + y**2))": True,
+    "sqrt(max(x, y**2) * arccos(y))": True,
+    "sqrt(x**2 - y**2)": False,
+    "sqrt(x * y)": False,
+    "sqrt(x**3 + y**2)": False,
+    "sqrt(min(x, y**2))": False,
+    "sqrt(x**2 / y)": False,
+    "sqrt(abs(log(x)))": False,
+}
+
+
+@both
+@pytest.mark.parametrize(("text", "is_bounded"), ROOTS.items())
+def test_a_root_through_0_is_bounded_where_its_form_tells_that_nothing_is_negative(
+    text: str, is_bounded: bool, system: System
+) -> None:
+    expression, local = parse_expression(text, 2), np.random.default_rng(0).uniform(-0.3, 0.3, (200, 2))
+    with precise(5), np.errstate(all="ignore"):
+        model = enclose(expression.outputs, columns(5, np.zeros((2, 1)), np.full((2, 1), 0.3), system))[0]
+        low, high = (float(end.astype(np.float64)[0]) for end in model.range())
+    if not is_bounded:
+        assert not high <= 1e300
+        return
+    values = expression.evaluate(np.concatenate([local, [[0.0, 0.0], [0.3, 0.3], [-0.3, 0.3]]]))[:, 0]
+    assert low <= values.min() <= values.max() <= high <= 2.5 * values.max()
+    assert not np.isnan(values).any()
+
+
 def test_a_sign_that_is_certain_costs_nothing_and_an_uncertain_one_only_its_own_side() -> None:
     with precise(4):
         model = enclose(

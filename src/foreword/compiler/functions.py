@@ -38,6 +38,40 @@ def apply(name: str, inner: Model) -> Model:
     return _or_constant(result, name, whole)
 
 
+def root_of_no_negative(inner: Model) -> Model:
+    """The square root of what is known never to be negative, though its polynomial's range may reach below 0.
+
+    As `apply` has it; where that is not finite, the constant in the middle of [0, root of the range's upper end].
+    """
+    result, system = apply("sqrt", inner), inner.system
+    ends = inner.system.ceiling(inner.range()[1])
+    lost = np.flatnonzero(~np.isfinite(system.ceiling(result.rest)) & np.isfinite(ends))
+    halves = [arb(max(float(ends[cell]), 0.0)).sqrt() / 2 for cell in lost.tolist()]
+    return _constant_in(result, lost.tolist(), [half + half * arb(0, 1) for half in halves])
+
+
+def never_negative(outputs: Sequence[Node]) -> dict[int, bool]:
+    """By `id(node)`: whether the node's form alone tells that it is nowhere negative where it is defined."""
+
+    def visit(node: Node, found: list[bool]) -> bool:
+        match node.operation:
+            case "constant":
+                return float(node.value or 0.0) >= 0
+            case "pi" | "exp" | "sqrt" | "cosh" | "absolute" | "arccos":
+                return True
+            case "power":
+                return int(node.value or 0) % 2 == 0 or found[0]
+            case "multiply":
+                return node.arguments[0] is node.arguments[1] or all(found)
+            case "add" | "divide" | "minimum":
+                return all(found)
+            case "maximum":
+                return any(found)
+        return False
+
+    return walk(outputs, visit)
+
+
 def power(inner: Model, exponent: int) -> Model:
     """An integer power by repeated squaring."""
     if exponent < 0:
@@ -60,14 +94,20 @@ def _or_constant(result: Model, name: str, whole: Sequence[arb]) -> Model:
     doubtful = np.flatnonzero(~(np.isfinite(rest) & (rest <= varying)))
     ranges = [(cell, _series(name, whole[cell], 1)[0]) for cell in doubtful.tolist()]
     lost = [(cell, ball) for cell, ball in ranges if ball.is_finite() and not arb(rest[cell]) <= ball.rad()]
-    if not lost:
+    return _constant_in(result, [cell for cell, _ in lost], [ball for _, ball in lost])
+
+
+def _constant_in(result: Model, cells: Sequence[int], balls: Sequence[arb]) -> Model:
+    """The model, but a constant with its ball as rest in these cells."""
+    if not cells:
         return result
+    system = result.system
     coefficients, widths = result.coefficients.copy(), result.rest.copy()
-    for cell, ball in lost:
+    for cell, ball in zip(cells, balls, strict=True):
         coefficients[:, cell] = system.zeros(len(coefficients))
-        (middle,), (error,) = system.split([arb(ball.mid())])
-        coefficients[0, cell] = middle
-        widths[cell] = system.up(system.upper([arb(ball.rad())])[0] + error)
+        one = slice(cell, cell + 1)
+        coefficients[0, one], error = system.split([arb(ball.mid())])
+        widths[one] = system.up(system.upper([arb(ball.rad())]) + error)
     return Model(result.space, coefficients, widths)
 
 
@@ -150,7 +190,7 @@ def _half_choose(n: int) -> arb:
 
 def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
     """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node."""
-
+    signs = never_negative(outputs)
     space, cells = columns[0].space, len(columns[0].rest)
 
     def constant(ball: arb) -> Model:
@@ -170,6 +210,8 @@ def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
                 return inner.absolute()
             case "negative", [inner]:
                 return -inner
+            case "sqrt", [inner] if signs[id(node.arguments[0])]:
+                return root_of_no_negative(inner)
             case name, [inner] if name in _OF_SERIES:
                 return apply(name, inner)
             case name, [left, right] if name in _OF_PAIRS:

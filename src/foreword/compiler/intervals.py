@@ -35,9 +35,7 @@ class Interval:
 
     def __add__(self, other: Interval) -> Interval:
         low = self.lo + other.lo
-        found = outward(low, self.hi + other.hi)
-        # A sum that rounds to 0 or more is 0 or more: roots of sums of squares keep their domain.
-        return Interval(np.where(low >= 0, np.maximum(found.lo, 0.0), found.lo), found.hi)
+        return outward(low, self.hi + other.hi).from_zero(low >= 0)  # a sum that rounds to 0 or more is 0 or more
 
     def __sub__(self, other: Interval) -> Interval:
         return outward(self.lo - other.hi, self.hi - other.lo)
@@ -45,12 +43,18 @@ class Interval:
     def __mul__(self, other: Interval) -> Interval:
         ends = (self.lo * other.lo, self.lo * other.hi, self.hi * other.lo, self.hi * other.hi)
         low = np.minimum(np.minimum(ends[0], ends[1]), np.minimum(ends[2], ends[3]))
-        return outward(low, np.maximum(np.maximum(ends[0], ends[1]), np.maximum(ends[2], ends[3])))
+        found = outward(low, np.maximum(np.maximum(ends[0], ends[1]), np.maximum(ends[2], ends[3])))
+        return found.from_zero(((self.lo >= 0) & (other.lo >= 0)) | ((self.hi <= 0) & (other.hi <= 0)))
 
     def scaled(self, factor: float | Floats) -> Interval:
         """This times exact numbers."""
         low, high = self.lo * factor, self.hi * factor
-        return outward(np.minimum(low, high), np.maximum(low, high))
+        found = outward(np.minimum(low, high), np.maximum(low, high))
+        return found.from_zero(np.where(np.asarray(factor) >= 0, self.lo >= 0, self.hi <= 0))
+
+    def from_zero(self, is_so: NDArray[np.bool_]) -> Interval:
+        """Where `is_so` nothing below 0: for results whose sign is known, so that roots of them keep their domain."""
+        return Interval(np.where(is_so, np.maximum(self.lo, 0.0), self.lo), self.hi)
 
     def widened(self, margin: float | Floats) -> Interval:
         """All numbers within `margin` >= 0 of this."""

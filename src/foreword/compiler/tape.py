@@ -253,7 +253,11 @@ def _linear_on_cell(form: Linear, given: list[Known], cells: int) -> Known:
     error = (sum((w * known.error for w, known in terms), np.zeros(cells)) + rounding) * (1 + 16 * ULP)
     rest = np.full(cells, form.slack)
     slopes = _linear_slopes(form, [known.slopes for known in given])
-    return Known(Rectangle(value.re.widened(rounding + rest)), slopes, error, rest)
+    # No rounding in a sum of numbers that are 0 or more is below 0.
+    is_so = np.full(cells, form.constant >= 0 and form.slack == 0)
+    for w, known in zip(form.coefficients, given, strict=True):
+        is_so &= known.range.re.lo >= 0 if w > 0 else known.range.re.hi <= 0 if w < 0 else is_so
+    return Known(Rectangle(value.re.widened(rounding + rest).from_zero(is_so)), slopes, error, rest)
 
 
 def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Known:
