@@ -63,6 +63,18 @@ def whole() -> CompiledFunction:
         return compile_function(**REQUEST)
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the request's compilation left when it was interrupted in its proof."""
+    kept = tmp_path_factory.mktemp("begun") / "f.partial"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branching, "BLOCK", 4)
+        patch.setattr(attempts, "BETWEEN", 0.0)
+        with pytest.raises(StoppedError):
+            compile_function(**REQUEST, progress=stopping_after(2), resume=kept)
+    return kept.read_bytes()
+
+
 @pytest.mark.parametrize("stops", [(1,), (3,), (2, 5, 1), (1, 1, 1, 1)])
 def test_interrupted_at_any_step_it_ends_with_the_same_prefix_and_certificate(
     whole: CompiledFunction, tmp_path: Path, stops: tuple[int, ...]
@@ -144,23 +156,20 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("what", "change"), OTHERS)
 def test_a_changed_request_is_refused_by_name_and_the_work_stays(
-    what: str, change: dict[str, Any], tmp_path: Path
+    what: str, change: dict[str, Any], begun: bytes, tmp_path: Path
 ) -> None:
     kept = tmp_path / "f.partial"
-    with pytest.raises(StoppedError):
-        compile_function(**REQUEST, progress=stopping_after(1), resume=kept)
-    before = kept.read_bytes()
+    kept.write_bytes(begun)
     with pytest.raises(CompileError, match="another request") as refused:
         compile_function(**{**REQUEST, **change}, resume=kept)
     assert what in refused.value.found
     assert "--fresh" in refused.value.fix
-    assert kept.read_bytes() == before
+    assert kept.read_bytes() == begun
 
 
-def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_refused(begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "f.partial"
-    with pytest.raises(StoppedError):
-        compile_function(**REQUEST, progress=stopping_after(1), resume=kept)
+    kept.write_bytes(begun)
     monkeypatch.setattr(unfinished, "__version__", "9.9")
     with pytest.raises(CompileError, match="version"):
         compile_function(**REQUEST, resume=kept)
@@ -202,11 +211,8 @@ def test_a_table_with_one_other_sample_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["cut", "bit", "empty", "other"])
-def test_a_damaged_file_is_refused_and_fresh_starts_anew(change: str, tmp_path: Path) -> None:
-    kept = tmp_path / "f.partial"
-    with pytest.raises(StoppedError):
-        compile_function(**REQUEST, progress=stopping_after(2), resume=kept)
-    content = bytearray(kept.read_bytes())
+def test_a_damaged_file_is_refused_and_fresh_starts_anew(change: str, begun: bytes, tmp_path: Path) -> None:
+    kept, content = tmp_path / "f.partial", bytearray(begun)
     content[-40] ^= 1
     damaged = {"cut": bytes(content[:-9]), "bit": bytes(content), "empty": b"", "other": b"{}" * 40}[change]
     kept.write_bytes(damaged)
