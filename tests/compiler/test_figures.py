@@ -96,6 +96,6 @@ def test_lipschitz_targets_take_no_more_than_the_covering_bound(
 @pytest.mark.parametrize("dimension", [2, 3])
 def test_a_hundred_thousand_positions_are_placed(dimension: int) -> None:
     draft = drafted(Nearest(), kink, Sphere(dimension), positions=100_000, is_lipschitz=True)
-    assert draft.head.positions == 100_000
+    assert 99_000 < draft.head.positions <= 100_000  # the best of at most so many: lattices have few sizes
     assert draft.a_priori is not None
     assert draft.sampled <= draft.a_priori
