@@ -329,15 +329,18 @@ def _manifest(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
 
 def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
     """The bundle in bytes that `read_content` gave, and its digest."""
-    if (schema_of(path, content) or "").startswith("foreword.compiled/"):
+    try:
+        file = decoded(path, content)
+        manifest, tensors = _manifest(path, file.texts), file.tensors
+    except BundleError as error:
+        if not (schema_of(path, content) or "").startswith("foreword.compiled/"):
+            raise
         raise BundleError(
             f"{path} is a compiled function, not a fitted prefix.",
             expected="a bundle, as `foreword fit`, `foreword pilot` and fw.save_bundle write it",
             found="what `foreword compile` writes",
             fix="Check it with `foreword verify`, or read it with fw.load_compiled.",
-        )
-    file = decoded(path, content)
-    manifest, tensors = _manifest(path, file.texts), file.tensors
+        ) from error
     try:
         digest = content_digest(manifest, tensors)
     except (ValueError, RecursionError) as error:  # an infinity, half a surrogate pair, or nested too deep

@@ -183,14 +183,14 @@ class Prefix:
                 found=f"positions {sorted(positions)}, dtypes {sorted({str(x.keys.dtype) for x in self.layers})}",
                 fix="Slice or cast the layers to match.",
             )
-        if not _is_count(self.occupies):
+        if not is_count(self.occupies):
             raise PrefixError(
                 "What a prefix occupies is a number of positions.",
                 expected="a whole number, 0 or more",
                 found=repr(self.occupies)[:100],
                 fix="Leave `occupies` out for a fitted prefix.",
             )
-        if not all(_is_count(read) and 0 < read <= self.occupies for read in self.reads):
+        if not all(is_count(read) and 0 < read <= self.occupies for read in self.reads):
             raise PrefixError(
                 "A baked text was read up to a position that the prefix occupies.",
                 expected=f"1 to {self.occupies}",
@@ -218,7 +218,7 @@ class Prefix:
     ) -> Prefix:
         """Normal keys and values of standard deviation `scale` for every self-attention site of `host`."""
         sites = getattr(host, "sites", None)
-        if sites is None or not (_is_count(positions) and positions) or not _is_count(seed):
+        if sites is None or not (is_count(positions) and positions) or not is_count(seed):
             raise PrefixError(
                 "No prefix can be drawn from this.",
                 expected="a host (Host(model) makes one), 1 position or more, and a seed of 0 or more",
@@ -310,7 +310,7 @@ class Prefix:
 
         Only for a prefix that occupies none of the context's positions: of a baked text the rest would be misplaced.
         """
-        if self.occupies or not (_is_count(start) and _is_count(stop) and start < stop <= self.positions):
+        if self.occupies or not (is_count(start) and is_count(stop) and start < stop <= self.positions):
             raise PrefixError(
                 "These positions cannot be cut out.",
                 expected=f"0 <= start < stop <= {self.positions}, of a prefix that occupies 0 positions",
@@ -364,7 +364,8 @@ class Prefix:
         )
 
 
-def _is_count(number: object) -> bool:
+def is_count(number: object) -> bool:
+    """Whether this is a whole number of things: 0 or more, of any integer type, and no truth value."""
     return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 

@@ -184,7 +184,8 @@ def summary_text(evidence: Evidence) -> str:
 
 def _at(levels: Sequence[float]) -> str:
     """The confidence of a table's intervals, which need not be that of the requirement."""
-    return f", {' and '.join(f'{level:.4g}' for level in (100 * each for each in levels))}% intervals" if levels else ""
+    told = " and ".join(f"{100 * level:.4g}" for level in levels)
+    return f", {told}% intervals" if told else ""
 
 
 def _difference(difference: Difference | None) -> str:

@@ -128,23 +128,23 @@ def read_compiled(path: str | Path) -> CompiledFile:
     path = Path(path)
     try:
         content = read_content(path)
-        schema = schema_of(path, content) or ""
     except BundleError as error:
-        raise _broken(path, f"{error.found or error.what}") from error
-    if schema.startswith("foreword.bundle/"):
+        raise _broken(path, error.found or error.what) from error
+    try:
+        file = decoded(path, content, dtypes=DTYPES)
+        manifest = _manifest(path, file.texts, file.tensors)
+    except (BundleError, CertificateError) as error:
+        if not (schema_of(path, content) or "").startswith("foreword.bundle/"):
+            raise _broken(path, error.found or error.what) from error
         raise CertificateError(
             f"{path} is a fitted prefix, not a compiled one: it has no certificate.",
             expected="what `foreword compile` or save() of a compiled function wrote",
             found="a bundle, as `foreword fit` and `foreword pilot` write it",
             fix="See what it is with `foreword inspect`, or read it with fw.load_bundle.",
-        )
+        ) from error
+    del content
     try:
-        file = decoded(path, content, dtypes=DTYPES)
-        manifest = _manifest(path, file.texts, file.tensors)
-        del content
         compiled = _decode(manifest, file.tensors)
-    except BundleError as error:
-        raise _broken(path, f"{error.found or error.what}") from error
     except CertificateError as error:
         raise _broken(path, error.found or error.what) from error
     except (ForewordError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

@@ -50,26 +50,22 @@ def root_of_no_negative(inner: Model) -> Model:
     return _constant_in(result, lost.tolist(), [half + half * arb(0, 1) for half in halves])
 
 
-def never_negative(outputs: Sequence[Node]) -> dict[int, bool]:
-    """By `id(node)`: whether the node's form alone tells that it is nowhere negative where it is defined."""
-
-    def visit(node: Node, found: list[bool]) -> bool:
-        match node.operation:
-            case "constant":
-                return float(node.value or 0.0) >= 0
-            case "pi" | "exp" | "sqrt" | "cosh" | "absolute" | "arccos":
-                return True
-            case "power":
-                return int(node.value or 0) % 2 == 0 or found[0]
-            case "multiply":
-                return node.arguments[0] is node.arguments[1] or all(found)
-            case "add" | "divide" | "minimum":
-                return all(found)
-            case "maximum":
-                return any(found)
-        return False
-
-    return walk(outputs, visit)
+def never_negative(node: Node, of_arguments: Sequence[bool]) -> bool:
+    """Whether the node's form tells that it is nowhere negative where it is defined, given that of its arguments."""
+    match node.operation:
+        case "constant":
+            return float(node.value or 0.0) >= 0
+        case "pi" | "exp" | "sqrt" | "cosh" | "absolute" | "arccos":
+            return True
+        case "power":
+            return int(node.value or 0) % 2 == 0 or of_arguments[0]
+        case "multiply":
+            return node.arguments[0] is node.arguments[1] or all(of_arguments)
+        case "add" | "divide" | "minimum":
+            return all(of_arguments)
+        case "maximum":
+            return any(of_arguments)
+    return False
 
 
 def power(inner: Model, exponent: int) -> Model:
@@ -190,13 +186,14 @@ def _half_choose(n: int) -> arb:
 
 def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
     """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node."""
-    signs = never_negative(outputs)
+    signs: dict[int, bool] = {}
     space, cells = columns[0].space, len(columns[0].rest)
 
     def constant(ball: arb) -> Model:
         return space.constant(*space.system.split(np.full(cells, ball, dtype=object)))
 
     def visit(node: Node, found: list[Model]) -> Model:
+        signs[id(node)] = never_negative(node, [signs[id(argument)] for argument in node.arguments])
         match node.operation, found:
             case "variable", []:
                 return columns[int(node.value or 0)]

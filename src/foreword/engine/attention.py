@@ -95,15 +95,14 @@ _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
 _watched: dict[nn.Module, int] = {}
-_own_forward: dict[nn.Module, Any] = {}
+_watching: dict[nn.Module, _Watching] = {}
 
 
 def current_handler() -> Handler | None:
     """The handler of the current context."""
     found: Handler | None = None
-    for entry in _entries.get():
-        if entry.is_open:
-            found = entry.handler if found is None or entry.alone else _Nested(entry.handler, found)
+    for handler in active_handlers():
+        found = handler if found is None else _Nested(handler, found)
     return found
 
 
@@ -286,8 +285,7 @@ def _install(modules: list[nn.Module]) -> None:
         for module in modules:
             family = family_of(module)
             if module not in _watched and family is not None:
-                _own_forward[module] = vars(module).get("forward")
-                module.forward = _Watching(module, family)
+                _watching[module] = module.forward = _Watching(module, family)
             _watched[module] = _watched.get(module, 0) + 1
 
 
@@ -298,7 +296,7 @@ def _uninstall(modules: list[nn.Module]) -> None:
             _watched[module] -= 1
             if _watched[module] == 0:
                 del _watched[module]
-                own = _own_forward.pop(module)
+                own = _watching.pop(module).own
                 if own is None:
                     del module.forward  # the instance's attribute; the class's forward is behind it
                 else:  # somebody had put it there before

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +32,7 @@ from foreword.engine.layout import Layout
 from foreword.engine.sites import in_evaluation, site_name
 from foreword.engine.tensors import to_prefix
 from foreword.errors import AttachError, PrefixError
-from foreword.prefix import Prefix
+from foreword.prefix import Prefix, is_count
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -179,7 +178,7 @@ def _token_ids(host: Host, content: Any) -> list[int]:
     listed = content.tolist() if hasattr(content, "tolist") else content
     size = int(host.model.get_input_embeddings().weight.shape[0])
     is_sequence = isinstance(listed, Sequence) and not isinstance(listed, bytes)
-    wrong = [part for part in listed if not _is_token(part, size)] if is_sequence else [listed]
+    wrong = [part for part in listed if not (is_count(part) and int(part) < size)] if is_sequence else [listed]
     if wrong:
         raise PrefixError(
             "This cannot be baked: it is neither a text nor messages, token ids or embeddings.",
@@ -188,10 +187,6 @@ def _token_ids(host: Host, content: Any) -> list[int]:
             fix="Give one text: of a tokenizer's batch, its row (ids[0]).",
         )
     return [int(part) for part in listed]
-
-
-def _is_token(part: object, size: int) -> bool:
-    return isinstance(part, Integral) and not isinstance(part, bool) and 0 <= int(part) < size
 
 
 def _kept(found: SiteTensors, length: int) -> SiteTensors:

@@ -164,8 +164,8 @@ class _Trial:
                 torch.cuda.empty_cache()
 
     def _loss(self) -> float:
-        # Gradients stay on, as in a step: without them `Recomputed` gives another loss.
-        return sum(float(loss.detach()) for loss in self._losses())
+        with torch.no_grad():
+            return sum(float(loss) for loss in self._losses())
 
     def _slopes(self) -> tuple[float, dict[str, Tensor]]:
         values = {site: each.values for site, each in self.adaptation.tensors.items()}

@@ -86,12 +86,14 @@ class Spectral:
 
 def _constant(target: Target, domain: Domain, request: Request) -> Draft | None:
     """One position with the middle of the target's values, where that is all that a tolerance asks for."""
+    if request.positions is not None or request.tolerance is None:
+        return None
     chart = chart_of(domain)
     judged = unseen(target, domain, chart, 1)
     middle = (judged.values.max(axis=0) / 2 + judged.values.min(axis=0) / 2)[None]
     head = Head(np.zeros((1, chart.width)), np.zeros(1), middle)
     sampled = judged.worst(head)
-    if request.positions is not None or not request.is_met_by(sampled):
+    if not request.is_met_by(sampled):
         return None
     return Draft(head, chart, Spectral.name, None, sampled, {"constant": True})
 
