@@ -69,7 +69,7 @@ class Pilot:
     params=[
         pytest.param(("bert", "classify"), id="bert-classify"),
         pytest.param(("gpt2", "classify"), id="gpt2-classify", marks=pytest.mark.slow),
-        pytest.param(("gpt2", "generate"), id="gpt2-generate"),
+        pytest.param(("gpt2", "generate"), id="gpt2-generate", marks=pytest.mark.slow),
     ],
 )
 def pilot(
@@ -386,7 +386,7 @@ def test_a_failure_of_the_folder_is_not_put_down_to_a_candidate(
         run_pilot(quick(), out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("kind", ["classify", "generate"])
+@pytest.mark.parametrize("kind", [pytest.param("classify", marks=pytest.mark.slow), "generate"])
 def test_an_encoder_decoder_model_is_judged_like_any_other(
     tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path], kind: str
 ) -> None:

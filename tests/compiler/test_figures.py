@@ -44,7 +44,7 @@ def drafted(construction: Construction, function: object, domain: Domain, **wish
     ("function", "domain", "positions", "error"),
     [
         (wave, Sphere(1), 24, 1e-7),
-        (wave, Sphere(2), 128, 1e-5),
+        pytest.param(wave, Sphere(2), 128, 1e-5, marks=pytest.mark.slow),
         (bump, Sphere(2), 128, 1e-5),
         pytest.param(wave, Sphere(2), 192, 1e-6, marks=pytest.mark.slow),
         pytest.param(wave, Cube([(-1, 1)] * 2), 144, 1e-6, marks=pytest.mark.slow),

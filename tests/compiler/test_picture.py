@@ -16,6 +16,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from foreword.assessment.plots import PALETTE
+from foreword.compiler import subject
 from foreword.compiler.canvas import COLOURS, check_picture_path
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
@@ -247,12 +248,13 @@ def test_a_name_is_drawn_as_it_is() -> None:
     assert "\x1b" not in header(small(target, LINE).plot())
 
 
-def test_a_long_prefix_is_looked_at_from_fewer_points() -> None:
+def test_a_long_prefix_is_looked_at_from_fewer_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "WORK", WORK // 40)
     rng = np.random.default_rng(0)
-    keys = 50 * Sphere(2).sample(100_000, rng)
+    keys = 50 * Sphere(2).sample(5_000, rng)
     compiled = replace(small("x", Sphere(2)), head=Head(keys, np.zeros(len(keys)), keys[:, :1] / 50))
     points = len(Subject(compiled).view.points)
-    assert points * compiled.positions <= WORK
+    assert points * compiled.positions <= WORK // 40
     assert f"each weighs most of {points:,} points" in compiled.plot().axes[-1].get_title(loc="left")
 
 

@@ -69,6 +69,7 @@ def test_one_direction_is_a_function_on_an_interval(text: str, domain: Sphere | 
         ),
     ],
 )
+@pytest.mark.usefixtures("hardly_polished")
 def test_two_directions_are_a_lattice_in_a_disc_or_a_polygon(
     text: str, domain: Sphere | Cube, positions: int, most: float
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_fingerprint_is_the_same_in_every_load(host: Host, load_host: Callab
     assert load_host(host.family).fingerprint == host.fingerprint
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_the_same_in_another_process(model_folder: Folder, load_host: Callable[[str], Host]) -> None:
     script = "import sys; from foreword.engine.host import Host; print(Host.load(sys.argv[1]).fingerprint)"
     done = subprocess.run(

@@ -237,29 +237,35 @@ def test_the_same_seed_gives_the_same_answers_without_seeing_the_test_split(
     assert (results[0] != results[2]) == CANDIDATES[kind].uses_seed
 
 
-@pytest.mark.parametrize("stops", [1, 3, STEPS])
+@dataclass
+class StopsAfter(FitWatch):
+    """Interrupts a fit after so many steps."""
+
+    steps: int
+
+    def stepped(self, taken: StepTaken) -> None:
+        if taken.step == self.steps:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in CASES if k in BY_DESCENT])
-def test_an_interrupted_fit_goes_on_to_the_same_answers(
-    bench: Bench, tmp_path: Path, family: str, kind: str, stops: int
+def test_a_fit_interrupted_anywhere_goes_on_to_the_same_answers(
+    bench: Bench, tmp_path: Path, family: str, kind: str
 ) -> None:
     made = bench(family, kind, TABLES[kind])
     before = probe(made.host)
-
-    class Stops(FitWatch):
-        def stepped(self, taken: StepTaken) -> None:
-            if taken.step == stops:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit_on(made, checkpoint=tmp_path / "checkpoint", watch=Stops())
-    assert torch.equal(probe(made.host), before)  # the interrupted one took itself out of the model
-    resumed = fit_on(made, checkpoint=tmp_path / "checkpoint")
-    found = outcome(made, resumed)
-    resumed.predictor.adaptation.close()
     whole = fit_on(made)
-    assert found == outcome(made, whole)
-    assert [m.selection for m in resumed.history] == [m.selection for m in whole.history]
+    wanted = outcome(made, whole)
     whole.predictor.adaptation.close()
+    for stops in (1, 3, STEPS):
+        kept = tmp_path / f"after {stops}"
+        with pytest.raises(KeyboardInterrupt):
+            fit_on(made, checkpoint=kept, watch=StopsAfter(stops))
+        assert torch.equal(probe(made.host), before)  # the interrupted one took itself out of the model
+        resumed = fit_on(made, checkpoint=kept)
+        assert outcome(made, resumed) == wanted
+        assert [m.selection for m in resumed.history] == [m.selection for m in whole.history]
+        resumed.predictor.adaptation.close()
 
 
 @pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in CASES if k in BY_DESCENT])
@@ -279,7 +285,10 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_alone(
 
 
 @pytest.mark.parametrize("kind", BY_DESCENT)
-@pytest.mark.parametrize("family", ["gpt2", "qwen3", "t5", "bart"])
+@pytest.mark.parametrize(
+    "family",
+    ["gpt2", pytest.param("qwen3", marks=pytest.mark.slow), "t5", pytest.param("bart", marks=pytest.mark.slow)],
+)
 def test_fitting_makes_the_fit_examples_more_likely(bench: Bench, family: str, kind: str) -> None:
     """Thirty steps on eighteen examples: their likelihood must rise, whatever the tiny model can do in general.
 

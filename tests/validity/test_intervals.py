@@ -58,7 +58,9 @@ def test_rate_bounds_cover_every_rate_exactly_counted(n: int, level: float) -> N
         assert mass[rate - ROUNDING <= upper].sum() >= level - ROUNDING
 
 
-@pytest.mark.parametrize(("n", "level"), [(1, 0.95), (5, 0.95), (5, 0.8), (11, 0.95), (20, 0.95)])
+@pytest.mark.parametrize(
+    ("n", "level"), [(1, 0.95), (5, 0.95), (5, 0.8), (11, 0.95), pytest.param(20, 0.95, marks=pytest.mark.slow)]
+)
 def test_paired_interval_covers_every_pair_of_rates_exactly_counted(n: int, level: float) -> None:
     outcomes = np.array([(wins, losses) for wins in range(n + 1) for losses in range(n + 1 - wins)])
     found = [paired_rate_difference_interval(int(wins), int(losses), n, level=level) for wins, losses in outcomes]
