@@ -148,7 +148,7 @@ def pem_of(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes
     [
         (b"", "0 characters"),
         (bytes(range(256)) * 8, "something else"),
-        (b"x" * 10_000_000, "something else"),
+        (b"x" * 10_000_000, "10,000,000 bytes, of at most 65,536"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "PEM with PRIVATE KEY"),
         (pem_of(ed25519.Ed25519PrivateKey.generate())[:60], "PEM with PRIVATE KEY"),
         (pem_of(ec.generate_private_key(ec.SECP256R1())), "ECPrivateKey|EllipticCurvePrivateKey"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from foreword.errors import SigningError
+from foreword.regular_file import content_of, found_in
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -271,20 +272,19 @@ def _is_signer(name: object) -> bool:
 
 def _key_file(path: Path) -> bytes:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise SigningError(
-                f"There is no key file {str(path)[:200]}.",
-                expected="a PEM file",
-                found="a folder or a device" if path.exists() else "nothing",
-                fix="Check the path, or make a key with `foreword sign --new-key NAME`.",
-            )
-        with path.open("rb") as file:
-            return file.read(KEY_FILE_LIMIT)
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL, a loop of links
+        return content_of(path, KEY_FILE_LIMIT)
+    except FileNotFoundError as error:
+        raise SigningError(
+            f"There is no key file {str(path)[:200]}.",
+            expected="a PEM file",
+            found="nothing",
+            fix="Check the path, or make a key with `foreword sign --new-key NAME`.",
+        ) from error
+    except (OSError, ValueError) as error:  # another kind of file, no permission, a NUL, a loop of links
         raise SigningError(
             f"The key file {str(path)[:200]} cannot be read.",
             expected="a PEM file",
-            found=getattr(error, "strerror", None) or str(error),
+            found=found_in(error),
             fix="Check the path and the permissions.",
         ) from error
 

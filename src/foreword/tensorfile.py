@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, deserialize
 
 from foreword.errors import BundleError
 from foreword.prefix import Array
+from foreword.regular_file import found_in, size_of
 
 HEADER_LIMIT = 16 * 2**20
 # Commas and brackets in the JSON of a header: an empty list takes 3 bytes in a file and 64 in memory.
@@ -64,23 +64,21 @@ def broken(path: Path, found: str) -> BundleError:
 def read_content(path: Path) -> bytes:
     """The bytes of a regular file whose header promises exactly them; BundleError before they are read otherwise."""
     try:
-        known = path.stat()
-        if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for, a device never ends
-            raise broken(path, "a folder, pipe or device")
+        size = size_of(path)
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little") if len(start) == 8 else -1
-            if not 2 <= length <= min(HEADER_LIMIT, known.st_size - 8):
-                raise broken(path, f"a header of {length:,} bytes in a file of {known.st_size:,}")
-            _check_promise(path, _header(path, file.read(length)), known.st_size - 8 - length)
-            _check_memory(path, known.st_size)
+            if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+                raise broken(path, f"a header of {length:,} bytes in a file of {size:,}")
+            _check_promise(path, _header(path, file.read(length)), size - 8 - length)
+            _check_memory(path, size)
             file.seek(0)
-            return file.read(known.st_size)  # and no more, should it be growing
+            return file.read(size)  # and no more, should it be growing
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise BundleError(
             f"The bundle {path} cannot be read.",
             expected="a file written by foreword",
-            found=getattr(error, "strerror", None) or str(error),
+            found=found_in(error),
             fix="Check the path and the permissions.",
         ) from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foreword.errors import SigningError, UntrustedBundleError
+from foreword.regular_file import content_of, found_in
 from foreword.signing import PublicKey, Signature
 
 VARIABLE = "FOREWORD_TRUST"
@@ -44,16 +45,9 @@ class TrustPolicy:
         """The policy in a TOML file; SigningError lists everything that is wrong with it."""
         path = Path(path)
         try:
-            if not path.is_file():
-                raise FileNotFoundError(2, "no such file")
-            with path.open("rb") as file:
-                content = file.read(POLICY_LIMIT + 1)
-            if len(content) > POLICY_LIMIT:
-                raise ValueError(f"more than {POLICY_LIMIT:,} bytes")
-            told = tomllib.loads(content.decode())
+            told = tomllib.loads(content_of(path, POLICY_LIMIT).decode())
         except (OSError, ValueError, RecursionError) as error:
-            found = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise _wrong(str(path), [found]) from error
+            raise _wrong(str(path), [found_in(error)]) from error
         return _parsed(told, path)
 
     @classmethod

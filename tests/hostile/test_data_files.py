@@ -68,7 +68,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes are made by os.mkfifo")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.jsonl")
-    assert "a device or pipe" in refusal(tmp_path, None)
+    assert "a pipe or device" in refusal(tmp_path, None)
 
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.csv", "data.parquet"])

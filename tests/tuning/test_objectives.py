@@ -378,7 +378,7 @@ def test_objectives_that_do_not_suit_how_a_candidate_answers_are_refused(make: M
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "No such file"), (b"", "too short"), (b"\xff\xfe", "UnicodeDecodeError"), (b"ab", "too short")],
+    [(None, "No such file"), (b"", "too short"), (b"\xff\xfe", "can't decode byte 0xff"), (b"ab", "too short")],
 )
 def test_a_document_that_cannot_be_studied_is_refused(
     make: Make, tmp_path: Path, content: bytes | None, told: str

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from foreword.errors import DataError
+from foreword.regular_file import content_of, found_in
 from foreword.tuning.sections import ForgettingSettings
 
 # Characters of a passage: long enough to have a context, short enough that one forward pass reads it whole.
@@ -80,11 +81,11 @@ def passages(text: str) -> Iterable[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return content_of(path).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise DataError(
             f"The file {path} under [forgetting] cannot be read.",
             expected="a file of text in UTF-8",
-            found=str(error),
+            found=found_in(error),
             fix="Correct its name or its encoding, or leave the section out to use Python's own manual.",
         ) from error

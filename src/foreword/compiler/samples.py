@@ -14,7 +14,6 @@ import csv
 import io
 import math
 import re
-import stat
 import warnings
 import zipfile
 import zlib
@@ -29,6 +28,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import FiniteSet
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
+from foreword.regular_file import content_of, found_in
 
 LARGEST_FILE = 256 * 2**20  # bytes, unpacked
 MOST_NUMBERS = 16_000_000
@@ -68,15 +68,9 @@ def _content(path: Path) -> bytes:
     if path.suffix.lower() not in READERS:
         raise _unreadable(path, f"a file that ends in {path.suffix!r}", "a .csv, .npy or .npz file")
     try:
-        known = path.stat()
-        if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for, a device never ends
-            raise _unreadable(path, "a folder, pipe or device", "a file")
-        if known.st_size > LARGEST_FILE:
-            raise _unreadable(path, f"{known.st_size:,} bytes", f"at most {LARGEST_FILE:,} bytes")
-        with path.open("rb") as file:
-            return file.read(known.st_size)  # and no more, should it be growing
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
-        raise _unreadable(path, getattr(error, "strerror", None) or str(error), "a file that can be read") from error
+        return content_of(path, LARGEST_FILE)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it, too
+        raise _unreadable(path, found_in(error), f"a file of at most {LARGEST_FILE:,} bytes") from error
 
 
 def _from_csv(path: Path, content: bytes) -> tuple[Floats, Floats, list[str]]:

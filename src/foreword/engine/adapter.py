@@ -7,7 +7,6 @@ a soft prompt. It knows the two files; what the numbers mean for a host `interop
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.numpy import save
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError
 from foreword.prefix import Array
+from foreword.regular_file import content_of
 from foreword.tensorfile import decoded, parsed, read_content
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -78,13 +78,10 @@ def unfit(folder: str | Path, expected: str, found: str) -> BundleError:
 
 
 def _config_text(path: Path) -> bytes:
-    known = path.stat()
-    if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for
-        raise ValueError(f"{CONFIG} is a folder, pipe or device")
-    if known.st_size > CONFIG_LIMIT:
-        raise ValueError(f"{CONFIG} of {known.st_size:,} bytes, of at most {CONFIG_LIMIT:,}")
-    with path.open("rb") as file:
-        return file.read(CONFIG_LIMIT)
+    try:
+        return content_of(path, CONFIG_LIMIT)
+    except ValueError as error:
+        raise ValueError(f"{CONFIG} is {error}") from error
 
 
 def _unreadable(folder: Path, found: str) -> BundleError:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foreword.errors import DataError, FitError
+from foreword.regular_file import content_of, found_in
 from foreword.tuning.candidate_settings import FittedSettings
 from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
@@ -122,13 +123,11 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST_DOCUMENT_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        return path.read_text(encoding="utf-8")
+        return content_of(path, LARGEST_DOCUMENT_BYTES).decode().replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         raise DataError(
             f"The document {path} cannot be read.",
             expected=f"a text file in UTF-8 of at most {LARGEST_DOCUMENT_BYTES:,} bytes",
-            found=(error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"[:200],
+            found=found_in(error)[:200],
             fix="Name a text file in teacher_file, relative to the task file's folder.",
         ) from error

@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from foreword.errors import DataError
+from foreword.regular_file import content_of, found_in
 from foreword.tuning.problems import did_you_mean
 from foreword.tuning.task import Task
 
@@ -100,19 +101,12 @@ def at_most(problems: Sequence[str], start: str = "") -> list[str]:
 
 def _content(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():
-            raise DataError(
-                f"The data file {path} is not a file.",
-                expected="a .jsonl, .csv or .parquet file",
-                found="a folder" if path.is_dir() else "a device or pipe",
-                fix="Name the file itself under [data].",
-            )
-        content = path.read_bytes()
-    except OSError as error:
+        content = content_of(path)
+    except (OSError, ValueError) as error:
         raise DataError(
             f"The data file {path} cannot be read.",
             expected="a .jsonl, .csv or .parquet file, relative to the task file's folder",
-            found=error.strerror or type(error).__name__,
+            found=found_in(error),
             fix="Correct the name under [data], or its access rights.",
         ) from error
     if not content.strip():
