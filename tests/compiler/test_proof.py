@@ -112,6 +112,40 @@ def test_sharp_heads_are_bounded_by_the_values_that_matter(sharpness: float) -> 
     assert _largest_error(head, target, domain) <= told.bound <= 1.26 * told.seen
 
 
+def _seen_by_its_constant() -> tuple[Head, Target]:
+    """A head within 1e-9 of a function of which only a Lipschitz constant is known."""
+    target = Target(lambda x: np.sin(2 * x[:, 0]), domain=LINE, lipschitz=2.0)
+    keys = 4.0 * np.linspace(-1.2, 1.2, 16)[:, None]
+    return solved(LINE, target, keys, -2.0 * keys[:, 0] ** 2 / 4.0, cutoff=1e-10), target
+
+
+def test_a_tolerance_far_above_the_error_is_proved_from_a_lipschitz_constant_in_few_cells() -> None:
+    """Near the error itself, 1e-9, cells of length 1e-9 would be needed: two billion."""
+    head, target = _seen_by_its_constant()
+    told = prove(head, chart_of(LINE), target, LINE, tolerance=1e-2).certificate
+    assert told.verdict is Verdict.PROVED
+    assert _largest_error(head, target, LINE) < 1e-6 < told.bound <= 1e-2
+    assert told.effort["cells"] < 300_000
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-7])
+def test_what_stands_proved_when_time_is_up_is_what_the_last_round_aimed_at(tolerance: float | None) -> None:
+    head, target = _seen_by_its_constant()
+    told = prove(head, chart_of(LINE), target, LINE, tolerance=tolerance, seconds=1.0).certificate
+    assert told.verdict is (Verdict.PROVED if tolerance is None else Verdict.NOT_REACHED)
+    assert told.effort["open"]
+    assert _largest_error(head, target, LINE) < told.bound < 0.1  # the values reach 10: without rounds, 10
+
+
+def test_a_search_knows_its_round_again() -> None:
+    head, target = _seen_by_its_constant()
+    kept = prove(head, chart_of(LINE), target, LINE, seconds=0.2).search
+    assert kept is not None
+    again = Search.from_arrays(kept.arrays())
+    assert (again.aim, again.ahead, again.rounds, again.upper) == (kept.aim, kept.ahead, kept.rounds, kept.upper)
+    assert again.rounds
+
+
 def test_declared_derivatives_give_proofs_that_improve_with_their_order() -> None:
     def value(points: np.ndarray) -> np.ndarray:
         return np.sin(2 * points[:, 0]) * points[:, 1]

@@ -2,6 +2,9 @@
 
 A cell is halved along one axis at a time, the one that does most to keep its bound large, so that a function of one
 coordinate costs a search in one dimension. What a cell's bound rests on is `residual.py`; here is only the search.
+
+It goes in rounds (`aims.py`): each brings every cell below an aim, and the last one's is the goal. What is proved when
+time is up is then the aim of the round before.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler.aims import Aims
 from foreword.compiler.arrays import Floats
 from foreword.compiler.cover import DEEPEST, Cover
 from foreword.compiler.domain import Cube, Sphere, frame_along
@@ -26,7 +30,7 @@ from foreword.compiler.target import Target
 Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
 
 SAMPLES = 4096  # points a search starts from: cells can be dropped only once an error has been seen
-BLOCK = 256  # cells at once
+BLOCK = 1024  # cells at once
 MOST_OPEN = 2_000_000
 PARALLEL = 1e-9  # a kink counts as along an axis when its normal's other entries are below this
 
@@ -38,6 +42,8 @@ class Search:
     It can be handed to `prove` again (`resume`), which goes on where it stopped; `arrays` and `from_arrays` keep it. A
     search is never changed: every step makes the next one, so that whatever interrupts a step loses that step only.
     `done` are the finished cells in parts, older and larger ones first; `highest` is the largest of their bounds.
+    `aim` is that of this round, 0 in the last one; `ahead` are this round and those to come, as far as is known;
+    `rounds` are how many cells were done at the end of each before it.
     """
 
     knots: list[Floats]
@@ -52,6 +58,9 @@ class Search:
     cells: int = 0
     evaluations: int = 0
     seconds: float = 0.0
+    aim: float = 0.0
+    ahead: int = 1
+    rounds: tuple[int, ...] = ()
 
     @property
     def upper(self) -> float:
@@ -65,12 +74,13 @@ class Search:
 
     @property
     def share(self) -> float:
-        """How much of the box's volume is finished."""
-        if not len(self.levels):
-            return 1.0
-        block = Cover(self.levels, self.indices, self.knots)
-        box = math.prod(float(knots[-1] - knots[0]) for knots in self.knots)
-        return max(1.0 - float(np.prod(block.upper - block.lower, axis=1).sum()) / box, 0.0)
+        """How much of the work is done: the rounds that are over, and of this one the share of the box's volume."""
+        still = 0.0
+        if len(self.levels):
+            block = Cover(self.levels, self.indices, self.knots)
+            box = math.prod(float(knots[-1] - knots[0]) for knots in self.knots)
+            still = min(float(np.prod(block.upper - block.lower, axis=1).sum()) / box, 1.0)
+        return (len(self.rounds) + 1.0 - still) / (len(self.rounds) + self.ahead)
 
     @property
     def cover(self) -> Cover:
@@ -89,26 +99,27 @@ class Search:
         levels, indices, bounds = self._all
         cover = Cover(levels, indices, self.knots, self.frame)
         place = np.empty(0) if self.seen_at is None else self.seen_at
-        numbers = np.array([len(self.levels), self.seen, self.cells, self.evaluations, self.seconds])
-        return {**cover.arrays(), "bounds": bounds, "numbers": numbers, "seen_at": place}
+        told = [len(self.levels), self.seen, self.cells, self.evaluations, self.seconds, self.aim, self.ahead]
+        return {**cover.arrays(), "bounds": bounds, "numbers": np.array([*told, *self.rounds]), "seen_at": place}
 
     @classmethod
     def from_arrays(cls, named: Mapping[str, NDArray[Any]]) -> Search:
         """The search that `arrays` told; CertificateError, KeyError or ValueError when it is none."""
         cover = Cover.from_arrays({key: named[key] for key in named if key not in ("bounds", "numbers", "seen_at")})
         bounds = np.asarray(named["bounds"], dtype=np.float64)
-        count, seen, cells, evaluations, seconds = (float(number) for number in named["numbers"])
+        numbers = [float(number) for number in named["numbers"]]
+        count, seen, cells, evaluations, seconds, aim, ahead, *rounds = numbers
         start = len(cover) - int(count)
         if bounds.shape != (len(cover),) or not 0 <= start <= len(cover) or not np.all(bounds >= 0):
             raise ValueError("the bounds do not belong to the cells")
-        if not all(math.isfinite(number) and number >= 0 for number in (seen, cells, evaluations, seconds)):
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise ValueError("the numbers are not those of a search")
         done = (cover.levels[:start], cover.indices[:start], bounds[:start])
         place = np.asarray(named["seen_at"], dtype=np.float64)
         return cls(
             list(cover.knots), cover.frame, cover.levels[start:], cover.indices[start:], bounds[start:],
             (done,) if start else (), float(done[2].max(initial=0.0)), seen, place if place.size else None, int(cells),
-            int(evaluations), seconds,
+            int(evaluations), seconds, aim, int(ahead), tuple(int(cells) for cells in rounds),
         )  # fmt: skip
 
     def noted(self, points: Floats, errors: Floats) -> Search:
@@ -126,6 +137,35 @@ class Search:
         levels, indices, bounds = _joined((self.levels[left], self.indices[left], self.bounds[left]), children)
         highest = max(self.highest, float(finished[2].max(initial=0.0)))
         return replace(self, levels=levels, indices=indices, bounds=bounds, done=tuple(done), highest=highest)
+
+    def tightened(self, aim: float, ahead: int) -> Search:
+        """The next round: finished cells with a bound above `aim` are open again."""
+        levels, indices, bounds = self._all
+        is_open = bounds > aim
+        kept = (levels[~is_open], indices[~is_open], bounds[~is_open])
+        return replace(
+            self,
+            levels=levels[is_open],
+            indices=indices[is_open],
+            bounds=bounds[is_open],
+            done=(kept,) if len(kept[2]) else (),
+            highest=float(kept[2].max(initial=0.0)),
+            aim=aim,
+            ahead=ahead,
+            rounds=(*self.rounds, self.cells),
+        )
+
+    @property
+    def is_between_rounds(self) -> bool:
+        """Whether one round has ended and the next has not begun."""
+        return bool(self.rounds) and self.cells == self.rounds[-1]
+
+    def next_round(self, growth: float) -> float:
+        """Cells that the round to come will take, if it grows on the last as that did on its own, or by `growth`."""
+        lengths = np.diff([0, *self.rounds])
+        if len(lengths) > 1:
+            growth = max(lengths[-1] / max(lengths[-2], 1), 1.0)
+        return float(lengths[-1] * growth)
 
 
 Progress = Callable[[Search], None]
@@ -185,24 +225,28 @@ def run(
     residual: Residual,
     probe: Probe,
     *,
-    goal: Callable[[float], float],
+    aims: Aims,
     deadline: float,
     progress: Progress | None = None,
 ) -> Search:
-    """The search continued until every cell is below the goal, or until `deadline` (perf_counter).
+    """The search continued until its aims are reached, or until `deadline` (perf_counter).
 
-    `goal` says what is small enough when an error has been seen. `progress` gets every step's search.
+    `progress` gets every step's search.
     """
     began, before = time.perf_counter(), search.seconds
-    while len(search.levels) and time.perf_counter() < deadline:
-        search = _step(search, residual, probe, goal)
+    while (left := deadline - time.perf_counter()) > 0 and not aims.is_over(search, left):
+        search = _step(search, residual, probe, aims)
         search = replace(search, seconds=before + time.perf_counter() - began)
+        while not len(search.levels) and not aims.is_reached(search):
+            search = aims.tightened(search)
+        if aims.is_reached(search):
+            search = replace(search, ahead=1)
         if progress is not None:
             progress(search)
     return search
 
 
-def _step(search: Search, residual: Residual, probe: Probe, goal: Callable[[float], float]) -> Search:
+def _step(search: Search, residual: Residual, probe: Probe, aims: Aims) -> Search:
     """One block of cells bounded, finished or halved."""
     # The oldest cells first, so that all shrink together; the youngest first when there are too many.
     count, is_oldest = len(search.levels), len(search.levels) <= MOST_OPEN
@@ -211,7 +255,7 @@ def _step(search: Search, residual: Residual, probe: Probe, goal: Callable[[floa
     levels, indices, known = search.levels[taken], search.indices[taken], search.bounds[taken]
     block = Cover(levels, indices, search.knots)
     evaluations = residual.evaluations
-    found = residual.bound(block.lower, block.upper, goal(search.seen))
+    found = residual.bound(block.lower, block.upper, aims.at(search))
     search = replace(
         search,
         cells=search.cells + len(levels),
@@ -219,7 +263,7 @@ def _step(search: Search, residual: Residual, probe: Probe, goal: Callable[[floa
     )
     upper = np.fmin(found.upper, known)
     search = _followed(search, residual, probe, found, block)
-    wanted = goal(search.seen)
+    wanted = aims.at(search)
     is_noise = (found.noise > 0.25 * wanted) & (upper <= wanted + 2 * found.noise)
     is_done = (upper <= wanted) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
     children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])

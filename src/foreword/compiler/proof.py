@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from foreword.certificate import Assumption, Certificate, Verdict
+from foreword.compiler.aims import Aims
 from foreword.compiler.arrays import Floats
 from foreword.compiler.branching import SAMPLES, Progress, Search, begin, run, settled
 from foreword.compiler.charts import Chart
@@ -36,6 +37,7 @@ __all__ = ["Progress", "Proof", "prove"]
 # Numbers of interpolation points that an axis may have, by dimension, and points of the grid for each degree.
 POINTS = {1: (1, 4, 8, 12, 16, 20), 2: (1, 3, 6, 9, 12, 15), 3: (1, 2, 4, 6, 8, 10), 4: (1, 2, 3, 4, 5, 6)}
 OVERSAMPLING = {1: 8, 2: 6, 3: 5}
+FRACTION = 0.25  # of a round's aim, in the next one, where bounds shrink with the cells and have no higher order
 FLOOR = 4.0  # cells are never asked for less than this many times the rounding of f - g
 MOST_DIMENSIONS = 8
 LARGEST_NUMBER = 1e150  # products of two larger ones overflow
@@ -96,14 +98,13 @@ def prove(
     residual = Residual(model, POINTS.get(axes, (1, 2, 3)), OVERSAMPLING.get(axes, 4))
     floor = FLOOR * (report.rounding()["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()))
 
-    def goal(seen: float) -> float:
-        return tightness * seen + floor
-
-    search = run(search, residual, report.probe, goal=goal, deadline=started + seconds, progress=progress)
+    aims = report.aims(tightness, floor)
+    search = search if resume else aims.begun(search)
+    search = run(search, residual, report.probe, aims=aims, deadline=started + seconds, progress=progress)
     told = search
     if len(search.levels):
         now = time.perf_counter()
-        told = settled(search, residual, goal(search.seen), now + max(1.0, 0.1 * (now - started)))
+        told = settled(search, residual, aims.at(search), now + max(1.0, 0.1 * (now - started)))
     return report.of_search(told, search, max(residual.orders))
 
 
@@ -159,6 +160,19 @@ class _Report:
         self.head, self.chart, self.target, self.domain = head, chart, target, domain
         self.tolerance, self.context, self.method = tolerance, context, method
         self.probe = Probe(head, chart, target, domain)
+
+    def aims(self, tightness: float, floor: float) -> Aims:
+        """What the rounds of a search bring the bound to.
+
+        An expression's bounds are of high order: few cells more bring them to the goal, after what was asked for. The
+        others shrink with their cells, and begin at the size of the values.
+        """
+        asked = math.inf
+        if self.tolerance is not None:
+            asked = (self.tolerance - self.context - self.rounding()["rounding_float64"]) * (1 - 1e-12)
+        if self.target.expression is not None:
+            return Aims(tightness, floor, asked, asked if math.isfinite(asked) else 0.0, 0.0)
+        return Aims(tightness, floor, asked, float(np.abs(self.head.values).max()), FRACTION)
 
     def on_points(self, started: float) -> Proof:
         """Every point of a finite domain is evaluated; the error there is exact but for rounding."""
