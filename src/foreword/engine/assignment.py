@@ -75,31 +75,40 @@ class Assignment:
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
         self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share]]] = {}
         self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
+        # A compiled graph serves every order of the rows: it reads how many there are, and their numbers as tensors.
+        whose = () if self.rows is None else self.rows
+        self._count = None if self.rows is None else len(whose)
+        self._where = {
+            prefix: torch.tensor([row for row, carried in enumerate(whose) if carried == prefix])
+            for prefix in sorted(set(whose), key=lambda found: (found is None, found))
+        }
 
     def groups(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
         """(prefix, rows) pairs that cover a batch of this size; rows None: all of them."""
+        if torch.compiler.is_compiling():  # a graph that had read what is kept would be traced again once it grows
+            return self._grouped(batch, device)
         key = (batch, device)
         if key not in self._groups:
             self._groups[key] = self._grouped(batch, device)
         return self._groups[key]
 
     def _grouped(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
-        if self.rows is None:
+        if self._count is None:
             return [(0, None)]
-        if not self.rows or batch % len(self.rows):
+        if not self._count or batch % self._count:
             raise AttachError(
                 "The batch does not have the rows that the prefixes were attached for.",
-                expected=f"{len(self.rows)} rows, or a multiple of it (beams)",
+                expected=f"{self._count} rows, or a multiple of it (beams)",
                 found=f"{batch} rows",
                 fix="Attach with one entry of `rows` for each row of the batch.",
             )
-        repeats = batch // len(self.rows)
-        whose = [prefix for prefix in self.rows for _ in range(repeats)]
-        found: list[tuple[int | None, Tensor | None]] = []
-        for prefix in dict.fromkeys(whose):
-            where = [row for row, carried in enumerate(whose) if carried == prefix]
-            found.append((prefix, None if len(where) == batch else torch.tensor(where, device=device)))
-        return found
+        if len(self._where) == 1:
+            return [(prefix, None) for prefix in self._where]
+        beams = torch.arange(batch // self._count, device=device)
+        return [
+            (prefix, (where.to(device)[:, None] * len(beams) + beams).flatten())
+            for prefix, where in self._where.items()
+        ]
 
     def answer(self, call: AttentionCall, site: str) -> tuple[Tensor, Tensor | None]:
         """What the attention call gives with every row's prefix in front of its context."""
@@ -122,12 +131,16 @@ class Assignment:
 
     def _carried(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
         """Which tensors which rows carry at a site, and the same without the rows that carry none."""
+        if torch.compiler.is_compiling():
+            return self._carried_now(site, batch, device)
         key = (site, batch, device)
         if key not in self._at_site:
-            carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
-            shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
-            self._at_site[key] = carried, shares
+            self._at_site[key] = self._carried_now(site, batch, device)
         return self._at_site[key]
+
+    def _carried_now(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
+        carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
+        return carried, [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
 
     def merge(self, met: Met, site: str) -> Tensor:
         """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
@@ -165,7 +178,8 @@ def _cast(share: Share, dtype: torch.dtype) -> Share:
 
 def _copied_bytes(batch: int, share: Share) -> int:
     """What joining would copy of a prefix that every row carries."""
-    return batch * (share.keys.nbytes + share.values.nbytes)
+    numbers = share.keys.numel() * share.keys.element_size() + share.values.numel() * share.values.element_size()
+    return batch * numbers
 
 
 def _fused_plan(call: AttentionCall) -> FusedCall | None:

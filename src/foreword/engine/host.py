@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from foreword.engine.assignment import PrefixTensors
+from foreword.engine.forwards import Key, StandIn
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
@@ -63,6 +64,7 @@ class Host:
         self._is_tried = is_known(model)
         self._is_moved = False
         self._claim = threading.Lock()
+        self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
 
