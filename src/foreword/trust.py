@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foreword.errors import SigningError, UntrustedBundleError
-from foreword.signing import PublicKey, Signature
+from foreword.signing import PublicKey, Signature, as_text
 
 VARIABLE = "FOREWORD_TRUST"
 POLICY_LIMIT = 2**20
@@ -42,7 +42,7 @@ class TrustPolicy:
     @classmethod
     def load(cls, path: str | Path) -> TrustPolicy:
         """The policy in a TOML file; SigningError lists everything that is wrong with it."""
-        path = Path(path)
+        path = Path(as_text(path, "the path of a trust policy"))
         try:
             if not path.is_file():
                 raise FileNotFoundError(2, "no such file")

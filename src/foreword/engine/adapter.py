@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from foreword.arrays import Array
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError
-from foreword.prefix import Array
 from foreword.tensorfile import decoded, parsed, read_content
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

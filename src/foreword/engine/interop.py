@@ -23,14 +23,16 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from foreword.arrays import Array
 from foreword.bundle import write_bytes_atomically
 from foreword.engine.adapter import SOFT, read_adapter, unfit, write_adapter
-from foreword.engine.admission import check_fit, check_soft
+from foreword.engine.admission import check_fit, check_host, check_prefix, check_soft, check_tokens
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
 from foreword.engine.tensors import to_array, to_tensor, to_tensors
 from foreword.errors import BundleError, PrefixError
-from foreword.prefix import Array, LayerPrefix, Prefix
+from foreword.prefix import LayerPrefix, Prefix
+from foreword.tensorfile import file_path
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -45,7 +47,8 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
     BundleError when the folder is not such an adapter, does not fit the host, or has trained weights of the model (a
     classifier, as PEFT keeps for a classification task) that are not those of the host: a prefix could not hold them.
     """
-    adapter = read_adapter(Path(folder))
+    check_host(host)
+    adapter = read_adapter(file_path(folder))
     found = adapter.numbers
     if adapter.kind == SOFT:
         if found.shape[1] != host.hidden_size:
@@ -90,6 +93,8 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
     PrefixError for what does not fit the host, and for a prefix that PEFT cannot hold: one with a logit bias, for some
     layers only, one that does not occupy its positions (see `occupying`), or one for an encoder-decoder model.
     """
+    check_host(host)
+    target = file_path(folder)
     if host.role == "encoder-decoder":
         raise PrefixError(
             "A prefix or soft prompt for an encoder-decoder model cannot be written as a PEFT adapter.",
@@ -115,7 +120,7 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
     }
     if kind == "PREFIX_TUNING":
         config |= {"prefix_projection": False, "encoder_hidden_size": config["token_dim"]}
-    write_adapter(Path(folder), array, config)
+    write_adapter(target, array, config)
 
 
 def occupying(prefix: Prefix, host: Host) -> Prefix:
@@ -126,6 +131,8 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
     position differ by exactly it. PrefixError for a model whose positions are not rotary, or that turns keys by other
     frequencies once a text is as long as the prefix; prefix and context together must stay below that length, too.
     """
+    check_prefix(prefix)
+    check_host(host)
     if prefix.occupies:
         return prefix
     for length in host.layout.rotary_lengths:
@@ -161,6 +168,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
     PrefixError for a soft prompt of another width.
     """
+    check_host(host)
     table = host.model.get_input_embeddings()
     check_soft(host, soft)
     if isinstance(content, str):
@@ -168,7 +176,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
         content = tokens(host, content, special=True)
     with torch.no_grad():
-        ids = torch.tensor([int(token) for token in content], dtype=torch.long, device=host.device)
+        ids = torch.tensor(check_tokens(host, content), dtype=torch.long, device=host.device)
         joined = torch.cat([soft.to(device=host.device, dtype=host.dtype), table(ids)])
     if not scaled:
         joined = joined / torch.as_tensor(getattr(table, "embed_scale", 1.0)).to(joined)  # rounded as the layer does it
@@ -177,7 +185,8 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
 def write_prompt_embeddings(path: str | Path, embeddings: Tensor) -> None:
     """Write prompt embeddings as a safetensors file with one tensor, `prompt_embeds`."""
-    write_bytes_atomically(Path(path), bytes(save_tensors({"prompt_embeds": embeddings})))
+    _check_embeddings(embeddings)
+    write_bytes_atomically(file_path(path), bytes(save_tensors({"prompt_embeds": embeddings})))
 
 
 def encoded_prompt(embeddings: Tensor) -> str:
@@ -185,9 +194,21 @@ def encoded_prompt(embeddings: Tensor) -> str:
 
     The server reads it with `weights_only`; it must be started with `--enable-prompt-embeds` and serve this base model.
     """
+    _check_embeddings(embeddings)
     written = io.BytesIO()
     torch.save(embeddings.clone(), written)  # a clone: torch.save writes the whole storage behind a view
     return base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def _check_embeddings(embeddings: object) -> None:
+    """PrefixError unless these are prompt embeddings `(token, hidden)`."""
+    if not (isinstance(embeddings, Tensor) and embeddings.is_floating_point() and embeddings.dim() == 2):
+        raise PrefixError(
+            "These are not prompt embeddings.",
+            expected="a floating-point tensor (token, hidden)",
+            found=f"{tuple(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__,
+            fix="Make them with foreword.engine.interop.prompt_embeddings(host, soft, text).",
+        )
 
 
 def _check_others(folder: str | Path, others: Mapping[str, Array], host: Host) -> None:
