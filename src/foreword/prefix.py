@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 import psutil
 
-from foreword.arrays import DTYPES, Array, dtype_of, frozen, is_count
+from foreword.arrays import DTYPES, Array, dtype_of, frozen, is_count, is_finite
 from foreword.errors import PrefixError
 
 
