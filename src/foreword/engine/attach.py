@@ -6,6 +6,7 @@ thread) that entered. A fitted prefix takes no positions; a baked one shifts the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,20 @@ class _Place:
     is_reached: bool = False
 
 
+@dataclass
+class _Calls:
+    """How often a forward pass has called a shared module so far."""
+
+    count: dict[nn.Module, int]
+
+
+class _CallsOfThread(threading.local):
+    """The same, for each thread by itself: a task may hand several passes to threads at once."""
+
+    def __init__(self) -> None:
+        self.count: dict[nn.Module, int] = {}
+
+
 class _Carrier:
     """The handler that lets attention read the prefixes of an assignment.
 
@@ -56,7 +71,7 @@ class _Carrier:
         positions: Positions | None,
     ) -> None:
         self.places, self.assignment, self.roots, self.positions = places, assignment, roots, positions
-        self.calls: dict[nn.Module, int] = {}
+        self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
@@ -69,12 +84,12 @@ class _Carrier:
 
     def frozen(self) -> _Carrier:
         copy = _Carrier(self.places, self.assignment, self.roots, self.positions)
-        copy.calls = dict(self.calls)
+        copy.calls = _Calls(dict(self.calls.count))  # a layer may be replayed in another thread
         return copy
 
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
         """A forward pass: calls of a shared module are counted anew, and the tokens get their positions."""
-        self.calls = {}
+        self.calls.count = {}
         if self.positions is None or module not in self.positions.parameters:
             return forward(*arguments, **options)
         return self.positions.run(module, forward, arguments, options)
@@ -90,8 +105,8 @@ class _Carrier:
             return None
         number = 0
         if len(calls) > 1:
-            number = self.calls.get(module, 0)
-            self.calls[module] = (number + 1) % len(calls)
+            number = self.calls.count.get(module, 0)
+            self.calls.count[module] = (number + 1) % len(calls)
         place = calls[number]
         if place is None:
             return None

@@ -10,6 +10,7 @@ are turned already, so a context that would take the model across that length is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,13 @@ def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
     """Whether a caller can say where the tokens stand, by position ids."""
     found = dict.fromkeys((_transformers_model(model), _transformers_model(backbone)))
     return any("position_ids" in signature_of(module).parameters for module in found)
+
+
+class _Nesting(threading.local):
+    """How deep a thread is inside forward passes: a task may hand several of them to threads at once."""
+
+    def __init__(self) -> None:
+        self.depth = 0
 
 
 class Positions:
@@ -57,17 +65,17 @@ class Positions:
         self.parameters = {
             module: tuple(found.parameters) for module, found in read.items() if "position_ids" in found.parameters
         }
-        self._depth = 0
+        self._nesting = _Nesting()
 
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
         """A forward pass of one of the modules, its tokens where they belong."""
-        self._depth += 1
+        self._nesting.depth += 1
         try:
-            if self._depth == 1:
+            if self._nesting.depth == 1:
                 arguments, options = self._filled(self.parameters[module], arguments, options)
             return forward(*arguments, **options)
         finally:
-            self._depth -= 1
+            self._nesting.depth -= 1
 
     def _filled(
         self, parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
