@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DiffLlamaConfig, DiffLlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
@@ -102,14 +102,15 @@ def test_passes_that_a_task_hands_to_two_threads_at_once_do_not_mix(host: Host) 
     assert all(torch.equal(part, own) for part in found)
 
 
-def test_a_layer_that_attends_twice_is_computed_again_in_another_thread_as_it_was() -> None:
-    """As a backward pass on a GPU does: each of the two calls reads its own part of the prefix again."""
+def test_an_attention_that_two_layers_share_is_computed_again_in_another_thread_as_it_was() -> None:
+    """As a backward pass on a GPU does: the second layer reads its own part of the prefix again, not the first's."""
     torch.manual_seed(0)
-    sizes = DiffLlamaConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=16, pad_token_id=0,
-    )  # fmt: skip
-    host = Host(DiffLlamaForCausalLM(sizes))
+    sizes = LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, vocab_size=16, pad_token_id=0
+    )
+    model = LlamaForCausalLM(sizes)
+    model.model.layers[1].self_attn = model.model.layers[0].self_attn
+    host = Host(model)
     assert len(host.sites) == 2
     prefix = Prefix.random(host, positions=3, seed=1, scale=1.0)
 
