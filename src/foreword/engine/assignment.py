@@ -116,6 +116,7 @@ class Assignment:
         carried, shares = self._carried(site, batch, call.query.device)
         if not shares:
             return call.run()
+        _check_mask(call)
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
             enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
@@ -168,6 +169,20 @@ class Assignment:
         if out is None:
             raise AttachError("An attention call had no rows.", expected="one row or more", found="an empty batch")
         return out, None
+
+
+def _check_mask(call: AttentionCall) -> None:
+    """AttachError for a mask with other columns than there are keys: one that is spread over all keys hides no padding.
+
+    Models whose first layers keep a recurrent state, and no keys, make such a mask when they go on from their cache.
+    """
+    if call.mask is not None and call.mask.shape[-1] != call.key.shape[2]:
+        raise AttachError(
+            "The model's own mask does not say which of its keys are padding.",
+            expected=f"a mask of {call.key.shape[2]} columns, one for each key",
+            found=f"{call.mask.shape[-1]} columns, at a {type(call.module).__name__}",
+            fix="Run padded rows with use_cache=False, or each row by itself without padding.",
+        )
 
 
 def _cast(share: Share, dtype: torch.dtype) -> Share:
