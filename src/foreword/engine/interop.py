@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # A turn of the keys that is not a rotation to this accuracy is none: the model's positions are not rotary.
 _ROTATION_TOLERANCE = 1e-3
+# Rounding to float32 moves a key by 6e-8 of its size: along what is this much smaller than the largest, by 6e-3.
+_UNSEEN = 1e-5
 
 
 def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
@@ -128,11 +130,20 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
 
     Under rotary positions scores depend on distance alone, so turning every key by the prefix's length undoes what
     moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
-    position differ by exactly it. PrefixError for a model whose positions are not rotary, or that turns keys by other
-    frequencies once a text is as long as the prefix; prefix and context together must stay below that length, too.
+    position differ by exactly it. PrefixError for an encoder-decoder model, for one whose positions are not rotary, or
+    that turns keys by other frequencies once a text is as long as the prefix; prefix and context together must stay
+    below that length, too.
     """
     check_prefix(prefix)
     check_host(host)
+    if host.role == "encoder-decoder":
+        raise PrefixError(
+            "A prefix for an encoder-decoder model cannot be turned so that it takes positions.",
+            expected="a prefix for an encoder or a causal model",
+            found=f"one for {host.family}: its decoder counts its own positions from the cache, where nothing can move "
+            "them, and its cross-attention has none",
+            fix="Attach the prefix as it is, or keep it as a bundle.",
+        )
     if prefix.occupies:
         return prefix
     for length in host.layout.rotary_lengths:
@@ -286,7 +297,7 @@ def _turns(host: Host, by: int) -> dict[str, Array]:
     for site in host.sites:
         module = host.module(site.name)
         before, after = (found[module].reshape(-1, site.key_dim).cpu().numpy() for found in seen)
-        turn = np.linalg.lstsq(before, after, rcond=None)[0]
+        turn = _turn(before, after)
         error = np.abs(before @ turn - after).max() / max(float(np.abs(after).max()), 1e-12)
         unequal = np.abs(turn @ turn.T - np.eye(site.key_dim)).max()
         if error > _ROTATION_TOLERANCE or unequal > _ROTATION_TOLERANCE:
@@ -295,6 +306,23 @@ def _turns(host: Host, by: int) -> dict[str, Array]:
             )
         turns[site.name] = turn
     return turns
+
+
+def _turn(before: Array, after: Array) -> Array:
+    """The matrix that takes the rows `(row, dim)` of `before` to those of `after`, when some rotation does.
+
+    Keys that went through a layer norm lie in a plane through the origin: they show where the plane goes, and its
+    normal goes to the normal of where it goes, on the side that makes the whole a rotation (determinant 1). What is
+    smaller than `_UNSEEN` of the largest size is rounding of float32 and shows nothing.
+    """
+    _, sizes, directions = np.linalg.svd(before, full_matrices=False)
+    seen = int((sizes > _UNSEEN * sizes[0]).sum())
+    if seen != len(sizes) - 1:
+        return np.linalg.lstsq(before, after, rcond=None)[0]
+    turn = np.linalg.lstsq(before, after, rcond=_UNSEEN)[0]
+    normal = np.linalg.svd(after, full_matrices=False)[2][-1]
+    missing = np.outer(directions[-1], normal)
+    return turn + missing if np.linalg.det(turn + missing) > 0 else turn - missing
 
 
 def _unturned(site: str, found: str) -> PrefixError:
