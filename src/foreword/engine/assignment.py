@@ -36,11 +36,15 @@ PrefixTensors = Mapping[str, SiteTensors]
 # At one site: a prefix's tensors (None: no prefix) and the rows that carry it (None: all).
 _Carried = list[tuple[SiteTensors | None, Tensor | None]]
 
-# Bytes of joined keys and values above which the merge's extra kernel calls cost less than the copy they save. Measured
-# on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
+# Bytes of a prefix's keys and values, for all rows, above which the merge's extra kernel calls cost less than the copy
+# they save. Measured on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
 WORTH_MERGING_BYTES = 400_000
 # The same for a single row, where the copy is at once read from the processor's cache: level between 1.6 and 6 MB.
 WORTH_MERGING_ALONE_BYTES = 2_500_000
+# Joining copies the context, too: for a few tokens that go on from a long cache the two are level at 1.5 to 3 MB.
+WORTH_MERGING_WHOLE_BYTES = 3_000_000
+# What merging moves instead, in sizes of the queries: they are laid side by side, and two outputs become one.
+_MOVED_QUERIES = 4
 # Options of an attention call that change nothing in what is computed here, or only together with a mask.
 _HARMLESS = frozenset(
     {
@@ -120,7 +124,9 @@ class Assignment:
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
             enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
-            merging = len(carried) > 1 or _copied_bytes(batch, shares[0]) >= enough
+            copied = batch * (_bytes(shares[0].keys) + _bytes(shares[0].values))
+            whole = copied + _bytes(call.key) + _bytes(call.value) - _MOVED_QUERIES * _bytes(call.query)
+            merging = len(carried) > 1 or copied >= enough or whole >= WORTH_MERGING_WHOLE_BYTES
         if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
@@ -191,10 +197,8 @@ def _cast(share: Share, dtype: torch.dtype) -> Share:
     return replace(share, keys=share.keys.to(dtype), values=share.values.to(dtype))
 
 
-def _copied_bytes(batch: int, share: Share) -> int:
-    """What joining would copy of a prefix that every row carries."""
-    numbers = share.keys.numel() * share.keys.element_size() + share.values.numel() * share.values.element_size()
-    return batch * numbers
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()  # as `nbytes`, but of a size that a graph leaves open, too
 
 
 def _fused_plan(call: AttentionCall) -> FusedCall | None:
