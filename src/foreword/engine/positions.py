@@ -113,7 +113,7 @@ class Positions:
 
     def _shift(self, batch: int, device: torch.device) -> Tensor | None:
         """The positions that each row's prefix occupies, `(row,)`; None when none does."""
-        if not self.moves:
+        if not self.moves or batch % len(self.occupied):  # a batch without the rows is refused where it attends
             return None
         return self.occupied.to(device).repeat_interleave(batch // len(self.occupied))
 
