@@ -236,6 +236,21 @@ def test_atomic_writing_replaces_the_whole_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_read_out_that_is_not_finite_is_neither_written_nor_read(
+    tmp_path: Path, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, readout = tmp_path / "a.prefix", {"weights": np.array([1.0, number], np.float32)}
+    with pytest.raises(BundleError, match="readout/weights is not all finite"):
+        save_bundle(path, a_prefix(), host=FakeHost(), readout=readout)
+    assert not path.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("foreword.bundle.is_finite", lambda _: True)
+        save_bundle(path, a_prefix(), host=FakeHost(), readout=readout)
+    with pytest.raises(BundleError, match="a read-out that is not all finite"):
+        load_bundle(path)
+
+
 def test_what_is_no_prefix_host_or_table_is_not_written(tmp_path: Path) -> None:
     mine, path = a_prefix(), tmp_path / "a.prefix"
     for wrong in ("a prefix", {}, None):

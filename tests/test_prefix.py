@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foreword.arrays import DTYPES
 from foreword.errors import PrefixError
-from foreword.prefix import DTYPES, LayerPrefix, Prefix
+from foreword.prefix import LayerPrefix, Prefix
 
 Arrays = dict[str, tuple[np.ndarray, ...]]
 
@@ -307,6 +308,12 @@ class FakeSite:
 @dataclass(frozen=True)
 class FakeHost:
     sites: tuple[FakeSite, ...] = (FakeSite("a", 3, 8, 16), FakeSite("b", 1, 4, 4))
+
+
+def test_a_random_prefix_that_no_memory_holds_is_refused_before_it_is_drawn() -> None:
+    for positions in (10**13, 1 << 70):
+        with pytest.raises(PrefixError, match="too large for the memory"):
+            Prefix.random(FakeHost(), positions=positions)
 
 
 def test_a_random_prefix_fits_every_site_and_follows_its_seed() -> None:

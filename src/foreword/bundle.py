@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 from safetensors.numpy import save
 
+from foreword.arrays import Array, is_finite
 from foreword.errors import BaseMismatchError, BundleError, ForewordError, SigningError
-from foreword.prefix import Array, LayerPrefix, Prefix
+from foreword.prefix import LayerPrefix, Prefix
+from foreword.signatures import SIGNATURE_LIMIT, SIGNATURES, signatures_in, with_signatures
 from foreword.signing import Signature, SigningKey
 from foreword.tensorfile import (
     HEADER_LIMIT,
@@ -30,19 +32,17 @@ from foreword.tensorfile import (
     broken,
     content_digest,
     decoded,
+    file_path,
     is_plain,
     parsed,
     read_content,
     schema_of,
-    with_text,
 )
 from foreword.trust import TrustPolicy
 from foreword.version import __version__
 
 SCHEMA = "foreword.bundle/1"
 SUFFIX = ".prefix"
-SIGNATURES = "foreword.signatures"
-SIGNATURE_LIMIT = 16
 
 _PARTS = ("keys", "values", "bias")
 
@@ -125,6 +125,9 @@ def save_bundle(
                 found=type(table).__name__,
                 fix=f"Put it under a name of its own: {name}={{'name': ...}}.",
             )
+    path = file_path(path)
+    if sign_with is not None:
+        _check_key(sign_with)
     bundle = Bundle(
         prefix=prefix,
         reference=host.reference,
@@ -135,18 +138,28 @@ def save_bundle(
         provenance=dict(provenance or {}),
         evidence=None if evidence is None else dict(evidence),
     )
-    path = Path(path)
     content, digest = _encode(bundle)
     if sign_with is not None:
         bundle = replace(bundle, signatures=(sign_with.sign(digest, signer=signer),))
-        content = _with_signatures(path, content, bundle.signatures)
+        content = with_signatures(path, content, bundle.signatures)
     write_bytes_atomically(path, content)
     return bundle
 
 
+def _check_key(key: object) -> None:
+    """SigningError unless `key` can sign."""
+    if not isinstance(key, SigningKey):
+        raise SigningError(
+            "This is not a key to sign with.",
+            expected="a SigningKey",
+            found=type(key).__name__,
+            fix="Read one from its file with foreword.SigningKey.read(path), or make one: SigningKey.new().",
+        )
+
+
 def _check_identity(host: object) -> None:
     """BundleError unless `host` says which base model it is."""
-    if not all(hasattr(host, name) for name in ("reference", "family", "fingerprint")):
+    if not all(isinstance(getattr(host, name, None), str) for name in ("reference", "family", "fingerprint")):
         raise BundleError(
             "This is not a host, so it is not known which base model the bundle is for.",
             expected="a Host, made by Host(model) or Host.load(reference)",
@@ -163,7 +176,14 @@ def load_bundle(path: str | Path, *, host: HasIdentity | None = None, trust: Tru
     BundleError when the file is missing, truncated, changed, wrongly signed or of another format; UntrustedBundleError
     when the policy refuses it; BaseMismatchError for another base; SigningError when the policy cannot be read.
     """
-    path = Path(path)
+    path = file_path(path)
+    if trust is not None and not isinstance(trust, TrustPolicy):
+        raise BundleError(
+            "This is not a trust policy.",
+            expected="a TrustPolicy, or None for this user's own",
+            found=type(trust).__name__,
+            fix="Read one from its file: trust=foreword.TrustPolicy.load(path).",
+        )
     policy = TrustPolicy.in_force() if trust is None else trust
     bundle, _ = _decode(path, read_content(path))
     policy.check(path, bundle.signatures)
@@ -178,7 +198,8 @@ def sign_bundle(path: str | Path, key: SigningKey, *, signer: str | None = None)
     The bundle is read and checked first, whoever else has signed it. BundleError when it is not whole, or has sixteen
     signatures already.
     """
-    path = Path(path)
+    path = file_path(path)
+    _check_key(key)
     content = read_content(path)
     bundle, digest = _decode(path, content)
     others = [found for found in bundle.signatures if found.key != key.public]
@@ -190,7 +211,7 @@ def sign_bundle(path: str | Path, key: SigningKey, *, signer: str | None = None)
             fix="Save the bundle anew and let fewer keys sign it.",
         )
     bundle = replace(bundle, signatures=(*others, key.sign(digest, signer=signer)))
-    write_bytes_atomically(path, _with_signatures(path, content, bundle.signatures))
+    write_bytes_atomically(path, with_signatures(path, content, bundle.signatures))
     return bundle
 
 
@@ -232,7 +253,7 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
     }
     tensors |= {f"readout/{name}": array for name, array in bundle.readout.items()}
     for name in (*bundle.prefix.sites, *bundle.readout):
-        if not is_plain(name):
+        if not (isinstance(name, str) and is_plain(name)):
             raise BundleError(
                 "A site or a part of the read-out has a name that a bundle does not hold.",
                 expected="printable text without / and \\",
@@ -246,6 +267,13 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
                 expected=", ".join(NAMES),
                 found=str(array.dtype),
                 fix="Convert it to float32.",
+            )
+        if not is_finite(array):
+            raise BundleError(
+                f"The tensor {name} is not all finite.",
+                expected="finite numbers",
+                found="NaN or infinite entries",
+                fix="Find where the read-out diverged; it could answer nothing with them.",
             )
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
@@ -286,34 +314,6 @@ def _encode(bundle: Bundle) -> tuple[bytes, str]:
             fix="Keep large evidence in a file of its own.",
         )
     return content, digest
-
-
-def _with_signatures(path: Path, content: bytes, signatures: Sequence[Signature]) -> bytes:
-    told = [signature.described() for signature in signatures]
-    return with_text(path, content, SIGNATURES, json.dumps(told, ensure_ascii=False))
-
-
-def _signatures(path: Path, text: str | None, digest: str) -> tuple[Signature, ...]:
-    """The signatures in a file's metadata; BundleError when one of them is not over this digest."""
-    if text is None:
-        return ()
-    try:
-        told = parsed(text)
-        if not isinstance(told, list) or not 1 <= len(told) <= SIGNATURE_LIMIT:
-            raise ValueError(f"not a list of 1 to {SIGNATURE_LIMIT}")
-        found = tuple(Signature.parse(entry) for entry in told)
-        if len({signature.key for signature in found}) != len(found):
-            raise ValueError("one key twice")
-        invalid = [signature.key.id for signature in found if not signature.covers(digest)]
-    except (ValueError, RecursionError) as error:
-        raise broken(path, f"signatures that foreword does not write ({error})") from error
-    except SigningError as error:
-        raise BundleError(
-            f"The signatures of {path} cannot be checked.", expected=error.expected, found=error.found, fix=error.fix
-        ) from error
-    if invalid:
-        raise broken(path, f"a signature that is not over these contents (key {invalid[0]})")
-    return found
 
 
 def _manifest(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -365,7 +365,7 @@ def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
             provenance=manifest["provenance"],
             evidence=manifest["evidence"],
             version=manifest["version"],
-            signatures=_signatures(path, file.texts.get(SIGNATURES), digest),
+            signatures=signatures_in(path, file.texts.get(SIGNATURES), digest),
         )
     except BundleError:
         raise
@@ -373,6 +373,9 @@ def _decode(path: Path, content: bytes) -> tuple[Bundle, str]:
         raise broken(path, f"a manifest that does not fit its tensors ({type(error).__name__}: {error})") from error
     if prefix.hash != told.get("hash"):
         raise broken(path, f"prefix {prefix.hash[:12]} where the manifest promises {str(told.get('hash'))[:12]}")
+    wrong = [name for name, array in bundle.readout.items() if not is_finite(array)]
+    if wrong:
+        raise broken(path, f"a read-out that is not all finite ({wrong[0][:80]})")
     return bundle, digest
 
 

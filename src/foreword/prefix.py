@@ -12,23 +12,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
-from typing import Any, Protocol
+from numbers import Real
+from typing import Protocol
 
-import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+import psutil
 
+from foreword.arrays import DTYPES, Array, dtype_of, frozen, is_count, is_finite
 from foreword.errors import PrefixError
-
-Array = NDArray[Any]
-
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "float64": np.dtype(np.float64),
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 
 
 class SiteShape(Protocol):
@@ -73,10 +64,10 @@ class LayerPrefix:
                 found=repr(self.site)[:100],
                 fix="Use site.name of the entries of host.sites.",
             )
-        object.__setattr__(self, "keys", _frozen(self.keys))
-        object.__setattr__(self, "values", _frozen(self.values))
+        object.__setattr__(self, "keys", frozen(self.keys))
+        object.__setattr__(self, "values", frozen(self.values))
         if self.bias is not None:
-            object.__setattr__(self, "bias", _frozen(self.bias))
+            object.__setattr__(self, "bias", frozen(self.bias))
         self._check_shapes()
         for name, array in self.arrays().items():
             if array.dtype != self.keys.dtype or array.dtype not in DTYPES.values():
@@ -86,7 +77,7 @@ class LayerPrefix:
                     found=str(array.dtype),
                     fix="Convert the arrays, for example with array.astype('float32').",
                 )
-            if not np.isfinite(array).all():
+            if not is_finite(array):
                 raise PrefixError(
                     f"The prefix's {name} at {self.site} are not all finite.",
                     expected="finite numbers",
@@ -157,8 +148,17 @@ class Prefix:
     reads: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "reads", tuple(self.reads))
+        for name, kind, wanted in (("layers", LayerPrefix, "LayerPrefix entries"), ("reads", object, "whole numbers")):
+            given = getattr(self, name)
+            entries = tuple(given) if isinstance(given, Iterable) else (None,)
+            if not all(isinstance(entry, kind) and entry is not None for entry in entries):
+                raise PrefixError(
+                    f"The {name} of a prefix are of another type.",
+                    expected=f"a tuple of {wanted}",
+                    found=f"{type(given).__name__}: {given!r}"[:100],
+                    fix="Use Prefix.from_arrays({site: (keys, values)}).",
+                )
+            object.__setattr__(self, name, entries)
         if not self.layers:
             raise PrefixError(
                 "A prefix needs at least one layer.",
@@ -217,7 +217,7 @@ class Prefix:
         cls, host: HasSites, *, positions: int, seed: int = 0, scale: float = 0.02, dtype: str = "float32"
     ) -> Prefix:
         """Normal keys and values of standard deviation `scale` for every self-attention site of `host`."""
-        sites = getattr(host, "sites", None)
+        sites = None if isinstance(host, Prefix) else getattr(host, "sites", None)
         if sites is None or not (is_count(positions) and positions) or not is_count(seed):
             raise PrefixError(
                 "No prefix can be drawn from this.",
@@ -225,12 +225,28 @@ class Prefix:
                 found=f"{type(host).__name__}, positions={positions!r:.40}, seed={seed!r:.40}",
                 fix="Write Prefix.random(host, positions=16, seed=0).",
             )
+        if not (isinstance(scale, Real) and 0 <= float(scale) < np.inf):
+            raise PrefixError(
+                "Numbers cannot be drawn with this standard deviation.",
+                expected="a finite number, 0 or more",
+                found=f"scale={scale!r:.40}",
+                fix="Leave `scale` out for small numbers (0.02), or use 1.0 for ones as large as a text's.",
+            )
+        drawn = 8 * int(positions) * max((x.kv_heads * max(x.key_dim, x.value_dim) for x in sites), default=0)
+        kept = sum(dtype_of(dtype).itemsize * int(positions) * x.kv_heads * (x.key_dim + x.value_dim) for x in sites)
+        if kept + 2 * drawn > (room := psutil.virtual_memory().available):
+            raise PrefixError(
+                "This prefix is too large for the memory of this machine.",
+                expected=f"at most {room:,} bytes, which are free",
+                found=f"{positions:,} positions, which take {kept + 2 * drawn:,}",
+                fix="Use fewer positions.",
+            )
         rng = np.random.default_rng(seed)
         layers = []
         for site in sites:
             keys = rng.normal(0.0, scale, (site.kv_heads, positions, site.key_dim))
             values = rng.normal(0.0, scale, (site.kv_heads, positions, site.value_dim))
-            layers.append(LayerPrefix(site.name, keys.astype(_dtype(dtype)), values.astype(_dtype(dtype))))
+            layers.append(LayerPrefix(site.name, keys.astype(dtype_of(dtype)), values.astype(dtype_of(dtype))))
         return cls(tuple(layers))
 
     @property
@@ -331,7 +347,7 @@ class Prefix:
 
     def cast(self, dtype: str) -> Prefix:
         """The same prefix in another dtype; PrefixError when a number does not fit into it."""
-        wanted = _dtype(dtype)
+        wanted = dtype_of(dtype)
         with np.errstate(over="ignore"):
             layers = tuple(
                 LayerPrefix(layer.site, *(array.astype(wanted) for array in layer.arrays().values()))
@@ -341,12 +357,13 @@ class Prefix:
 
     def select(self, sites: Iterable[str]) -> Prefix:
         """Only the given sites, in this prefix's order; PrefixError when one is not there."""
-        wanted = set(sites)
-        if not wanted or not wanted <= set(self.sites):
+        wanted = list(sites) if isinstance(sites, Iterable) and not isinstance(sites, str) else [sites]
+        unknown = [site for site in wanted if not isinstance(site, str) or site not in self.sites]
+        if unknown or not wanted:
             raise PrefixError(
                 "The prefix has no such site.",
-                expected=f"some of {', '.join(self.sites)}",
-                found=", ".join(sorted(wanted - set(self.sites))) or "no site at all",
+                expected=f"a list of some of {', '.join(self.sites)}",
+                found=", ".join(f"{site!s:.60}" for site in unknown[:3]) or "no site at all",
                 fix="Name sites that the prefix carries.",
             )
         return Prefix(tuple(layer for layer in self.layers if layer.site in wanted), self.occupies, self.reads)
@@ -362,36 +379,6 @@ class Prefix:
             f"Prefix({self.hash[:12]}, positions={self.positions}, sites={len(self.layers)}, "
             f"dtype={self.dtype}, nbytes={self.nbytes}, occupies={self.occupies})"
         )
-
-
-def is_count(number: object) -> bool:
-    """Whether this is a whole number of things: 0 or more, of any integer type, and no truth value."""
-    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    if name not in DTYPES:
-        raise PrefixError(
-            "A prefix cannot be held in this dtype.",
-            expected=", ".join(DTYPES),
-            found=name,
-            fix="Use float32, or bfloat16 to halve its size.",
-        )
-    return DTYPES[name]
-
-
-def _frozen(array: Array) -> Array:
-    """A read-only, C-contiguous array that no caller can change behind the hash's back."""
-    if not isinstance(array, np.ndarray):
-        raise PrefixError(
-            "Keys and values must be NumPy arrays.",
-            expected="numpy.ndarray",
-            found=type(array).__name__,
-            fix="Convert with numpy.asarray(x), or x.detach().cpu().numpy() for a torch tensor.",
-        )
-    copy = np.array(array, order="C", copy=True)
-    copy.flags.writeable = False
-    return copy
 
 
 def _head_shape(layer: LayerPrefix) -> tuple[int, int, int]:

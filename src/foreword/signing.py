@@ -70,7 +70,7 @@ class PublicKey:
     @classmethod
     def parse(cls, text: str, *, folder: Path | None = None) -> PublicKey:
         """A key from base64, 64 hexadecimal digits, PEM, or a path (relative to `folder`) of a PEM file."""
-        told = text.strip()
+        told = as_text(text, "a public key, or the path of its file").strip()
         if re.fullmatch(r"[0-9a-fA-F]{64}", told):
             return cls(bytes.fromhex(told))
         if re.fullmatch(r"[A-Za-z0-9+/]{43}=", told):
@@ -174,9 +174,10 @@ class SigningKey:
             from cryptography.hazmat.primitives.serialization import load_pem_private_key
         except ImportError as error:
             _library_is_missing(error)
-        content = _key_file(Path(path))
+        content = _key_file(Path(as_text(path, "the path of a private key")))
+        secret = None if passphrase is None else _secret(passphrase)
         try:
-            key = load_pem_private_key(content, None if passphrase is None else passphrase.encode())
+            key = load_pem_private_key(content, secret)
         except TypeError as error:
             needed = passphrase is None
             raise SigningError(
@@ -224,7 +225,9 @@ class SigningKey:
         """
         from cryptography.hazmat.primitives import serialization as forms
 
-        lock = forms.BestAvailableEncryption(passphrase.encode()) if passphrase else forms.NoEncryption()
+        path = as_text(path, "the path of a new key")
+        secret = None if passphrase is None else _secret(passphrase)
+        lock = forms.BestAvailableEncryption(secret) if secret else forms.NoEncryption()
         private = self._key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, lock)
         public = self._key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
         files = {Path(f"{path}.key"): (private, 0o600), Path(f"{path}.pub"): (public, 0o644)}
@@ -240,12 +243,13 @@ class SigningKey:
         except BaseException as error:
             for place in written:
                 place.unlink(missing_ok=True)
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError | ValueError):  # ValueError: a path with a NUL in it
                 raise
+            told = getattr(error, "strerror", None) or str(error)
             raise SigningError(
                 "The new key could not be written.",
-                expected=" and ".join(map(str, files)) + ", neither of them there yet",
-                found=f"{error.strerror or error}: {error.filename or path}",
+                expected=" and ".join(f"{place!s:.100}" for place in files) + ", neither of them there yet",
+                found=f"{told}: {getattr(error, 'filename', None) or repr(path)}",
                 fix="Choose another name or folder; a key is never overwritten.",
             ) from error
         first, second = files
@@ -264,6 +268,30 @@ def _bytes_of(text: object, length: int) -> bytes:
     if len(found) != length or base64.b64encode(found).decode() != text:
         raise ValueError(f"a signature whose key or value is not base64 of {length} bytes")
     return found
+
+
+def as_text(given: object, what: str) -> str:
+    """`given` as text; SigningError when it is neither a text nor a path."""
+    if not isinstance(given, str | Path):
+        raise SigningError(
+            f"This is not {what}.",
+            expected="a text or a pathlib.Path",
+            found=type(given).__name__,
+            fix="Name the file that `foreword sign --new-key` wrote, or the trust policy's.",
+        )
+    return str(given)
+
+
+def _secret(passphrase: object) -> bytes:
+    try:
+        return passphrase.encode()  # type: ignore[attr-defined,no-any-return]
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise SigningError(
+            "This passphrase cannot be used.",
+            expected="a text that UTF-8 can write",
+            found=type(passphrase).__name__,
+            fix="Give it as a str, such as os.environ['FOREWORD_KEY_PASSPHRASE'].",
+        ) from error
 
 
 def _is_signer(name: object) -> bool:

@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 from safetensors import SafetensorError, deserialize
 
+from foreword.arrays import Array
 from foreword.errors import BundleError
-from foreword.prefix import Array
 from foreword.regular_file import found_in, size_of
 
 HEADER_LIMIT = 16 * 2**20
@@ -105,6 +105,19 @@ def decoded(path: Path, content: bytes, *, dtypes: Mapping[str, np.dtype[Any]] =
         except ValueError as error:  # more axes than NumPy has, or none times 2^62
             raise broken(path, f"tensor {name[:80]!r} of a shape that no array has ({error})") from error
     return TensorFile(texts, tensors)
+
+
+def file_path(given: object) -> Path:
+    """What the caller gave as a path; BundleError when it is none."""
+    try:
+        return Path(given)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise BundleError(
+            "This is not a path.",
+            expected="a text or a pathlib.Path",
+            found=type(given).__name__,
+            fix="Name the file or folder, such as 'runs/mine/best.prefix'.",
+        ) from error
 
 
 def schema_of(path: Path, content: bytes) -> str | None:

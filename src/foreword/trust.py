@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from foreword.errors import SigningError, UntrustedBundleError
 from foreword.regular_file import content_of, found_in
-from foreword.signing import PublicKey, Signature
+from foreword.signing import PublicKey, Signature, as_text
 
 VARIABLE = "FOREWORD_TRUST"
 POLICY_LIMIT = 2**20
@@ -43,7 +43,7 @@ class TrustPolicy:
     @classmethod
     def load(cls, path: str | Path) -> TrustPolicy:
         """The policy in a TOML file; SigningError lists everything that is wrong with it."""
-        path = Path(path)
+        path = Path(as_text(path, "the path of a trust policy"))
         try:
             told = tomllib.loads(content_of(path, POLICY_LIMIT).decode())
         except (OSError, ValueError, RecursionError) as error:

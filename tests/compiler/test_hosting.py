@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foreword.arrays import DTYPES
 from foreword.compiler.frozen import four_squares, limbs
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import host_in
 from foreword.compiler.hosting_terms import score_floor, smaller_values
 from foreword.compiler.rotation import turning
 from foreword.errors import CompileError
-from foreword.prefix import DTYPES
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.conformance.subject import (
     TOKENS,
     Inputs,
     Subject,
+    a_prefix,
     assert_close,
     assert_tokens,
     is_windowed,
@@ -270,22 +272,28 @@ def baked_text(subject: Subject) -> None:
 
 
 def compiled(subject: Subject) -> None:
-    """A model that `torch.compile` has traced gives the same numbers: bare, then with a prefix, then bare again."""
-    given, host = subject.inputs(), subject.host
-    with torch.no_grad():
-        bare = subject.output(given)
-        wanted = with_prefix(subject, given)
-        torch._dynamo.reset()
-        traced = torch.compile(host.backbone, backend="eager")
-        before = read(traced(**given))
-        with attached(host, subject.prefix):
-            found = read(traced(**given))
-        after = read(traced(**given))
+    """`torch.compile` traces the bare model once and the model with a prefix once, each as one graph without a break.
+
+    The numbers are right bare, with a prefix, with another one of its length, and bare again after leaving.
+    """
+    given, host, graphs = subject.inputs(), subject.host, []
+
+    def keep(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
     torch._dynamo.reset()
-    allowed = subject.tolerance(float(wanted.abs().max()))
-    assert_close(before, bare, allowed)
-    assert_close(found, wanted, allowed)
-    assert_close(after, bare, allowed)
+    traced = torch.compile(host.backbone, backend=keep, fullgraph=True)
+    prefixes = [None, subject.prefix, a_prefix(host, subject.prefix.positions, seed=3), None]
+    try:
+        for prefix in prefixes:
+            with torch.no_grad(), nullcontext() if prefix is None else attached(host, prefix):
+                wanted, found = subject.output(given), read(traced(**given))
+            assert_close(found, wanted, subject.tolerance(float(wanted.abs().max())))
+    finally:
+        torch._dynamo.reset()
+    if len(graphs) != 2:
+        raise AssertionError(f"traced {len(graphs)} graphs, not one without and one with a prefix")
 
 
 COLUMNS: Mapping[str, Callable[[Subject], None]] = {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foreword.engine.attach import attached
+from foreword.engine.bake import bake
 from foreword.engine.checkpointing import checkpointed
 from foreword.engine.generation import (
     completion_loss,
@@ -403,3 +404,23 @@ def test_labels_are_scored_alike_where_layers_are_computed_again(causal: Host) -
         with attached(causal, prefix), checkpointed(causal.model), torch.set_grad_enabled(with_gradients):
             found = completion_scores(causal, prompts, labels)
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["lookup", "assistant"])
+def test_tokens_that_are_guessed_and_checked_are_the_tokens_one_by_one(
+    load_host: Callable[[str], Host], kind: str
+) -> None:
+    """transformers' assisted generation: several tokens in one pass, and a cache that is cut where a guess was wrong.
+
+    The assistant is another model, bare or with a prefix of its own: neither reads the other's.
+    """
+    host, helper = load_host("llama"), load_host("qwen2")
+    prompt = {"input_ids": torch.tensor([[7, 21, 33, 8, 21, 33]]), "max_new_tokens": 12, "do_sample": False}
+    guessing = {"prompt_lookup_num_tokens": 3} if kind == "lookup" else {"assistant_model": helper.model}
+    prefix, own = (Prefix.random(found, positions=4, seed=1, scale=1.0) for found in (host, helper))
+    for attached_here in (prefix, bake(host, [9, 8, 11])):
+        with attached(host, attached_here):
+            wanted = host.model.generate(**prompt).tolist()
+            assert host.model.generate(**prompt, **guessing).tolist() == wanted
+            with attached(helper, own):
+                assert host.model.generate(**prompt, **guessing).tolist() == wanted

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.conformance.subject import Subject, assert_close, assert_tokens, is_windowed, subject
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PersimmonConfig,
+)
 
 from foreword.engine.adapter import CONFIG, WEIGHTS
 from foreword.engine.attach import attached
@@ -141,6 +150,42 @@ def test_turned_keys_compute_the_same_where_the_prefix_takes_positions(family: s
 def test_keys_that_do_not_turn_with_position_are_refused(family: str) -> None:
     """Nor under linear biases, where the keys stay as they are but an engine would give the prefix biases."""
     with pytest.raises(PrefixError, match="do not turn with position"):
+        occupying(subject(family).prefix, subject(family).host)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PersimmonConfig(**SMALL, num_hidden_layers=2, pad_token_id=0),
+        CohereConfig(**SMALL, num_hidden_layers=2, pad_token_id=0, use_qk_norm=True),
+    ],
+    ids=["persimmon", "cohere"],
+)
+def test_keys_out_of_a_layer_norm_turn_too_though_they_show_one_direction_less(config: Any) -> None:
+    """The prefix's own keys are out of no layer norm, so a turn that was wrong along that direction would show."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(5 if weight.dim() > 1 else 1)
+    host = Host(model)
+    prefix = Prefix.random(host, positions=5, seed=1, scale=1.0)
+
+    def output(prefix: Prefix | None) -> Tensor:
+        with torch.no_grad(), nullcontext() if prefix is None else attached(host, prefix):
+            found: Tensor = host.backbone(input_ids=IDS).last_hidden_state
+        return found
+
+    wanted = output(prefix)
+    # As in test_attach.py, twice: 8 products in a row in each layer over at most 64 terms, in float32.
+    allowed = 2 * 8 * config.num_hidden_layers * 64 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
+    assert_close(output(occupying(prefix, host)), wanted, allowed)
+    assert float((wanted - output(None)).abs().max()) > 100 * allowed
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_models_prefix_takes_no_positions(family: str) -> None:
+    with pytest.raises(PrefixError, match="cannot be turned"):
         occupying(subject(family).prefix, subject(family).host)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attention import AttentionCall
@@ -209,3 +210,28 @@ def test_the_merge_and_the_plain_joining_are_one(seed: int) -> None:
         assignment.merging = merging
         answers.append(assignment.answer(call, "a")[0])
     assert float((answers[0] - answers[1]).abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("queries", "context", "is_merged"),
+    [(1, 256, False), (1, 4096, True), (512, 512, False), (16, 4096, True)],
+    ids=["decoding", "decoding behind a long context", "prefill", "a chunk behind a long context"],
+)
+def test_a_long_context_is_not_copied_for_a_short_prefix(
+    queries: int, context: int, is_merged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4,096 keys of 2 heads of 64 and their values are 4.2 MB; 512 queries of as many heads are a quarter of a MB."""
+    taken: list[FusedCall] = []
+
+    def noted(call: FusedCall, shares: list[Share]) -> Tensor:
+        taken.append(call)
+        return fused(call, shares)
+
+    monkeypatch.setattr("foreword.engine.assignment.fused", noted)
+    module = torch.nn.Module()
+    module.num_key_value_groups = 1  # type: ignore[assignment]
+    query, key, value = (torch.zeros(1, 2, length, 64) for length in (queries, context, context))
+    prefix = {"site": SiteTensors(torch.zeros(2, 4, 64), torch.zeros(2, 4, 64))}
+    call = AttentionCall(module, query, key, value, None, {"is_causal": False}, sdpa_attention_forward, "sdpa")
+    Assignment([prefix], None).answer(call, "site")
+    assert bool(taken) == is_merged

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.hostile.liar import file_of, parts_of, refused, sealed
 
-from foreword.bundle import SIGNATURE_LIMIT, SIGNATURES, Bundle, load_bundle, sign_bundle
+from foreword.bundle import Bundle, load_bundle, sign_bundle
 from foreword.errors import BundleError, SigningError
+from foreword.signatures import SIGNATURE_LIMIT, SIGNATURES
 from foreword.signing import DOMAIN, PublicKey, SigningKey
 from foreword.trust import POLICY_LIMIT, TrustPolicy
 

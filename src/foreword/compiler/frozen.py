@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
-from foreword.prefix import DTYPES
 
 Array = NDArray[Any]
 

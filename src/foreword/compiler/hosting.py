@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import (
     ROUNDOFF,
@@ -41,7 +42,7 @@ from foreword.compiler.hosting_terms import (
 from foreword.compiler.rotation import turning
 from foreword.compiler.weights import state
 from foreword.errors import CompileError
-from foreword.prefix import DTYPES, Prefix
+from foreword.prefix import Prefix
 
 Array = NDArray[Any]
 

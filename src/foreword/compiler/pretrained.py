@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
 from foreword.compiler.placing import MARGIN, Layout, Problem, chosen, solved
 from foreword.compiler.relevance import Relevance, relevance
 from foreword.errors import CompileError
-from foreword.prefix import DTYPES, Prefix
+from foreword.prefix import Prefix
 
 # The bias that hides a prefix from the other heads of its site: e^-10000 is 0 in every dtype.
 HIDDEN = -1.0e4

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
-from foreword.prefix import DTYPES
 
 # Pairs per number: more gain nothing in float32, in which transformers computes the cosines.
 MOST_PAIRS = 8

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from foreword.arrays import Array
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError
-from foreword.prefix import Array
 from foreword.regular_file import content_of
 from foreword.tensorfile import decoded, parsed, read_content
 

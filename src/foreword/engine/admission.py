@@ -7,15 +7,16 @@ attached (`attach.py`); what can only be seen in a forward pass, such as the row
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from foreword.arrays import DTYPES, is_count
 from foreword.engine.assignment import PrefixTensors, SiteTensors
 from foreword.engine.attention import IMPLEMENTATIONS
 from foreword.errors import AttachError, PrefixError
-from foreword.prefix import DTYPES, Prefix
+from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -45,6 +46,17 @@ def check_prefixes(given: object) -> None:
         )
 
 
+def check_prefix(given: object) -> None:
+    """PrefixError unless `given` is one prefix."""
+    if not isinstance(given, Prefix):
+        raise PrefixError(
+            "This is not a prefix.",
+            expected="a Prefix",
+            found=type(given).__name__,
+            fix="Make one with Prefix.from_arrays(...), or load a bundle and take bundle.prefix.",
+        )
+
+
 def check_rows(rows: object, count: int) -> None:
     """AttachError unless `rows` is None, or says for one row or more an index below `count` or None."""
     if rows is None:
@@ -61,7 +73,7 @@ def check_rows(rows: object, count: int) -> None:
         raise AttachError(
             "A row index is out of range.",
             expected=f"0 to {count - 1}, or None for no prefix",
-            found=str(wrong[0]),
+            found=repr(wrong[0])[:100],
             fix="Let each entry of `rows` be an index into the list of prefixes.",
         )
 
@@ -152,10 +164,30 @@ def check_soft(host: Host, soft: object) -> None:
         )
 
 
+def check_tokens(host: Host, content: Any) -> list[int]:
+    """Token ids as a list; PrefixError for anything else than a sequence of the model's token ids."""
+    listed = content.tolist() if hasattr(content, "tolist") else content
+    size = int(host.model.get_input_embeddings().weight.shape[0])
+    is_sequence = isinstance(listed, Sequence) and not isinstance(listed, bytes)
+    wrong = [part for part in listed if not (is_count(part) and int(part) < size)] if is_sequence else [listed]
+    if wrong:
+        raise PrefixError(
+            "This is neither a text nor messages, token ids or embeddings.",
+            expected=f"a text, messages, token ids from 0 to {size - 1}, or embeddings (token, {host.hidden_size})",
+            found=f"{type(content).__name__} with {wrong[0]!r:.80}",
+            fix="Give one text: of a tokenizer's batch, its row (ids[0]).",
+        )
+    return [int(part) for part in listed]
+
+
 def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:
     """PrefixError unless keys, values and bias are dense tensors of a dtype of DTYPES on `device`, and fit together."""
     parts = _parts(found) if isinstance(found, SiteTensors) else [found]
-    if not all(isinstance(part, Tensor) and part.layout == torch.strided for part in parts):
+    if (
+        not isinstance(found, SiteTensors)
+        or len(parts) < 2
+        or not all(isinstance(part, Tensor) and part.layout == torch.strided for part in parts)
+    ):
         raise PrefixError(
             f"The prefix at {name} is not made of tensors.",
             expected="SiteTensors(keys, values) or SiteTensors(keys, values, bias) of dense torch tensors",

@@ -36,11 +36,15 @@ PrefixTensors = Mapping[str, SiteTensors]
 # At one site: a prefix's tensors (None: no prefix) and the rows that carry it (None: all).
 _Carried = list[tuple[SiteTensors | None, Tensor | None]]
 
-# Bytes of joined keys and values above which the merge's extra kernel calls cost less than the copy they save. Measured
-# on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
+# Bytes of a prefix's keys and values, for all rows, above which the merge's extra kernel calls cost less than the copy
+# they save. Measured on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
 WORTH_MERGING_BYTES = 400_000
 # The same for a single row, where the copy is at once read from the processor's cache: level between 1.6 and 6 MB.
 WORTH_MERGING_ALONE_BYTES = 2_500_000
+# Joining copies the context, too: for a few tokens that go on from a long cache the two are level at 1.5 to 3 MB.
+WORTH_MERGING_WHOLE_BYTES = 3_000_000
+# What merging moves instead, in sizes of the queries: they are laid side by side, and two outputs become one.
+_MOVED_QUERIES = 4
 # Options of an attention call that change nothing in what is computed here, or only together with a mask.
 _HARMLESS = frozenset(
     {
@@ -75,31 +79,40 @@ class Assignment:
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
         self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share]]] = {}
         self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
+        # A compiled graph serves every order of the rows: it reads how many there are, and their numbers as tensors.
+        whose = () if self.rows is None else self.rows
+        self._count = None if self.rows is None else len(whose)
+        self._where = {
+            prefix: torch.tensor([row for row, carried in enumerate(whose) if carried == prefix])
+            for prefix in sorted(set(whose), key=lambda found: (found is None, found))
+        }
 
     def groups(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
         """(prefix, rows) pairs that cover a batch of this size; rows None: all of them."""
+        if torch.compiler.is_compiling():  # a graph that had read what is kept would be traced again once it grows
+            return self._grouped(batch, device)
         key = (batch, device)
         if key not in self._groups:
             self._groups[key] = self._grouped(batch, device)
         return self._groups[key]
 
     def _grouped(self, batch: int, device: torch.device) -> list[tuple[int | None, Tensor | None]]:
-        if self.rows is None:
+        if self._count is None:
             return [(0, None)]
-        if not self.rows or batch % len(self.rows):
+        if not self._count or batch % self._count:
             raise AttachError(
                 "The batch does not have the rows that the prefixes were attached for.",
-                expected=f"{len(self.rows)} rows, or a multiple of it (beams)",
+                expected=f"{self._count} rows, or a multiple of it (beams)",
                 found=f"{batch} rows",
                 fix="Attach with one entry of `rows` for each row of the batch.",
             )
-        repeats = batch // len(self.rows)
-        whose = [prefix for prefix in self.rows for _ in range(repeats)]
-        found: list[tuple[int | None, Tensor | None]] = []
-        for prefix in dict.fromkeys(whose):
-            where = [row for row, carried in enumerate(whose) if carried == prefix]
-            found.append((prefix, None if len(where) == batch else torch.tensor(where, device=device)))
-        return found
+        if len(self._where) == 1:
+            return [(prefix, None) for prefix in self._where]
+        beams = torch.arange(batch // self._count, device=device)
+        return [
+            (prefix, (where.to(device)[:, None] * len(beams) + beams).flatten())
+            for prefix, where in self._where.items()
+        ]
 
     def answer(self, call: AttentionCall, site: str) -> tuple[Tensor, Tensor | None]:
         """What the attention call gives with every row's prefix in front of its context."""
@@ -107,10 +120,13 @@ class Assignment:
         carried, shares = self._carried(site, batch, call.query.device)
         if not shares:
             return call.run()
+        _check_mask(call)
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
             enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
-            merging = len(carried) > 1 or _copied_bytes(batch, shares[0]) >= enough
+            copied = batch * (_bytes(shares[0].keys) + _bytes(shares[0].values))
+            whole = copied + _bytes(call.key) + _bytes(call.value) - _MOVED_QUERIES * _bytes(call.query)
+            merging = len(carried) > 1 or copied >= enough or whole >= WORTH_MERGING_WHOLE_BYTES
         if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
@@ -122,12 +138,16 @@ class Assignment:
 
     def _carried(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
         """Which tensors which rows carry at a site, and the same without the rows that carry none."""
+        if torch.compiler.is_compiling():
+            return self._carried_now(site, batch, device)
         key = (site, batch, device)
         if key not in self._at_site:
-            carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
-            shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
-            self._at_site[key] = carried, shares
+            self._at_site[key] = self._carried_now(site, batch, device)
         return self._at_site[key]
+
+    def _carried_now(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
+        carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
+        return carried, [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
 
     def merge(self, met: Met, site: str) -> Tensor:
         """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
@@ -157,15 +177,28 @@ class Assignment:
         return out, None
 
 
+def _check_mask(call: AttentionCall) -> None:
+    """AttachError for a mask with other columns than there are keys: one that is spread over all keys hides no padding.
+
+    Models whose first layers keep a recurrent state, and no keys, make such a mask when they go on from their cache.
+    """
+    if call.mask is not None and call.mask.shape[-1] != call.key.shape[2]:
+        raise AttachError(
+            "The model's own mask does not say which of its keys are padding.",
+            expected=f"a mask of {call.key.shape[2]} columns, one for each key",
+            found=f"{call.mask.shape[-1]} columns, at a {type(call.module).__name__}",
+            fix="Run padded rows with use_cache=False, or each row by itself without padding.",
+        )
+
+
 def _cast(share: Share, dtype: torch.dtype) -> Share:
     if share.keys.dtype == dtype and share.values.dtype == dtype:
         return share
     return replace(share, keys=share.keys.to(dtype), values=share.values.to(dtype))
 
 
-def _copied_bytes(batch: int, share: Share) -> int:
-    """What joining would copy of a prefix that every row carries."""
-    return batch * (share.keys.nbytes + share.values.nbytes)
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()  # as `nbytes`, but of a size that a graph leaves open, too
 
 
 def _fused_plan(call: AttentionCall) -> FusedCall | None:

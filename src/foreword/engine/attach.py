@@ -6,22 +6,23 @@ thread) that entered. A fitted prefix takes no positions; a baked one shifts the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
+from foreword.engine import current
 from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
 from foreword.engine.assignment import Assignment, PrefixTensors
-from foreword.engine.attention import AttentionCall, active_handlers, intercepted
+from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import replayed
 from foreword.engine.families import Met
-from foreword.engine.hooks import Hook
+from foreword.engine.forwards import StandIn, standing
 from foreword.engine.layout import Layout
-from foreword.engine.positions import positioned, takes_positions
+from foreword.engine.positions import Positions, takes_positions
 from foreword.engine.sites import site_name
 from foreword.errors import AttachError, PrefixError
 from foreword.prefix import Prefix
@@ -32,17 +33,46 @@ if TYPE_CHECKING:
 Attachable = Prefix | PrefixTensors
 
 
+@dataclass
+class _Place:
+    """A site at which the assignment has a prefix, and whether a forward pass has been there."""
+
+    site: str
+    is_reached: bool = False
+
+
+@dataclass
+class _Calls:
+    """How often a forward pass has called a shared module so far."""
+
+    count: dict[nn.Module, int]
+
+
+class _CallsOfThread(threading.local):
+    """The same, for each thread by itself: a task may hand several passes to threads at once."""
+
+    def __init__(self) -> None:
+        self.count: dict[nn.Module, int] = {}
+
+
 class _Carrier:
     """The handler that lets attention read the prefixes of an assignment.
 
-    `names` has each attention module's path and how often a forward pass calls it.
+    `places` has, for each attention module, the place of each of its calls in a forward pass, None where no prefix is.
+    `roots` are the modules whose forward passes it follows. A forward pass only writes to what tells afterwards what
+    was reached, and never reads it: a graph that has read it would be traced again once it is written.
     """
 
-    def __init__(self, names: Mapping[nn.Module, tuple[str, int]], assignment: Assignment) -> None:
-        self.names, self.assignment = names, assignment
-        self.calls: Counter[nn.Module] = Counter()
-        self.reached: set[str] = set()
-        self.passes = 0
+    def __init__(
+        self,
+        places: Mapping[nn.Module, tuple[_Place | None, ...]],
+        assignment: Assignment,
+        roots: tuple[nn.Module, ...],
+        positions: Positions | None,
+    ) -> None:
+        self.places, self.assignment, self.roots, self.positions = places, assignment, roots, positions
+        self.calls: _Calls | _CallsOfThread = _CallsOfThread()
+        self.has_run = False
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         site = self._site(call.module)
@@ -53,35 +83,54 @@ class _Carrier:
         return met.context.out if site is None else self.assignment.merge(met, site)
 
     def frozen(self) -> _Carrier:
-        copy = _Carrier(self.names, self.assignment)
-        copy.calls, copy.reached = self.calls.copy(), self.reached
+        copy = _Carrier(self.places, self.assignment, self.roots, self.positions)
+        copy.calls = _Calls(dict(self.calls.count))  # a layer may be replayed in another thread
         return copy
 
-    def start(self, *_: Any) -> None:
-        """A forward pass begins: calls of a shared module are counted anew."""
-        self.calls.clear()
+    def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
+        """A forward pass: calls of a shared module are counted anew, and the tokens get their positions."""
+        self.calls.count = {}
+        if self.positions is None or module not in self.positions.parameters:
+            return forward(*arguments, **options)
+        return self.positions.run(module, forward, arguments, options)
 
-    def finish(self, *_: Any) -> None:
-        """A forward pass of any thread came to its end; one that failed on the way could not reach every site."""
-        self.passes += 1
-
-    def is_active(self) -> bool:
-        """Whether attention calls of this thread come here."""
-        return any(handler is self for handler in active_handlers())
+    def missed(self) -> list[str]:
+        """The sites with a prefix that no forward pass has reached."""
+        found = [place for calls in self.places.values() for place in calls if place is not None]
+        return sorted(place.site for place in found if not place.is_reached)
 
     def _site(self, module: nn.Module) -> str | None:
-        found = self.names.get(module)
-        if found is None:
+        calls = self.places.get(module)
+        if calls is None:
             return None
-        path, calls = found
-        site = path
-        if calls > 1:
-            site = site_name(path, self.calls[module] % calls + 1)
-            self.calls[module] += 1
-        if site not in self.assignment.sites:
+        number = 0
+        if len(calls) > 1:
+            number = self.calls.count.get(module, 0)
+            self.calls.count[module] = (number + 1) % len(calls)
+        place = calls[number]
+        if place is None:
             return None
-        self.reached.add(site)
-        return site
+        place.is_reached = True
+        return place.site
+
+
+class _Followed(StandIn):
+    """The forward of a model or its backbone, followed by the carriers of every thread that has attached to it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.carriers: tuple[_Carrier, ...] = ()
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        for handler in current.handlers:
+            if isinstance(handler, _Carrier) and self.module in handler.roots:  # there is at most one
+                out = handler.run(self.module, self.forward, arguments, options)
+                break
+        else:
+            out = self.forward(*arguments, **options)
+        for carrier in self.carriers:  # it has come to its end: one that failed on the way could not reach every site
+            carrier.has_run = True
+        return out
 
 
 @contextmanager
@@ -118,8 +167,17 @@ def attached(
         )
     if host.role == "causal" and occupies:
         host.ensure_moved()
-    carrier = _Carrier(_module_names(layout, tensors), Assignment(tensors, rows))
-    check_attention(module for module in carrier.names if module not in layout.watched)
+    assignment = Assignment(tensors, rows)
+    places = _places(layout, assignment)
+    positions = None
+    if counts or occupies:
+        # An encoder with a table of positions counts as the bare model does: padding too, unless it looks for it.
+        each = [found.occupies if isinstance(found, Prefix) else 0 for found in given]
+        counting = counts or layout.first_position > 0
+        positions = Positions(host.model, host.backbone, layout, occupied=each, rows=assignment.rows, counting=counting)
+    roots = dict.fromkeys((host.model, host.backbone, *(() if positions is None else positions.parameters)))
+    carrier = _Carrier(places, assignment, tuple(roots), positions)
+    check_attention(module for module in places if module not in layout.watched)
     if is_attached(host) or not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
@@ -130,25 +188,18 @@ def attached(
     with ExitStack() as stack:
         stack.callback(host.release)
         host.ensure_tried()
-        start, finish = Hook(carrier.start, carrier.is_active), Hook(carrier.finish, lambda: True)
-        for module in dict.fromkeys((host.model, host.backbone)):
-            stack.callback(module.register_forward_pre_hook(start).remove)
-            stack.callback(module.register_forward_hook(finish).remove)
-        if counts or occupies:
-            # An encoder with a table of positions counts as the bare model does: padding too, unless it looks for it.
-            counting = counts or layout.first_position > 0
-            settings = {"occupied": _occupied(given, rows), "is_active": carrier.is_active, "counting": counting}
-            stack.enter_context(positioned(host.model, host.backbone, layout, **settings))
-        stack.enter_context(_noticed(module for module in carrier.names if module not in layout.watched))
+        for module in roots:
+            stack.enter_context(_following(module, carrier, host))
+        stack.enter_context(_noticed(module for module in places if module not in layout.watched))
         stack.enter_context(replayed(layout))
-        stack.enter_context(intercepted(carrier, layout.watched))
+        stack.enter_context(intercepted(carrier, layout.watched, kept=host.stand_ins))
         yield
-    missed = carrier.assignment.sites - carrier.reached
-    if carrier.passes and missed:
+    missed = carrier.missed()
+    if carrier.has_run and missed:
         raise AttachError(
             "The model ran without reading the whole prefix.",
-            expected=f"all of its {len(carrier.assignment.sites)} sites to be reached",
-            found=f"never reached: {', '.join(sorted(missed)[:3])}",
+            expected=f"all of its {len(assignment.sites)} sites to be reached",
+            found=f"never reached: {', '.join(missed[:3])}",
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
             "thread that attached the prefix.",
         )
@@ -156,8 +207,18 @@ def attached(
 
 def is_attached(host: Host) -> bool:
     """Whether forward passes of `host.model` in this thread read a prefix now, attached to this host or another."""
-    carriers = [handler for handler in active_handlers() if isinstance(handler, _Carrier)]
-    return any(module in carrier.names for carrier in carriers for module, _ in host.layout.attention.values())
+    carriers = [handler for handler in current.handlers if isinstance(handler, _Carrier)]
+    return any(module in carrier.places for carrier in carriers for module, _ in host.layout.attention.values())
+
+
+@contextmanager
+def _following(module: nn.Module, carrier: _Carrier, host: Host) -> Iterator[None]:
+    with standing(module, _Followed, host.stand_ins) as followed:
+        followed.carriers = (*followed.carriers, carrier)
+        try:
+            yield
+        finally:
+            followed.carriers = tuple(found for found in followed.carriers if found is not carrier)
 
 
 @contextmanager
@@ -199,22 +260,12 @@ def _is_movable(host: Host) -> bool:
     return host.role == "encoder" and host.layout.has_position_table and takes_positions(host.model, host.backbone)
 
 
-def _module_names(layout: Layout, tensors: Sequence[PrefixTensors]) -> dict[nn.Module, tuple[str, int]]:
+def _places(layout: Layout, assignment: Assignment) -> dict[nn.Module, tuple[_Place | None, ...]]:
+    """For each attention module at which some prefix is, the place of each of its calls; in the layout's order."""
     found = {}
-    for path in {site.partition("#")[0] for carried in tensors for site in carried}:
-        module, calls = layout.attention[path]
-        found[module] = (path, calls)
+    for path, (module, calls) in layout.attention.items():
+        sites = [site_name(path, number + 1) for number in range(calls)]
+        each = tuple(_Place(site) if site in assignment.sites else None for site in sites)
+        if any(each):
+            found[module] = each
     return found
-
-
-def _occupied(given: Sequence[Attachable], rows: Sequence[int | None] | None) -> Any:
-    each = [found.occupies if isinstance(found, Prefix) else 0 for found in given]
-
-    def occupied(batch: int, device: torch.device) -> Tensor | None:
-        if not any(each):
-            return None
-        whose = list(rows) if rows is not None else [0]
-        counts = [0 if prefix is None else each[prefix] for prefix in whose for _ in range(batch // len(whose))]
-        return torch.tensor(counts, device=device)
-
-    return occupied

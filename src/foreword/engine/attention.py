@@ -3,8 +3,8 @@
 Every family on transformers' attention interface computes its queries, keys and values (after rotation, after the
 cache) and hands them to one registered function. While a handler is active in the current context, the registry's own
 entries are wrapped, so that the model keeps its implementation's name, its masks and its cache. The few families that
-are not on the interface have their attention modules' forward watched instead (`families.py`). The handler is looked up
-in a context variable: another thread, or code after the context, sees the bare model. When the last handler leaves, the
+are not on the interface have their attention modules' forward watched instead (`families.py`). Which handler that is
+`current.py` knows: another thread, or code after the context, sees the bare model. When the last handler leaves, the
 registry and the modules hold exactly what they held before.
 
 `joined` is the plain meaning of a prefix: softmax over the joint scores of [prefix ; context].
@@ -12,15 +12,11 @@ registry and the modules hold exactly what they held before.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from types import MethodType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -28,7 +24,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from foreword.engine.families import Family, Met, Watch, family_of
+from foreword.engine import current
+from foreword.engine.families import Met, Watch, family_of
+from foreword.engine.forwards import Key, StandIn, standing
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -80,38 +78,16 @@ class Handler(Protocol):
         ...
 
 
-@dataclass(eq=False)
-class _Entry:
-    """One `intercepted` context: its handler, whether it shuts out those around it, and whether it was left."""
-
-    handler: Handler
-    alone: bool
-    is_open: bool = True
-
-
-# Outermost first. Contexts may be left in another order than entered, or in another thread: only `is_open` then counts.
-_entries: ContextVar[tuple[_Entry, ...]] = ContextVar("foreword_attention_entries", default=())
 _lock = threading.Lock()
 _installed = 0
 _before: dict[str, AttentionFunction | None] = {}
-_watched: dict[nn.Module, int] = {}
-_watching: dict[nn.Module, _Watching] = {}
 
 
 def current_handler() -> Handler | None:
-    """The handler of the current context."""
+    """The handler that an attention call of the running code goes to."""
     found: Handler | None = None
-    for handler in active_handlers():
+    for handler in current.handlers:
         found = handler if found is None else _Nested(handler, found)
-    return found
-
-
-def active_handlers() -> list[Handler]:
-    """The handlers that an attention call of this thread reaches, as they were given, outermost first."""
-    found: list[Handler] = []
-    for entry in _entries.get():
-        if entry.is_open:
-            found = [entry.handler] if entry.alone else [*found, entry.handler]
     return found
 
 
@@ -120,34 +96,25 @@ def watchable(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if family_of(module) is not None]
 
 
-def signature_of(module: nn.Module) -> inspect.Signature:
-    """The signature of the module's forward as it is called; a class's is read once, as reading takes long."""
-    own = vars(module).get("forward")
-    return _signature(type(module).forward) if own is None else inspect.signature(own)
-
-
-@lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    whole = inspect.signature(function)
-    return whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
-
-
 @contextmanager
-def intercepted(handler: Handler, watched: Iterable[nn.Module] = (), *, alone: bool = False) -> Iterator[None]:
+def intercepted(
+    handler: Handler,
+    watched: Iterable[nn.Module] = (),
+    *,
+    alone: bool = False,
+    kept: MutableMapping[Key, StandIn] | None = None,
+) -> Iterator[None]:
     """Within this context (and only in it) every attention call of this thread goes to `handler`.
 
     Inside another such context, what `handler` lets pass goes to the outer one's handler, unless it stands `alone`.
+    What stands in for the forwards of `watched` modules is taken from `kept`, or is left there.
     """
-    modules = list(watched)
-    _install(modules)
-    entry = _Entry(handler, alone)
-    _entries.set((*_entries.get(), entry))
-    try:
-        yield
-    finally:
-        entry.is_open = False
-        _entries.set(tuple(entry for entry in _entries.get() if entry.is_open))
-        _uninstall(modules)
+    with _installed_functions(), ExitStack() as stack:
+        for module in watched:
+            if family_of(module) is not None:
+                stack.enter_context(standing(module, _Watching, kept))
+        with current.entered(handler, alone=alone):
+            yield
 
 
 @dataclass(frozen=True)
@@ -231,28 +198,16 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
     return dispatch
 
 
-class _Watching:
-    """The forward of a watched module; a copy of the module, or a pickle, has its own forward in its place."""
-
-    def __init__(self, module: nn.Module, family: Family) -> None:
-        self.module, self.family = module, family
-        self.own = vars(module).get("forward")
-        self.forward, self.signature = module.forward, signature_of(module)
+class _Watching(StandIn):
+    """The forward of a watched module."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        handler = current_handler()
-        if handler is None:
+        handler, family = current_handler(), family_of(self.module)
+        if handler is None or family is None:
             return self.forward(*arguments, **options)
         given = self.signature.bind_partial(*arguments, **options).arguments
-        with Watch(self.module, self.family, handler.meet, given):
+        with Watch(self.module, family, handler.meet, given):
             return self.forward(*arguments, **options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _as_it_was, (self.module, self.own)
-
-
-def _as_it_was(module: nn.Module, own: Any) -> Any:
-    return MethodType(type(module).forward, module) if own is None else own
 
 
 def _own_eager(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -273,40 +228,26 @@ def _told(name: str, function: AttentionFunction | None) -> str:
     return name if function in (None, sdpa_attention_forward) else f"{name}, replaced"
 
 
-def _install(modules: list[nn.Module]) -> None:
+@contextmanager
+def _installed_functions() -> Iterator[None]:
+    """Within this context the registry's attention functions are wrapped; the last to leave unwraps them."""
     global _installed
+    registry = AttentionInterface._global_mapping
     with _lock:
         if _installed == 0:
-            registry = AttentionInterface._global_mapping
             for name in IMPLEMENTATIONS:
                 _before[name] = registry.get(name)
                 AttentionInterface.register(name, _wrapped(_before[name] or _own_eager, _told(name, _before[name])))
         _installed += 1
-        for module in modules:
-            family = family_of(module)
-            if module not in _watched and family is not None:
-                _watching[module] = module.forward = _Watching(module, family)
-            _watched[module] = _watched.get(module, 0) + 1
-
-
-def _uninstall(modules: list[nn.Module]) -> None:
-    global _installed
-    with _lock:
-        for module in modules:
-            _watched[module] -= 1
-            if _watched[module] == 0:
-                del _watched[module]
-                own = _watching.pop(module).own
-                if own is None:
-                    del module.forward  # the instance's attribute; the class's forward is behind it
-                else:  # somebody had put it there before
-                    module.forward = own
-        _installed -= 1
-        if _installed == 0:
-            registry = AttentionInterface._global_mapping
-            for name, function in _before.items():
-                if function is None:
-                    registry.pop(name, None)
-                else:
-                    registry[name] = function
-            _before.clear()
+    try:
+        yield
+    finally:
+        with _lock:
+            _installed -= 1
+            if _installed == 0:
+                for name, function in _before.items():
+                    if function is None:
+                        registry.pop(name, None)
+                    else:
+                        registry[name] = function
+                _before.clear()

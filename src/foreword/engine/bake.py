@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foreword.engine.admission import check_host, check_prefixes, check_soft
+from foreword.engine.admission import check_host, check_prefix, check_soft, check_tokens
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached, is_attached
 from foreword.engine.attention import AttentionCall, intercepted
@@ -32,7 +32,7 @@ from foreword.engine.layout import Layout
 from foreword.engine.sites import in_evaluation, site_name
 from foreword.engine.tensors import to_prefix
 from foreword.errors import AttachError, PrefixError
-from foreword.prefix import Prefix, is_count
+from foreword.prefix import Prefix
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -96,7 +96,7 @@ def bake(
     """
     check_host(host)
     if after is not None:
-        check_prefixes(after)
+        check_prefix(after)
     if is_attached(host):
         raise AttachError(
             "A prefix is attached to this host, so the text would be read behind it.",
@@ -169,24 +169,8 @@ def _inputs(host: Host, content: Any, *, first: bool) -> tuple[dict[str, Tensor]
 
         ids = message_tokens(host, content)
     else:
-        ids = _token_ids(host, content)
+        ids = check_tokens(host, content)
     return {"input_ids": torch.tensor([[*ids, *ids[-1:]]], device=host.device)}, len(ids)
-
-
-def _token_ids(host: Host, content: Any) -> list[int]:
-    """Token ids as a list; PrefixError for anything else than a sequence of the model's token ids."""
-    listed = content.tolist() if hasattr(content, "tolist") else content
-    size = int(host.model.get_input_embeddings().weight.shape[0])
-    is_sequence = isinstance(listed, Sequence) and not isinstance(listed, bytes)
-    wrong = [part for part in listed if not (is_count(part) and int(part) < size)] if is_sequence else [listed]
-    if wrong:
-        raise PrefixError(
-            "This cannot be baked: it is neither a text nor messages, token ids or embeddings.",
-            expected=f"a text, messages, token ids from 0 to {size - 1}, or embeddings (token, {host.hidden_size})",
-            found=f"{type(content).__name__} with {wrong[0]!r:.80}",
-            fix="Give one text: of a tokenizer's batch, its row (ids[0]).",
-        )
-    return [int(part) for part in listed]
 
 
 def _kept(found: SiteTensors, length: int) -> SiteTensors:

@@ -63,7 +63,7 @@ def replayed(layout: Layout) -> Iterator[None]:
 
     for layer in layout.layers:
         bind(layer)
-    hooks = [layer.register_forward_pre_hook(Hook(bind, lambda: True)) for layer in layout.layers]
+    hooks = [layer.register_forward_pre_hook(Hook(bind)) for layer in layout.layers]
     try:
         yield
     finally:

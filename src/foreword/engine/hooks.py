@@ -1,8 +1,4 @@
-"""Hooks that stand on a model while a prefix is attached: for one thread, and for one model.
-
-A hook on a module runs in every thread, and goes along when the module is copied or pickled. These act only where
-`is_active` says so, and leave one that does nothing in a copy.
-"""
+"""Hooks that stand on a model while a prefix is attached, and leave one that does nothing in a copy of the model."""
 
 from __future__ import annotations
 
@@ -13,13 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """Calls `run` where `is_active()`; None otherwise, as a hook that changes nothing gives."""
+    """Calls `run`; in a copy or a pickle of its module there is a function in its place that changes nothing."""
 
     run: Callable[..., Any]
-    is_active: Callable[[], bool]
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self.run(*arguments, **options) if self.is_active() else None
+        return self.run(*arguments, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _inert, ()

@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from foreword.arrays import DTYPES
+from foreword.engine.admission import check_prefix
 from foreword.engine.assignment import PrefixTensors
+from foreword.engine.forwards import Key, StandIn
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
@@ -25,7 +28,7 @@ from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
 from foreword.errors import HostError, PrefixError
-from foreword.prefix import DTYPES, Prefix
+from foreword.prefix import Prefix
 
 # Settings of a run, not of the model: they change with the machine or the library's version and compute the same.
 _VOLATILE = ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "architectures")
@@ -51,6 +54,13 @@ class Host:
                 found=type(model).__name__,
                 fix="Load one by its name with Host.load(reference).",
             )
+        if not isinstance(pooling, str) or pooling not in ("mean", "cls") or not isinstance(reference, str | None):
+            raise HostError(
+                "This does not say how a host is made.",
+                expected='pooling="mean" or "cls", and a text or None as reference',
+                found=f"pooling={pooling!r:.40}, reference={reference!r:.40}",
+                fix="Leave them out: Host(model, tokenizer).",
+            )
         self.model: Any = model
         self.tokenizer = tokenizer
         self.reference = reference or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
@@ -63,6 +73,7 @@ class Host:
         self._is_tried = is_known(model)
         self._is_moved = False
         self._claim = threading.Lock()
+        self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
 
@@ -170,11 +181,11 @@ class Host:
         """The attention module of one site; PrefixError when there is none of that name."""
         try:
             return self.backbone.get_submodule(site.partition("#")[0])
-        except AttributeError as error:
+        except (AttributeError, TypeError) as error:
             raise PrefixError(
                 "This base model has no such attention site.",
                 expected="one of host.sites",
-                found=site,
+                found=f"{site!s:.100}",
                 fix="Use a prefix that was made for this base model.",
             ) from error
 
@@ -191,6 +202,7 @@ class Host:
 
         All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by itself.
         """
+        check_prefix(prefix)
         nbytes = prefix.nbytes // DTYPES[prefix.dtype].itemsize * self.dtype.itemsize
         if nbytes > self.resident_limit:
             raise PrefixError(

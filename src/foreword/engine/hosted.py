@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreword.arrays import Array
 from foreword.engine.host import Host
 from foreword.engine.tensors import to_array, to_tensor
 from foreword.errors import HostError
-from foreword.prefix import Array
 
 
 def host_from_arrays(config: Any, arrays: Mapping[str, Array], *, device: str = "cpu") -> Host:

@@ -23,20 +23,24 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from foreword.arrays import Array
 from foreword.bundle import write_bytes_atomically
 from foreword.engine.adapter import SOFT, read_adapter, unfit, write_adapter
-from foreword.engine.admission import check_fit, check_soft
+from foreword.engine.admission import check_fit, check_host, check_prefix, check_soft, check_tokens
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
 from foreword.engine.tensors import to_array, to_tensor, to_tensors
 from foreword.errors import BundleError, PrefixError
-from foreword.prefix import Array, LayerPrefix, Prefix
+from foreword.prefix import LayerPrefix, Prefix
+from foreword.tensorfile import file_path
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
 
 # A turn of the keys that is not a rotation to this accuracy is none: the model's positions are not rotary.
 _ROTATION_TOLERANCE = 1e-3
+# Rounding to float32 moves a key by 6e-8 of its size: along what is this much smaller than the largest, by 6e-3.
+_UNSEEN = 1e-5
 
 
 def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
@@ -45,7 +49,8 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
     BundleError when the folder is not such an adapter, does not fit the host, or has trained weights of the model (a
     classifier, as PEFT keeps for a classification task) that are not those of the host: a prefix could not hold them.
     """
-    adapter = read_adapter(Path(folder))
+    check_host(host)
+    adapter = read_adapter(file_path(folder))
     found = adapter.numbers
     if adapter.kind == SOFT:
         if found.shape[1] != host.hidden_size:
@@ -90,6 +95,8 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
     PrefixError for what does not fit the host, and for a prefix that PEFT cannot hold: one with a logit bias, for some
     layers only, one that does not occupy its positions (see `occupying`), or one for an encoder-decoder model.
     """
+    check_host(host)
+    target = file_path(folder)
     if host.role == "encoder-decoder":
         raise PrefixError(
             "A prefix or soft prompt for an encoder-decoder model cannot be written as a PEFT adapter.",
@@ -115,7 +122,7 @@ def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartr
     }
     if kind == "PREFIX_TUNING":
         config |= {"prefix_projection": False, "encoder_hidden_size": config["token_dim"]}
-    write_adapter(Path(folder), array, config)
+    write_adapter(target, array, config)
 
 
 def occupying(prefix: Prefix, host: Host) -> Prefix:
@@ -123,9 +130,20 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
 
     Under rotary positions scores depend on distance alone, so turning every key by the prefix's length undoes what
     moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
-    position differ by exactly it. PrefixError for a model whose positions are not rotary, or that turns keys by other
-    frequencies once a text is as long as the prefix; prefix and context together must stay below that length, too.
+    position differ by exactly it. PrefixError for an encoder-decoder model, for one whose positions are not rotary, or
+    that turns keys by other frequencies once a text is as long as the prefix; prefix and context together must stay
+    below that length, too.
     """
+    check_prefix(prefix)
+    check_host(host)
+    if host.role == "encoder-decoder":
+        raise PrefixError(
+            "A prefix for an encoder-decoder model cannot be turned so that it takes positions.",
+            expected="a prefix for an encoder or a causal model",
+            found=f"one for {host.family}: its decoder counts its own positions from the cache, where nothing can move "
+            "them, and its cross-attention has none",
+            fix="Attach the prefix as it is, or keep it as a bundle.",
+        )
     if prefix.occupies:
         return prefix
     for length in host.layout.rotary_lengths:
@@ -161,6 +179,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
     PrefixError for a soft prompt of another width.
     """
+    check_host(host)
     table = host.model.get_input_embeddings()
     check_soft(host, soft)
     if isinstance(content, str):
@@ -168,7 +187,7 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
         content = tokens(host, content, special=True)
     with torch.no_grad():
-        ids = torch.tensor([int(token) for token in content], dtype=torch.long, device=host.device)
+        ids = torch.tensor(check_tokens(host, content), dtype=torch.long, device=host.device)
         joined = torch.cat([soft.to(device=host.device, dtype=host.dtype), table(ids)])
     if not scaled:
         joined = joined / torch.as_tensor(getattr(table, "embed_scale", 1.0)).to(joined)  # rounded as the layer does it
@@ -177,7 +196,8 @@ def prompt_embeddings(host: Host, soft: Tensor, content: str | Sequence[int], *,
 
 def write_prompt_embeddings(path: str | Path, embeddings: Tensor) -> None:
     """Write prompt embeddings as a safetensors file with one tensor, `prompt_embeds`."""
-    write_bytes_atomically(Path(path), bytes(save_tensors({"prompt_embeds": embeddings})))
+    _check_embeddings(embeddings)
+    write_bytes_atomically(file_path(path), bytes(save_tensors({"prompt_embeds": embeddings})))
 
 
 def encoded_prompt(embeddings: Tensor) -> str:
@@ -185,9 +205,21 @@ def encoded_prompt(embeddings: Tensor) -> str:
 
     The server reads it with `weights_only`; it must be started with `--enable-prompt-embeds` and serve this base model.
     """
+    _check_embeddings(embeddings)
     written = io.BytesIO()
     torch.save(embeddings.clone(), written)  # a clone: torch.save writes the whole storage behind a view
     return base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def _check_embeddings(embeddings: object) -> None:
+    """PrefixError unless these are prompt embeddings `(token, hidden)`."""
+    if not (isinstance(embeddings, Tensor) and embeddings.is_floating_point() and embeddings.dim() == 2):
+        raise PrefixError(
+            "These are not prompt embeddings.",
+            expected="a floating-point tensor (token, hidden)",
+            found=f"{tuple(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__,
+            fix="Make them with foreword.engine.interop.prompt_embeddings(host, soft, text).",
+        )
 
 
 def _check_others(folder: str | Path, others: Mapping[str, Array], host: Host) -> None:
@@ -265,7 +297,7 @@ def _turns(host: Host, by: int) -> dict[str, Array]:
     for site in host.sites:
         module = host.module(site.name)
         before, after = (found[module].reshape(-1, site.key_dim).cpu().numpy() for found in seen)
-        turn = np.linalg.lstsq(before, after, rcond=None)[0]
+        turn = _turn(before, after)
         error = np.abs(before @ turn - after).max() / max(float(np.abs(after).max()), 1e-12)
         unequal = np.abs(turn @ turn.T - np.eye(site.key_dim)).max()
         if error > _ROTATION_TOLERANCE or unequal > _ROTATION_TOLERANCE:
@@ -274,6 +306,23 @@ def _turns(host: Host, by: int) -> dict[str, Array]:
             )
         turns[site.name] = turn
     return turns
+
+
+def _turn(before: Array, after: Array) -> Array:
+    """The matrix that takes the rows `(row, dim)` of `before` to those of `after`, when some rotation does.
+
+    Keys that went through a layer norm lie in a plane through the origin: they show where the plane goes, and its
+    normal goes to the normal of where it goes, on the side that makes the whole a rotation (determinant 1). What is
+    smaller than `_UNSEEN` of the largest size is rounding of float32 and shows nothing.
+    """
+    _, sizes, directions = np.linalg.svd(before, full_matrices=False)
+    seen = int((sizes > _UNSEEN * sizes[0]).sum())
+    if seen != len(sizes) - 1:
+        return np.linalg.lstsq(before, after, rcond=None)[0]
+    turn = np.linalg.lstsq(before, after, rcond=_UNSEEN)[0]
+    normal = np.linalg.svd(after, full_matrices=False)[2][-1]
+    missing = np.outer(directions[-1], normal)
+    return turn + missing if np.linalg.det(turn + missing) > 0 else turn - missing
 
 
 def _unturned(site: str, found: str) -> PrefixError:

@@ -58,6 +58,13 @@ def load_model(reference: str, *, dtype: str, device: str) -> Loaded:
     """The model that `reference` names; HostError says what is missing and what to do. See `Host.load`."""
     import transformers
 
+    if not isinstance(reference, str):
+        raise HostError(
+            "This does not name a model.",
+            expected="a hub id, a folder, or package:NAME, as text",
+            found=type(reference).__name__,
+            fix="Write Host.load('gpt2'), or Host(model) for a model that is loaded already.",
+        )
     folder = _locate(reference)
     config = _load_config(reference, folder)
     role = _role(config)
@@ -242,6 +249,8 @@ def _checked_dtype(name: str) -> torch.dtype:
 
 
 def _checked_device(name: str) -> torch.device:
+    if not isinstance(name, str):
+        name = f"{type(name).__name__} {name!r:.60}"
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(wanted)

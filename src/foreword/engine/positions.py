@@ -10,21 +10,17 @@ are turned already, so a context that would take the model across that length is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from foreword.engine.attention import signature_of
-from foreword.engine.hooks import Hook
+from foreword.engine.forwards import signature_of
 from foreword.engine.layout import Layout
 from foreword.errors import AttachError
-
-# (batch, device) to the positions that each row's prefix occupies, (row,); None when none does
-Occupied = Callable[[int, torch.device], Tensor | None]
 
 
 def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
@@ -33,87 +29,104 @@ def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
     return any("position_ids" in signature_of(module).parameters for module in found)
 
 
-@contextmanager
-def positioned(
-    model: nn.Module,
-    backbone: nn.Module,
-    layout: Layout,
-    *,
-    occupied: Occupied,
-    is_active: Callable[[], bool],
-    counting: bool = True,
-) -> Iterator[None]:
-    """Within this context position ids are filled in where the caller gave none, and shifted by what prefixes occupy.
+class _Nesting(threading.local):
+    """How deep a thread is inside forward passes: a task may hand several of them to threads at once."""
 
-    Only passes of a thread where `is_active`. Both the model and its backbone may be called; when the model calls its
-    backbone, the ids are already right. With `counting`, a row's positions count its real tokens; without, padding too.
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+class Positions:
+    """The position ids of one attachment's forward passes, filled in where the caller gave none, and shifted.
+
+    `occupied` has how many positions each prefix occupies, `rows` which row carries which (None: every row the first).
+    Both the model and its backbone may be called; when the model calls its backbone, the ids are already right. With
+    `counting`, a row's positions count its real tokens; without, padding too.
     """
-    inside = 0
-    # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
-    read = dict.fromkeys((_transformers_model(model), _transformers_model(backbone)))
-    signatures = {module: signature_of(module) for module in read}
-    modules = [module for module, signature in signatures.items() if "position_ids" in signature.parameters]
 
-    def enter(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        nonlocal inside
-        if module not in signatures:  # a copy that was made while the hooks were there
+    def __init__(
+        self,
+        model: nn.Module,
+        backbone: nn.Module,
+        layout: Layout,
+        *,
+        occupied: Sequence[int],
+        rows: Sequence[int | None] | None,
+        counting: bool = True,
+    ) -> None:
+        self.layout, self.counting = layout, counting
+        self.moves = any(occupied)
+        # By row of the batch, or of its beams; a compiled graph takes these numbers as an input.
+        self.occupied = torch.tensor(
+            [0 if whose is None else occupied[whose] for whose in ([0] if rows is None else rows)]
+        )
+        # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
+        read = {module: signature_of(module) for module in map(_transformers_model, (model, backbone))}
+        self.parameters = {
+            module: tuple(found.parameters) for module, found in read.items() if "position_ids" in found.parameters
+        }
+        self._nesting = _Nesting()
+
+    def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
+        """A forward pass of one of the modules, its tokens where they belong."""
+        self._nesting.depth += 1
+        try:
+            if self._nesting.depth == 1:
+                arguments, options = self._filled(self.parameters[module], arguments, options)
+            return forward(*arguments, **options)
+        finally:
+            self._nesting.depth -= 1
+
+    def _filled(
+        self, parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments and options, with position ids if it needs them."""
+        given = {**dict(zip(parameters, arguments, strict=False)), **options}
+        tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+        if tokens is None:
+            return arguments, options
+        batch, length = tokens.shape[:2]
+        shift, first = self._shift(batch, tokens.device), self.layout.first_position
+        stated, mask = given.get("position_ids"), given.get("attention_mask") if self.counting else None
+        if stated is not None:
+            positions = stated if shift is None else stated + shift[:, None]
+        elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or _may_hide(mask)):
+            positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] + first
+            positions = positions if shift is None else positions + shift[:, None]
+        elif shift is not None:
+            past = given.get("past_key_values")
+            seen = first if past is None else first + past.get_seq_length()
+            positions = seen + torch.arange(length, device=tokens.device)[None] + shift[:, None]
+        else:
+            return arguments, options
+        if shift is not None:
+            for longest in self.layout.rotary_lengths:
+                _check_turn(positions, shift, longest)
+        options = {**options, "position_ids": positions}
+        before = parameters[: len(arguments)]  # given by place: there it would be given twice
+        if "position_ids" in before:
+            arguments = tuple(
+                options.pop(name) if name == "position_ids" else part
+                for name, part in zip(before, arguments, strict=True)
+            )
+        return arguments, options
+
+    def _shift(self, batch: int, device: torch.device) -> Tensor | None:
+        """The positions that each row's prefix occupies, `(row,)`; None when none does."""
+        if not self.moves or batch % len(self.occupied):  # a batch without the rows is refused where it attends
             return None
-        inside += 1
-        if inside > 1:
-            return None
-        given = signatures[module].bind_partial(*arguments, **options).arguments
-        return _filled(given if counting else {**given, "attention_mask": None}, arguments, options, occupied, layout)
+        return self.occupied.to(device).repeat_interleave(batch // len(self.occupied))
 
-    def leave(module: nn.Module, *_: Any) -> None:
-        nonlocal inside
-        inside -= module in signatures
 
-    first, last = Hook(enter, is_active), Hook(leave, is_active)
-    hooks = [module.register_forward_pre_hook(first, with_kwargs=True) for module in modules]
-    hooks += [module.register_forward_hook(last, always_call=True) for module in modules]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _may_hide(mask: Tensor) -> bool:
+    """Whether a mask has to be counted: a graph does not know its numbers, and counting a full one gives the same."""
+    return torch.compiler.is_compiling() or not bool(mask.all())
 
 
 def _transformers_model(module: nn.Module) -> nn.Module:
     """The model that says by its signature what it reads: inside a wrapper, as PEFT's, transformers' own."""
     found = (inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
     return next(found, module)
-
-
-def _filled(
-    given: Mapping[str, Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-    occupied: Occupied,
-    layout: Layout,
-) -> Any:
-    """The call's arguments and options with position ids; None when they need none. `given` has both by name."""
-    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
-    if tokens is None:
-        return None
-    batch, length = tokens.shape[:2]
-    shift = occupied(batch, tokens.device)
-    stated, mask = given.get("position_ids"), given.get("attention_mask")
-    if stated is not None:
-        positions = stated if shift is None else stated + shift[:, None]
-    elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or not bool(mask.all())):
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] + layout.first_position
-        positions = positions if shift is None else positions + shift[:, None]
-    elif shift is not None:
-        past = given.get("past_key_values")
-        seen = int(past.get_seq_length()) if past is not None else 0
-        seen += layout.first_position
-        positions = torch.arange(seen, seen + length, device=tokens.device)[None] + shift[:, None]
-    else:
-        return None
-    if shift is not None:
-        for length in layout.rotary_lengths:
-            _check_turn(positions, shift, length)
-    return arguments, {**options, "position_ids": positions}
 
 
 def _check_turn(positions: Tensor, shift: Tensor, length: int) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreword.arrays import Array
 from foreword.engine.assignment import PrefixTensors, SiteTensors
-from foreword.prefix import Array, Prefix
+from foreword.prefix import Prefix
 
 
 def to_tensors(prefix: Prefix, *, device: torch.device, dtype: torch.dtype) -> dict[str, SiteTensors]:
