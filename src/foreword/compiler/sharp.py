@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +43,18 @@ class SharpRanges:
     """
 
     def __init__(self, domain: Sphere | Cube, frame: Floats | None, lower: Floats, upper: Floats) -> None:
-        margin = 8 * ULP * np.maximum(np.abs(lower), np.abs(upper))
-        low, high = np.maximum(lower - margin, domain.box[:, 0]), np.minimum(upper + margin, domain.box[:, 1])
+        self.domain, self.frame, self.lower, self.upper = domain, frame, lower, upper
         self.cells = len(lower)
-        self.columns = [Interval(*ends) for ends in zip(low.T, high.T, strict=True)]
-        if isinstance(domain, Sphere):
-            self.columns = _on_sphere(self.columns, frame)
         self.found: dict[int, Interval] = {}
+
+    @cached_property
+    def columns(self) -> list[Interval]:
+        """Of the points' columns; computed when first asked for, as few cells are."""
+        margin = 8 * ULP * np.maximum(np.abs(self.lower), np.abs(self.upper))
+        low, high = self.lower - margin, self.upper + margin
+        low, high = np.maximum(low, self.domain.box[:, 0]), np.minimum(high, self.domain.box[:, 1])
+        sides = [Interval(*ends) for ends in zip(low.T, high.T, strict=True)]
+        return _on_sphere(sides, self.frame) if isinstance(self.domain, Sphere) else sides
 
     def of(self, *nodes: Node) -> Interval:
         """A range `(cell,)` of the values of all the nodes."""
