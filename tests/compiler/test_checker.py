@@ -86,6 +86,9 @@ def with_approximation(proof: Proof, approximation: float) -> Proof:
         (CIRCLE, Sphere(1), 24),
         ("sin(2*x) * exp(-y**2)", Cube([(-1, 1)] * 2), 36),
         ("sqrt(x*x + 2*y**2)", Cube([(-1, 1)] * 2), 16),  # a cone: the root touches 0
+        ("sqrt(x) - arccos(x)", Cube([(0, 1)]), 12),  # no slope at either side
+        ("x**0.7 * sqrt(1 - x/3)", Cube([(0, 3)]), 12),
+        ("sqrt(1 + y)", Sphere(1), 12),
     ],
 )
 def test_what_the_search_proves_the_checker_confirms(text: str, domain: Sphere | Cube, positions: int) -> None:

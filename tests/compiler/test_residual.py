@@ -9,7 +9,7 @@ import pytest
 from tests.compiler.problems import Problem, points_in, random_cells, random_problem
 
 from foreword.compiler.charts import chart_of
-from foreword.compiler.domain import Cube
+from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.model import Model
 from foreword.compiler.parser import parse_expression
@@ -48,6 +48,47 @@ def test_no_error_inside_a_cell_exceeds_its_bound(start: int) -> None:
     counts = np.sum([_violations(seed) for seed in range(start, start + 50)], axis=0)
     assert counts[2] == 0
     assert counts[1] > counts[0] / 8  # interpolation was at work
+
+
+UNIT, SQUARE = Cube([(0, 1)]), Cube([(0, 1)] * 2)
+TOUCHING: dict[str, Cube | Sphere] = {
+    "sqrt(x) - x**1.5": UNIT,
+    "x**0.3 * cos(3*x)": UNIT,
+    "arccos(1 - x) + arcsin(x)": UNIT,
+    "sqrt(exp(x) - 1) / (1 + sqrt(sin(3*x)))": UNIT,
+    "sqrt(x) * exp(y) + sin(3*y)": SQUARE,
+    "[sqrt(x*y), sqrt(1 - (x - 1)**2) * y]": SQUARE,
+    "abs(sqrt(x) - y) + sqrt(abs(y - 0.3))": SQUARE,
+    "sqrt(1 - z) + arccos(z) * x": Sphere(2),
+    "sqrt(abs(y)) + sqrt(1 + y)": Sphere(1),
+}
+
+
+@pytest.mark.parametrize(("text", "domain"), TOUCHING.items())
+def test_cells_at_an_end_of_a_root_have_bounds_and_none_is_below_the_truth(text: str, domain: Cube | Sphere) -> None:
+    """Cells of all sizes at the sides of the box: a Hoelder function is bounded there by its range."""
+    rng = np.random.default_rng(len(text))
+    low, high = domain.box.T
+    width = (high - low) * 10 ** rng.uniform(-9, 0, (CELLS, len(low)))
+    lower = np.where(rng.random(width.shape) < 0.5, low, high - width)
+    target, chart = Target(domain=domain, expression=parse_expression(text, domain.columns)), chart_of(domain)
+    head = Head(
+        rng.normal(size=(9, chart.width)) * 10 ** rng.uniform(0, 2),
+        rng.normal(size=9),
+        rng.normal(size=(9, target.outputs)),
+    )
+    problem = Problem(head, chart, target, domain, None)
+    inside = points_in(lower, lower + width, INSIDE, rng)
+    inside = np.clip(inside, low, high).reshape(-1, len(low))
+    if isinstance(domain, Sphere):  # the box is an ulp wider than the sphere, and floating point sees it
+        inside = inside * (1 - 1e-9)
+    errors = problem.errors(inside).reshape(CELLS, INSIDE).max(axis=1)
+    residual = Residual(Model(head, chart, target, domain, None), POINTS[len(low)], OVERSAMPLING[len(low)])
+    for goal in (errors.max(), 0.3 * np.median(errors)):
+        found = residual.bound(lower, lower + width, float(goal))
+        assert np.isfinite(found.upper).all()
+        assert np.all(errors <= found.upper + _slack(problem, errors))
+        assert np.all(found.seen <= found.upper)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreword.compiler.balls import BALLS, precise
+from foreword.compiler.balls import BALLS, as_balls, precise
 from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.expression import Node
 from foreword.compiler.functions import enclose
@@ -86,7 +86,9 @@ def test_the_rest_of_a_smooth_function_shrinks_with_the_order_of_the_cell(text: 
 
 
 @both
-@pytest.mark.parametrize("text", ["log(x)", "sqrt(x)", "1/x", "tan(x + pi/2)", "arcsin(1 + x)", "x**-3"])
+@pytest.mark.parametrize("text", ["log(x)", "sqrt(x)", "1/x", "tan(x + pi/2)", "arcsin(1 + x)", "x**-3",
+                                  "arctan(sqrt(x))", "tanh(log(x))", "sin(log(0.1 + x))", "arctan(1/x)",
+                                  "exp(-log(0.1 + x))", "sqrt(sin(x))", "(0.1 + x) * log(0.1 + x)"])  # fmt: skip
 def test_a_function_that_does_not_exist_everywhere_has_no_bound(text: str, system: System) -> None:
     """NaN is below nothing: a comparison with it can only fail a cell."""
     known = np.array([[0.0]]), np.array([[0.1]])
@@ -108,17 +110,24 @@ ROOTS = {
     "sqrt(min(x, y**2))": False,
     "sqrt(x**2 / y)": False,
     "sqrt(abs(log(x)))": False,
+    "sqrt(0.3 + x) + (0.3 - x)**0.7": True,
+    "arccos(1 - (0.3 - y)) + sqrt((0.3 - x) * (0.3 + x))": True,
+    "sqrt(1 - cos(y)) + sqrt(sin(0.3 + x))": True,
+    "sqrt(exp(0.3 + x) - 1) * sqrt(tan(0.3 - y))": True,
 }
 
 
 @both
 @pytest.mark.parametrize(("text", "is_bounded"), ROOTS.items())
-def test_a_root_through_0_is_bounded_where_its_form_tells_that_nothing_is_negative(
+def test_a_root_that_touches_0_is_bounded_where_its_argument_is_sure_not_to_be_negative(
     text: str, is_bounded: bool, system: System
 ) -> None:
     expression, local = parse_expression(text, 2), np.random.default_rng(0).uniform(-0.3, 0.3, (200, 2))
     with precise(5), np.errstate(all="ignore"):
-        model = enclose(expression.outputs, columns(5, np.zeros((2, 1)), np.full((2, 1), 0.3), system))[0]
+        sides = [(as_balls(np.array([-0.3])), as_balls(np.array([0.3])))] * 2
+        model = enclose(expression.outputs, columns(5, np.zeros((2, 1)), np.full((2, 1), 0.3), system), lambda: sides)[
+            0
+        ]
         low, high = (float(end.astype(np.float64)[0]) for end in model.range())
     if not is_bounded:
         assert not high <= 1e300

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from flint import arb, arb_mat
@@ -21,6 +21,7 @@ from foreword.compiler.functions import enclose
 from foreword.compiler.head import Head
 from foreword.compiler.moments import combined, directions, head_models
 from foreword.compiler.numbers import System
+from foreword.compiler.spans import Sides, sides_of
 from foreword.compiler.truncated import Model, Space, space_of
 
 
@@ -39,13 +40,13 @@ class Bounds:
 class Problem:
     """f and g over a box: a head, the nodes of its query coordinates, f, and the box's place in space.
 
-    `wanted` gives models of f's outputs from models of the columns. `is_sphere` tells that parameters are angles;
+    `wanted` gives models of f's outputs from models of the columns and their sides. `is_sphere`: parameters are angles;
     `frame` is the cover's, or None.
     """
 
     head: Head
     queries: Sequence[Node]
-    wanted: Callable[[Sequence[Model]], list[Model]]
+    wanted: Callable[[Sequence[Model], Callable[[], Sides]], list[Model]]
     is_sphere: bool
     frame: Floats | None = None
 
@@ -98,7 +99,7 @@ class Problem:
     def _bounds(self, lower: Floats, upper: Floats, space: Space) -> Bounds:
         system = space.system
         columns = self.points(space, lower, upper)
-        wanted = self.wanted(columns)
+        wanted = self.wanted(columns, partial(self._sides, columns, lower, upper))
         numerators, denominator, guesses = head_models(self.head, enclose(self.queries, columns), self.basis(system))
         smallest = system.floor(denominator.range()[0])
         error, least, swing = np.zeros(len(lower)), np.zeros(len(lower)), np.zeros(lower.shape)
@@ -111,6 +112,12 @@ class Problem:
             least = np.maximum(least, _at_the_middle(difference, denominator))
             swing += _swing(difference) + self._swing_of_angles(difference, upper - lower)
         return Bounds(error, least, swing)
+
+    def _sides(self, columns: Sequence[Model], lower: Floats, upper: Floats) -> Sides:
+        """Between what the columns lie over the cells: on a sphere from -1 to 1, whatever rounding adds to models."""
+        if self.is_sphere:
+            return sides_of(columns, -1.0, 1.0)
+        return [(as_balls(low), as_balls(high)) for low, high in zip(lower.T, upper.T, strict=True)]
 
     def _swing_of_angles(self, difference: Model, width: Floats) -> Floats:
         """How much of the rest is what the series of sines and cosines leave out, by angle: a heuristic, as `_swing`.

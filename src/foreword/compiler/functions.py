@@ -2,7 +2,7 @@
 
 A function of one variable is its Taylor series about each cell's middle with Lagrange's remainder, both by Arb whatever
 the models' numbers are. Closed forms of the last coefficient, recurrences and Cauchy's bound on a disc give the
-remainder, whichever is least.
+remainder, whichever is least. Where there is no series, `spans.py` may know a range.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from flint import acb, arb, arb_series
 
 from foreword.compiler.expression import Node, walk
+from foreword.compiler.spans import Sides, Spans, sides_of
 from foreword.compiler.truncated import Model
 from foreword.errors import CertificateError
 
@@ -36,36 +37,6 @@ def apply(name: str, inner: Model) -> Model:
         result = (result * step).shifted(series[degree]).widened(errors[degree])
     result = result.widened(last * system.power(radius, space.order))
     return _or_constant(result, name, whole)
-
-
-def root_of_no_negative(inner: Model) -> Model:
-    """The square root of what is known never to be negative, though its polynomial's range may reach below 0.
-
-    As `apply` has it; where that is not finite, the constant in the middle of [0, root of the range's upper end].
-    """
-    result, system = apply("sqrt", inner), inner.system
-    ends = inner.system.ceiling(inner.range()[1])
-    lost = np.flatnonzero(~np.isfinite(system.ceiling(result.rest)) & np.isfinite(ends))
-    halves = [arb(max(float(ends[cell]), 0.0)).sqrt() / 2 for cell in lost.tolist()]
-    return _constant_in(result, lost.tolist(), [half + half * arb(0, 1) for half in halves])
-
-
-def never_negative(node: Node, of_arguments: Sequence[bool]) -> bool:
-    """Whether the node's form tells that it is nowhere negative where it is defined, given that of its arguments."""
-    match node.operation:
-        case "constant":
-            return float(node.value or 0.0) >= 0
-        case "pi" | "exp" | "sqrt" | "cosh" | "absolute" | "arccos":
-            return True
-        case "power":
-            return int(node.value or 0) % 2 == 0 or of_arguments[0]
-        case "multiply":
-            return node.arguments[0] is node.arguments[1] or all(of_arguments)
-        case "add" | "divide" | "minimum":
-            return all(of_arguments)
-        case "maximum":
-            return any(of_arguments)
-    return False
 
 
 def power(inner: Model, exponent: int) -> Model:
@@ -184,16 +155,27 @@ def _half_choose(n: int) -> arb:
     return product
 
 
-def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
-    """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node."""
-    signs: dict[int, bool] = {}
+def enclose(outputs: Sequence[Node], columns: Sequence[Model], sides: Callable[[], Sides] | None = None) -> list[Model]:
+    """Models of an expression graph's outputs from models of its variables; CertificateError for a strange node.
+
+    Where a function has no series over a cell but a span, that is its model. The spans rest on the columns' `sides`:
+    by default the models' own ends, which rounding may have moved past the cells'.
+    """
+    spans: list[Spans] = []
     space, cells = columns[0].space, len(columns[0].rest)
+
+    def ranged(node: Node, found: Model) -> Model:
+        lost = np.flatnonzero(~np.isfinite(space.system.ceiling(found.rest))).tolist()
+        if lost and not spans:
+            spans.append(Spans(sides_of(columns) if sides is None else sides()))
+        balls = [(cell, spans[0].ball(node, cell)) for cell in lost]
+        known = [(cell, ball) for cell, ball in balls if ball.is_finite()]
+        return _constant_in(found, [cell for cell, _ in known], [ball for _, ball in known])
 
     def constant(ball: arb) -> Model:
         return space.constant(*space.system.split(np.full(cells, ball, dtype=object)))
 
     def visit(node: Node, found: list[Model]) -> Model:
-        signs[id(node)] = never_negative(node, [signs[id(argument)] for argument in node.arguments])
         match node.operation, found:
             case "variable", []:
                 return columns[int(node.value or 0)]
@@ -207,10 +189,8 @@ def enclose(outputs: Sequence[Node], columns: Sequence[Model]) -> list[Model]:
                 return inner.absolute()
             case "negative", [inner]:
                 return -inner
-            case "sqrt", [inner] if signs[id(node.arguments[0])]:
-                return root_of_no_negative(inner)
             case name, [inner] if name in _OF_SERIES:
-                return apply(name, inner)
+                return ranged(node, apply(name, inner))
             case name, [left, right] if name in _OF_PAIRS:
                 return _OF_PAIRS[name](left, right)
         raise CertificateError(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreword.compiler import rectangles
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Identity
 from foreword.compiler.domain import Cube, Sphere
@@ -20,6 +21,7 @@ from foreword.compiler.head import Head
 from foreword.compiler.intervals import TINY, ULP, finite, point
 from foreword.compiler.recording import tape_of
 from foreword.compiler.rectangles import Rectangle
+from foreword.compiler.sharp import SharpRanges
 from foreword.compiler.tape import KINKED, Known, StandIn, Tape
 from foreword.compiler.target import Target
 from foreword.compiler.taylor import ON_KINK, taylor_of, taylor_size, taylor_values
@@ -61,10 +63,7 @@ class Surface:
     def rows(self, rows: NDArray[np.intp]) -> Surface:
         """The same for some of the cells."""
         chosen = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("stand_ins", "taylor")}
-        stand_ins = {
-            index: StandIn(stand.one[rows], stand.other[rows], stand.shift[rows])
-            for index, stand in self.stand_ins.items()
-        }
+        stand_ins = {index: stand.rows(rows) for index, stand in self.stand_ins.items()}
         return Surface(**chosen, stand_ins=stand_ins, taylor=[array[rows] for array in self.taylor])
 
 
@@ -87,7 +86,7 @@ class Model:
             self.key_error = gap * float(np.linalg.norm(head.keys, axis=1).max())
         self.value_range = float(np.ptp(head.values, axis=0).max())
         self.largest_value = float(np.abs(head.values).max())
-        depends = self.tape.depends()
+        depends = self.turns = self.tape.depends()
         used = [place for column, place in enumerate(self.tape.queries) if self.keys[:, column].any()]
         self.depends = depends[[*used, *self.tape.outputs]].any(axis=0)
         if not self.has_expression:
@@ -96,7 +95,8 @@ class Model:
     def surface(self, centre: Floats, half: Floats) -> Surface:
         """Everything about f and the query on the real cells; `extended` adds the complex regions."""
         cells, axes = centre.shape
-        known, stand_ins = self.tape.on_cells(centre - half, centre + half)
+        sharp = SharpRanges(self.domain, self.frame, centre - half, centre + half)
+        known, stand_ins = self.tape.on_cells(centre - half, centre + half, sharp)
         middles = self.tape.at_points(centre[:, None, :], stand_ins)
         steps = [known[place] for place in self.tape.queries]
         jacobian = np.zeros((cells, axes, len(steps)))
@@ -119,7 +119,7 @@ class Model:
             frozen=np.zeros(cells, dtype=bool), stand_ins=stand_ins, taylor=[],
         )  # fmt: skip
         if self.has_expression:
-            self._add_expression(surface, known, middles)
+            self._add_expression(surface, known, middles, sharp)
         else:
             self._add_callable(surface, known, middles)
         return surface
@@ -177,11 +177,11 @@ class Model:
                 found[:, axis] *= speed
         return found
 
-    def _add_expression(self, surface: Surface, known: list[Known], middles: list[Any]) -> None:
+    def _add_expression(self, surface: Surface, known: list[Known], middles: list[Any], sharp: SharpRanges) -> None:
         cells, outputs = len(surface.centre), self.tape.outputs
         ranges = [known[place].range.re for place in outputs]
         value = np.stack([_column(middles[place], cells) for place in outputs], axis=1)
-        is_lost = ~np.isfinite(value).all(axis=1)
+        is_lost = np.asarray(~np.isfinite(value).all(axis=1))
         surface.value = finite(value)
         surface.rest = np.stack([_column(known[place].rest, cells) for place in outputs], axis=1)
         surface.error = np.stack([_column(known[place].error, cells) for place in outputs], axis=1)
@@ -193,17 +193,21 @@ class Model:
             for axis, inner in enumerate(known[place].slopes):
                 if inner is not None:
                     surface.slope[:, axis, column] = inner.size() * surface.half[:, axis] * UP
+        surface.blame = self._blame(surface, known)
+        # Where f has no bounded slope or no bounded rounding, a constant stands in for it, if f is sure to exist.
+        is_lost = is_lost | ~(np.isfinite(surface.slope).all(axis=(1, 2)) & np.isfinite(surface.error).all(axis=1))
+        if is_lost.any() and self.target.expression is not None:
+            sure = [Rectangle(sharp.of(node)) for node in self.target.expression.outputs]
+            pairs = zip(sure, ranges, strict=True)
+            ranges = [rectangles.where(is_lost, there, Rectangle(span)).re for there, span in pairs]
         spans = [[_column(span.middle(), cells), _column(span.radius(), cells)] for span in ranges]
         surface.span = np.array(spans).transpose(2, 1, 0)
-        surface.blame = self._blame(surface, known)
-        # Where f has no bounded slope (a root at 0) or no bounded rounding, a constant stands in for it.
-        is_lost |= ~(np.isfinite(surface.slope).all(axis=(1, 2)) & np.isfinite(surface.error).all(axis=1))
         _freeze(surface, is_lost)
 
     def _blame(self, surface: Surface, known: list[Known]) -> Floats:
         found = np.zeros(surface.centre.shape)
         for index, step in enumerate(self.tape.steps):
-            if step.operation not in KINKED:
+            if step.operation not in KINKED and index not in surface.stand_ins:
                 continue
             given = [known[place] for place in step.arguments]
             is_split = known[index].rest > np.max([inner.rest for inner in given], axis=0)
@@ -212,7 +216,8 @@ class Model:
                 size = sum((slope.size() for slope in slopes if slope is not None), np.zeros(len(found)))
                 if len(slopes) == 2 and slopes[0] is not None and slopes[1] is not None:
                     size = (slopes[0] - slopes[1]).size()
-                found[:, axis] += np.where(is_split, finite(size) * surface.half[:, axis], 0.0)
+                size = np.where(np.isfinite(size), size, 1.0 * self.turns[index, axis])
+                found[:, axis] += np.where(is_split, size * surface.half[:, axis], 0.0)
         return found
 
     def _add_callable(self, surface: Surface, known: list[Known], middles: list[Any]) -> None:

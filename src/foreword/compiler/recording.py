@@ -26,6 +26,7 @@ class _Recorder:
         self.steps: list[Step] = []
         self.made: dict[Any, int] = {}
         self.kinks: list[tuple[Floats, float]] = []
+        self.nodes: dict[int, tuple[Node, ...]] = {}
         parameters = [self.add("parameter", value=axis) for axis in range(domain.dimension)]
         if isinstance(domain, Cube):
             self.coordinates = tuple(parameters)
@@ -80,7 +81,9 @@ class _Recorder:
             return self._tidy(joined)
         self._note_kink(node.operation, given)
         places = tuple(self.place(thing) for thing in given)
-        return self.add(node.operation, *places, value=node.value or 0)
+        place = self.add(node.operation, *places, value=node.value or 0)
+        self.nodes[place] = (*self.nodes.get(place, ()), node)
+        return place
 
     def _joined(self, operation: str, given: list[int | Linear]) -> Linear | None:
         """The linear form of an operation on linear forms, where it is one."""
@@ -161,4 +164,4 @@ def tape_of(
     recorder = _Recorder(domain, frame)
     places = recorder.graph(outputs)
     asked = recorder.graph(queries) if queries else recorder.coordinates
-    return Tape(domain.dimension, tuple(recorder.steps), recorder.coordinates, places, asked)
+    return Tape(domain.dimension, tuple(recorder.steps), recorder.coordinates, places, asked, recorder.nodes)

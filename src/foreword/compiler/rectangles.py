@@ -103,13 +103,15 @@ def constant(value: float) -> Rectangle:
     return Rectangle(point(value))
 
 
-def _where(condition: NDArray[np.bool_], one: Rectangle, other: Rectangle) -> Rectangle:
+def where(condition: NDArray[np.bool_], one: Rectangle, other: Rectangle) -> Rectangle:
+    """`one` where the condition holds, else `other`."""
+
     def pick(a: Interval, b: Interval) -> Interval:
         return Interval(np.where(condition, a.lo, b.lo), np.where(condition, a.hi, b.hi))
 
-    if one.im is None or other.im is None:
+    if one.im is None and other.im is None:
         return Rectangle(pick(one.re, other.re))
-    return Rectangle(pick(one.re, other.re), pick(one.im, other.im))
+    return Rectangle(pick(one.re, other.re), pick(one.im or point(0.0), other.im or point(0.0)))
 
 
 def exp(z: Rectangle) -> Rectangle:
@@ -161,7 +163,7 @@ def tanh(z: Rectangle) -> Rectangle:
     right = _tanh_right(z)
     left = -_tanh_right(-z)
     middle = sinh(z) * cosh(z).reciprocal()
-    return _where(z.re.lo >= 0, right, _where(z.re.hi <= 0, left, middle))
+    return where(z.re.lo >= 0, right, where(z.re.hi <= 0, left, middle))
 
 
 def _tanh_right(z: Rectangle) -> Rectangle:
@@ -177,7 +179,7 @@ def log(z: Rectangle) -> Rectangle:
     turn = real.rising("arctan", z.im * z.re.reciprocal())
     nothing = np.full_like(size.lo, np.inf)
     everything = Rectangle(Interval(-nothing, nothing), Interval(-nothing, nothing))
-    return _where(z.re.lo > 0, Rectangle(size, turn), everything)
+    return where(z.re.lo > 0, Rectangle(size, turn), everything)
 
 
 def sqrt(z: Rectangle) -> Rectangle:
@@ -190,7 +192,7 @@ def sqrt(z: Rectangle) -> Rectangle:
     rise = z.im * whole.scaled(2.0).reciprocal()
     nothing = np.full_like(whole.lo, np.inf)
     everything = Rectangle(Interval(-nothing, nothing), Interval(-nothing, nothing))
-    return _where(a.lo > 0, Rectangle(whole, rise), everything)
+    return where(a.lo > 0, Rectangle(whole, rise), everything)
 
 
 def _around(name: str, z: Rectangle, slope: Callable[[Rectangle], Rectangle]) -> Rectangle:
@@ -227,7 +229,7 @@ def _arctan_slope(z: Rectangle) -> Rectangle:
     found = (constant(1.0) + z.square()).reciprocal()
     if z.im is None:
         return found
-    return _where(z.im.size() < 1, found, _everything(found))
+    return where(z.im.size() < 1, found, _everything(found))
 
 
 def _arcsin_slope(z: Rectangle) -> Rectangle:

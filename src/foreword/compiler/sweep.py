@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import BALLS
 from foreword.compiler.claim import Claim, Findings
+from foreword.compiler.declared import Declared
 from foreword.compiler.domain import Sphere
 from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import Bounds, Problem
 from foreword.compiler.functions import enclose
 from foreword.compiler.numbers import System
+from foreword.compiler.spans import Sides
+from foreword.compiler.truncated import Model
 from foreword.errors import CertificateError
 
 Progress = Callable[[float], None]
@@ -154,7 +157,7 @@ def _problem(claim: Claim) -> Problem:
     """The problem; CertificateError when f has another number of outputs than the head."""
     expression, domain, wanted = claim.expression, claim.domain, claim.head.values.shape[1]
     if claim.declared is not None:
-        outputs, reading = claim.declared.target.outputs, claim.declared.enclose
+        outputs, reading = claim.declared.target.outputs, partial(_declared, claim.declared)
     else:
         nodes = () if expression is None else expression.outputs
         outputs, reading = len(nodes), partial(enclose, nodes)
@@ -167,6 +170,10 @@ def _problem(claim: Claim) -> Problem:
         )
     frame = None if claim.cover is None else claim.cover.frame
     return Problem(claim.head, claim.chart.expressions(domain.columns), reading, isinstance(domain, Sphere), frame)
+
+
+def _declared(declared: Declared, columns: Sequence[Model], _: Callable[[], Sides]) -> list[Model]:
+    return declared.enclose(columns)
 
 
 def _neighbours(lower: Floats, upper: Floats, size: int) -> Iterator[NDArray[np.intp]]:

@@ -3,7 +3,8 @@
 * at points, in float64;
 * on real cells: range, gradient, the rounding error of the evaluation at points, and the rest: how far the steps'
   *smooth stand-ins* are from the functions themselves. |w| is w or -w where its sign is sure; elsewhere the line
-  through its ends on the cell stands in for it, and the gap is the rest. Maximum and minimum are treated alike;
+  through its ends on the cell stands in for it, and the gap is the rest. Maximum and minimum are treated alike. Where
+  a function has no bounded slope but a range, as a root does at 0, the constant in the range's middle stands in for it;
 * on complex rectangles: ranges of the stand-ins, which are analytic.
 
 How graphs become tapes is `recording.py`.
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from foreword.compiler import rectangles
 from foreword.compiler.arrays import Floats
-from foreword.compiler.expression import OPERATIONS
+from foreword.compiler.expression import OPERATIONS, Node
 from foreword.compiler.intervals import LIBRARY, ULP, Interval, point
 from foreword.compiler.rectangles import Rectangle
+from foreword.compiler.sharp import SharpRanges
 
 KINKED = ("absolute", "maximum", "minimum")
 
@@ -49,11 +51,16 @@ class Step:
 
 @dataclass(frozen=True)
 class StandIn:
-    """On a cell, one * first + other * second + shift replaces |first|, or the larger or smaller of the two."""
+    """On the cells `applies`, one * first + other * second + shift replaces what the step does with the two."""
 
     one: Floats
     other: Floats
     shift: Floats
+    applies: NDArray[np.bool_]
+
+    def rows(self, rows: NDArray[np.intp]) -> StandIn:
+        """The same for some of the cells."""
+        return StandIn(self.one[rows], self.other[rows], self.shift[rows], self.applies[rows])
 
 
 @dataclass
@@ -68,13 +75,17 @@ class Known:
 
 @dataclass(frozen=True)
 class Tape:
-    """Steps in order; `coordinates`, `outputs` and `queries` are indices of steps."""
+    """Steps in order; `coordinates`, `outputs` and `queries` are indices of steps.
+
+    `nodes` are what a step is taken for: more than one where their linear parts differ by rounding only.
+    """
 
     parameters: int
     steps: tuple[Step, ...]
     coordinates: tuple[int, ...]
     outputs: tuple[int, ...]
     queries: tuple[int, ...]
+    nodes: dict[int, tuple[Node, ...]]
 
     def at_points(self, parameters: Floats, stand_ins: dict[int, StandIn]) -> list[Any]:
         """Every step's values `(cell, point)` at `parameters` `(cell, point, parameter)`, with stand-ins."""
@@ -88,16 +99,25 @@ class Tape:
                 for place, weight in zip(self.coordinates, step.linear.coefficients, strict=True):
                     total = total + weight * found[place] if weight else total
                 found.append(total)
-            elif step.operation in KINKED and index in stand_ins:
-                stand = stand_ins[index]
-                second = given[1] if len(given) == 2 else 0.0
-                found.append(stand.one[:, None] * given[0] + stand.other[:, None] * second + stand.shift[:, None])
-            else:
+            elif index not in stand_ins:
                 found.append(_at_point(step, given))
+            else:
+                stand = stand_ins[index]
+                value: Any = stand.shift[:, None]
+                if step.operation in KINKED:
+                    second = given[1] if len(given) == 2 else 0.0
+                    value = stand.one[:, None] * given[0] + stand.other[:, None] * second + value
+                is_all = stand.applies.all()
+                found.append(value if is_all else np.where(stand.applies[:, None], value, _at_point(step, given)))
         return found
 
-    def on_cells(self, lower: Floats, upper: Floats) -> tuple[list[Known], dict[int, StandIn]]:
-        """What is known of every step on the cells from `lower` to `upper` `(cell, parameter)`, and the stand-ins."""
+    def on_cells(
+        self, lower: Floats, upper: Floats, sharp: SharpRanges | None = None
+    ) -> tuple[list[Known], dict[int, StandIn]]:
+        """What is known of every step on the cells from `lower` to `upper` `(cell, parameter)`, and the stand-ins.
+
+        With the cells' `sharp` ranges constants stand in too; what is known then holds for evaluations with stand-ins.
+        """
         found: list[Known] = []
         stand_ins: dict[int, StandIn] = {}
         cells = len(lower)
@@ -116,7 +136,11 @@ class Tape:
                 known, stand_ins[index] = _kinked_on_cell(step.operation, given)
                 found.append(known)
             else:
-                found.append(_on_cell(step, given, cells, self.parameters))
+                known = _on_cell(step, given, cells, self.parameters)
+                if sharp is not None and index in self.nodes:
+                    known, stand = _or_constant(known, self.nodes[index], sharp)
+                    stand_ins |= {} if stand is None else {index: stand}
+                found.append(known)
         return found, stand_ins
 
     def on_rectangles(
@@ -148,6 +172,10 @@ class Tape:
                 value, partials = _value_and_partials(step, [pair[0] for pair in given])
                 if index in wanted:
                     slopes = _chain(self.parameters, partials, [pair[1] for pair in given])
+                if index in stand_ins:
+                    applies, shift = stand_ins[index].applies, stand_ins[index].shift
+                    value = rectangles.where(applies, Rectangle(point(shift)), value)
+                    slopes = [None if slope is None else rectangles.where(applies, _ZERO, slope) for slope in slopes]
             found.append((value, slopes))
         return found
 
@@ -210,7 +238,7 @@ def _value_and_partials(step: Step, given: list[Rectangle]) -> tuple[Rectangle, 
     return value, [derivative(given[0], value)]
 
 
-_ONE = rectangles.constant(1.0)
+_ONE, _ZERO = rectangles.constant(1.0), rectangles.constant(0.0)
 
 
 def _sum(terms: Sequence[tuple[float, Rectangle | None]]) -> Rectangle | None:
@@ -282,6 +310,28 @@ def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Kno
     return Known(value, _chain(parameters, partials, [known.slopes for known in given]), error, rest)
 
 
+def _or_constant(known: Known, nodes: Sequence[Node], sharp: SharpRanges) -> tuple[Known, StandIn | None]:
+    """The middle of the range, with the rest of it as rest, on cells where more is not known but the range is."""
+    is_lost = ~np.isfinite(known.range.size() + known.error + known.rest)
+    for slope in known.slopes:
+        is_lost = is_lost if slope is None else is_lost | ~np.isfinite(slope.size())
+    if not is_lost.any():
+        return known, None
+    span = sharp.of(*nodes)
+    applies = is_lost & np.isfinite(span.lo) & np.isfinite(span.hi)
+    if not applies.any():
+        return known, None
+    nothing = np.zeros(len(applies))
+    still = Rectangle(point(nothing))
+    found = Known(
+        rectangles.where(applies, Rectangle(span), known.range),
+        [None if slope is None else rectangles.where(applies, still, slope) for slope in known.slopes],
+        np.where(applies, 0.0, known.error),
+        np.where(applies, span.radius(), known.rest),
+    )
+    return found, StandIn(nothing, nothing, span.middle(), applies)
+
+
 def _times(size: Floats, amount: Floats) -> Floats:
     """The product, with 0 where the amount is 0 although the size is infinite."""
     with np.errstate(invalid="ignore"):
@@ -301,12 +351,13 @@ def _kinked_on_cell(operation: str, given: list[Known]) -> tuple[Known, StandIn]
     lift = np.where(is_split, -low * (high / width), 0.0)
     extra = np.where(is_split, lift * (1 + 32 * ULP) + 8 * ULP * np.maximum(high, -low), 0.0)
     extra = np.where(is_lost, np.inf, extra)
+    always = np.ones(slope.shape, dtype=bool)
     if operation == "absolute":
-        stand = StandIn(slope, np.zeros_like(slope), lift)
+        stand = StandIn(slope, np.zeros_like(slope), lift, always)
         low_end, high_end = first.least(), first.size()
     else:
         sign = 1.0 if operation == "maximum" else -1.0
-        stand = StandIn((1 + sign * slope) / 2, (1 - sign * slope) / 2, sign * lift / 2)
+        stand = StandIn((1 + sign * slope) / 2, (1 - sign * slope) / 2, sign * lift / 2, always)
         extra = extra / 2
         second, pick = given[1].range.re, np.maximum if operation == "maximum" else np.minimum
         low_end, high_end = pick(first.lo, second.lo), pick(first.hi, second.hi)

@@ -77,6 +77,10 @@ class DenseProblem:
                 best = min(best, self._solve(again, shape, rounds=LAWSON), key=error_of)
         return best
 
+    def solved(self, shape: Sequence[float], count: int) -> Candidate:
+        """So many keys in that shape."""
+        return self._solve(self.placement.points(count), shape)
+
     def trimmed(self, candidate: Candidate) -> Candidate:
         """The candidate: there is nothing to trim."""
         return candidate

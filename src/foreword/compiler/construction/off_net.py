@@ -13,6 +13,7 @@ import numpy as np
 
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
+from foreword.compiler.construction.crowded import crowded
 from foreword.compiler.construction.dense import LEVELLED_OUTPUTS, DenseProblem, error_of
 from foreword.compiler.construction.even import USUAL, OnNet, Placement
 from foreword.compiler.construction.extending import POINTS, extended
@@ -34,6 +35,7 @@ HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter 
 PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
 MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
+WORTHWHILE = 0.1  # of the even net's error: a crowded one of less is polished in its place
 EXACT = 1e-14  # of the target's size: rounding, which nothing improves
 
 
@@ -57,10 +59,15 @@ class OffNet:
         return cls(OnNet(domain, chart), problem, Sampled.at(points, target, chart))
 
     def best_of(self, count: int) -> Candidate:
-        """The best of at most `count` positions: all on the net, all polished, or a part of them."""
-        best = self.improved(self.problem.best_of(count))
+        """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them."""
+        best = self.problem.best_of(count)
+        if best.error > self._exact and count <= self._most and isinstance(self.problem, DenseProblem):
+            other = crowded(self.problem, count)
+            if other is not None and other.error < WORTHWHILE * best.error:
+                return self.improved(other)
+        best = self.improved(best)
         for size in self._parts(count):
-            if best.error <= EXACT * float(np.abs(self.fitted.values).max()) or self.problem.request.is_over():
+            if best.error <= self._exact or self.problem.request.is_over():
                 break
             small = self._small(size)
             if small.error > HOPELESS * best.error:
@@ -116,12 +123,19 @@ class OffNet:
                 candidate = Candidate(made, error, {**candidate.notes, "polished": True})
         return candidate
 
+    @property
+    def _exact(self) -> float:
+        return EXACT * float(np.abs(self.fitted.values).max())
+
+    @property
+    def _most(self) -> int:
+        """Positions that can be polished."""
+        outputs = self.fitted.values.shape[1]
+        return 0 if outputs > LEVELLED_OUTPUTS else MOST_PARAMETERS // parameters(1, self.placement.width, outputs)
+
     def _parts(self, count: int) -> list[int]:
         """Sizes below `count` that can be polished, the largest first."""
-        outputs = self.fitted.values.shape[1]
-        if outputs > LEVELLED_OUTPUTS:
-            return []
-        most = min(count, MOST_PARAMETERS // parameters(1, self.placement.width, outputs))
+        most = min(count, self._most)
         return [size for part in PARTS if LEAST_PART <= (size := int(part * most)) < count]
 
     def _small(self, size: int) -> Candidate:
