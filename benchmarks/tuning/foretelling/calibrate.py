@@ -54,6 +54,8 @@ CANDIDATES = (
     "agreement",
     "constant_share",
     "per_example_share",
+    "prefix_errors_gone",
+    "lora_errors_gone",
 )
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
