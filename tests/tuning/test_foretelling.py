@@ -124,6 +124,8 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     assert probes.lora is not None
     assert probes.lora <= probes.bare * (1 + 1e-4)
     assert (probes.demonstrations is None) == (family == "bert")
+    # A metric comes with a short fit where a read-out answers, and nowhere else.
+    assert (probes.prefix_metric is None) == (probes.lora_metric is None) == (family != "bert")
     told = json.loads(json.dumps(found.as_dict()))
     assert told["advice"] == ADVICE[found.verdict]
     # By the rule of this kind of task, and with its rates: those of written answers are not those of labels.
@@ -149,6 +151,14 @@ def test_the_constant_answer_s_loss_is_that_of_the_labels_shares(task: Callable[
 def probes_with(**changed: Any) -> Probes:
     shape = GradientShape((SiteGradient("a", 0.1, 0.2, 0.3, 1.0),))
     return replace(Probes(2.0, 1.5, None, 1.0, 1.2, 0.8, 0.1, 32, shape), **changed)
+
+
+def test_what_is_gone_of_the_errors_is_told_by_share_and_not_where_no_metric_was_taken() -> None:
+    told = probes_with(metric=0.6, prefix_metric=0.9, lora_metric=0.5).features
+    assert told["prefix_errors_gone"] == pytest.approx(0.75)  # errors of 0.4 went down to 0.1
+    assert told["lora_errors_gone"] == pytest.approx(-0.25)
+    assert probes_with().features["prefix_errors_gone"] == 0
+    assert probes_with(metric=1.0, prefix_metric=0.5).features["prefix_errors_gone"] == 0  # no errors, none gone
 
 
 def rule(works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18) -> Calibration:

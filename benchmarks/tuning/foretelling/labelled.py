@@ -90,10 +90,7 @@ BASES = (
         "b5", "calibration", 15, Recipe("roberta", "text", layers=3, width=96, steps=600, rows=16, rate=2e-3),
         (*TEXTS_JUDGED, "languages", "python lines", "word order"),
     ),
-    Base(
-        "b6", "calibration", 17, None,
-        (*TEXTS_JUDGED, "languages", "python lines", "word order", "kinds", "regions", "sums", "odd sums"), LARGE,
-    ),
+    Base("b6", "calibration", 17, None, TEXTS_JUDGED, LARGE),
     Base(
         "b7", "calibration", 18, Recipe("distilbert", "text", layers=4, width=64, steps=600, rows=16, rate=2e-3),
         (*TEXTS_JUDGED, "modules", "languages", "python lines", "word order"),
@@ -104,7 +101,7 @@ BASES = (
     ),
     Base(
         "c2", "calibration", 20, Recipe("MiniLM", "its own", layers=3),
-        (*TEXTS_JUDGED, "python lines", "word order", "sums"), LARGE,
+        ("who first", "negations", "files", "months", "python lines"), LARGE,
     ),
     Base(
         "b3", "validation", 13, Recipe("llama", "answers", ("most frequent", "how many different", "after zero")),
@@ -134,10 +131,7 @@ BASES = (
         "d5", "validation", 25, Recipe("distilbert", "text", layers=2, width=96, steps=1200, rows=16, rate=2e-3),
         ("tallest", "repeated", "middle", "units", "opinions"),
     ),
-    Base(
-        "d6", "validation", 26, None,
-        ("owners", "tallest", "opinions", "operators", "identifiers", "moved", "units"), LARGE,
-    ),
+    Base("d6", "validation", 26, None, ("owners", "tallest", "opinions", "operators", "identifiers"), LARGE),
 )  # fmt: skip
 
 
