@@ -214,7 +214,7 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
 
 @pytest.mark.parametrize(
     ("kind", "role", "bases", "least"),
-    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "b", 10)],
+    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "d", 20)],
 )
 def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     kind: Literal["generate", "classify"], role: str, bases: str, least: int
