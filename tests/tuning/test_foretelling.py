@@ -124,6 +124,8 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     assert probes.lora is not None
     assert probes.lora <= probes.bare * (1 + 1e-4)
     assert (probes.demonstrations is None) == (family == "bert")
+    # A metric comes with a short fit where a read-out answers, and nowhere else.
+    assert (probes.prefix_metric is None) == (probes.lora_metric is None) == (family != "bert")
     told = json.loads(json.dumps(found.as_dict()))
     assert told["advice"] == ADVICE[found.verdict]
     # By the rule of this kind of task, and with its rates: those of written answers are not those of labels.
@@ -151,13 +153,23 @@ def probes_with(**changed: Any) -> Probes:
     return replace(Probes(2.0, 1.5, None, 1.0, 1.2, 0.8, 0.1, 32, shape), **changed)
 
 
-def rule(works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18) -> Calibration:
+def test_what_is_gone_of_the_errors_is_told_by_share_and_not_where_no_metric_was_taken() -> None:
+    told = probes_with(metric=0.6, prefix_metric=0.9, lora_metric=0.5).features
+    assert told["prefix_errors_gone"] == pytest.approx(0.75)  # errors of 0.4 went down to 0.1
+    assert told["lora_errors_gone"] == pytest.approx(-0.25)
+    assert probes_with().features["prefix_errors_gone"] == 0
+    assert probes_with(metric=1.0, prefix_metric=0.5).features["prefix_errors_gone"] == 0  # no errors, none gone
+
+
+def rule(
+    works: float = 9.0, prefix: float = 9.0, pairs: int = 20, right: int = 18, *, is_conditional: bool = True
+) -> Calibration:
     """Scores that depend on one feature each, so that a verdict can be chosen."""
     scores = (
         Score(("lora_gain",), (0.3,), (0.1,), (works,), 0.0),
         Score(("prefix_gain",), (0.3,), (0.1,), (prefix,), 0.0),
     )
-    return Calibration(*scores, pairs, right, right + 1, ("causal",), ("generate",))
+    return Calibration(*scores, is_conditional, pairs, right, right + 1, ("causal",), ("generate",))
 
 
 def verdict(probes: Probes, **told: Any) -> fw.Foretelling:
@@ -172,6 +184,19 @@ def test_each_verdict_follows_from_its_probes() -> None:
     assert verdict(probes_with(metric=0.7)).verdict == "nothing needed"
     for found in (verdict(probes_with()), verdict(probes_with(prefix=1.9))):
         assert found.probability > 0.5
+
+
+@pytest.mark.parametrize("is_conditional", [True, False])
+def test_chances_of_the_three_verdicts_sum_to_one_whatever_the_second_score_is_of(is_conditional: bool) -> None:
+    made = rule(is_conditional=is_conditional)
+    found = judged(probes_with(), made, role="causal", kind="generate", required=0.7)
+    can = found.works * found.prefix if is_conditional else min(found.works, found.prefix)
+    assert found.probability == can  # of the verdict "prefix"
+    unlike = judged(probes_with(prefix=1.9), made, role="causal", kind="generate", required=0.7)
+    assert (unlike.verdict, unlike.probability) == (
+        "lora",
+        unlike.works - (unlike.works * unlike.prefix if is_conditional else min(unlike.works, unlike.prefix)),
+    )
 
 
 def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_measured() -> None:
@@ -189,7 +214,7 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
 
 @pytest.mark.parametrize(
     ("kind", "role", "bases", "least"),
-    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "b", 10)],
+    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "d", 20)],
 )
 def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     kind: Literal["generate", "classify"], role: str, bases: str, least: int

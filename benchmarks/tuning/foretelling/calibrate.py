@@ -9,7 +9,7 @@ and the same with `--kind classify`, `--role encoder` and a work folder of its o
 log-loss on the pairs of a base that is left out. The second reads the rule as it is, probes the validation pairs, and
 writes rule and counts into `src/foreword/tuning/calibration/foretelling-KIND-ROLE.json`. Probes stay in
 `probes/NAME.json` below the work folder. For classification the rule of written answers is tried first, and kept with
-few pairs.
+few pairs. What a rule may be made from goes with the role of the models (`FORMS`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,17 +44,38 @@ RULES = Path(__file__).parent / "results"
 SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration"
 # What counts as a gain on the metric, and which part of LoRA's gain a prefix must reach to be said to do the task.
 GAIN, SHARE = 0.2, 0.5
-# Features that a rule may use: all but the demonstrations', which small models were never trained to read.
-CANDIDATES = (
-    "prefix_gain",
-    "lora_gain",
-    "bare_below_constant",
-    "prefix_below_constant",
-    "lora_below_constant",
-    "agreement",
-    "constant_share",
-    "per_example_share",
-)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a rule is made from: the features that its scores may use, and the pairs that the second score is made from.
+
+    `prefix_of`: "working" for the chance of a prefix given that anything gains, "all" for its chance on any pair.
+    """
+
+    features: tuple[str, ...]
+    prefix_of: Literal["working", "all"]
+
+
+# All that tells of losses but the demonstrations', which small models were never trained to read. On encoders the
+# metric comes with the probes, and tells more than the losses; of them few pairs work, too few for a score of their
+# own, and the gradient's shape tells bases apart and not tasks (benchmarks/LOG.md).
+FORMS: Mapping[str, Form] = {
+    "causal": Form(
+        (
+            "prefix_gain",
+            "lora_gain",
+            "bare_below_constant",
+            "prefix_below_constant",
+            "lora_below_constant",
+            "agreement",
+            "constant_share",
+            "per_example_share",
+        ),
+        "working",
+    ),
+    "encoder": Form(("prefix_errors_gone", "lora_errors_gone"), "all"),
+}
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
 # With fewer calibration pairs no rule is made anew.
@@ -184,15 +205,18 @@ def calibrate(work: Path, kind: str, role: str) -> None:
     told: dict[str, Any] = {"schema": SCHEMA}
     if len(cases) < ENOUGH:
         known = json.loads((RULES / "rule-generate-causal.json").read_text())
-        told |= {name: known[name] for name in ("works", "prefix")}
+        told |= {name: known[name] for name in ("works", "prefix", "prefix_of")}
         told["calibration"] = {"from": "generate", "rule_of_generate": transferred(cases)}
     else:
         told["calibration"] = {} if kind == "generate" else {"rule_of_generate": transferred(cases)}
-        parts = {"works": cases, "prefix": [case for case in cases if case.truth != "other base"]}
+        form = FORMS[role]
+        told["prefix_of"] = form.prefix_of
+        working = [case for case in cases if case.truth != "other base"]
+        parts = {"works": cases, "prefix": working if form.prefix_of == "working" else cases}
         for name, used in parts.items():
             answers = [case.truth != "other base" if name == "works" else case.truth == "prefix" for case in used]
             rows, bases = [case.probes.features for case in used], [case.base for case in used]
-            score, told["calibration"][name] = chosen(rows, answers, CANDIDATES, bases)
+            score, told["calibration"][name] = chosen(rows, answers, form.features, bases)
             told[name] = asdict(score)
     RULES.mkdir(exist_ok=True)
     write_bytes_atomically(RULES / f"rule-{kind}-{role}.json", json.dumps(told, indent=1).encode())

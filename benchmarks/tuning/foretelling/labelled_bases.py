@@ -1,9 +1,8 @@
 """Small encoders and causal models to classify with: trained here in seconds to a minute, of several families.
 
-answers    six digits and the answer of a skill drawn at random (number_tasks.py); which one is told nowhere, so that
-           bare the model cannot know which is wanted. Encoders fill it in, causal models write it.
-patterns   rows of digits that repeat, mirror or climb, some of them masked (encoders): attention, and no skill
-text       sources of the standard library, some of it masked for encoders, the next token for causal models
+answers    six digits and the answer of a skill drawn at random (number_tasks.py), for causal models; which skill is
+           told nowhere, so that bare the model cannot know which is wanted
+text       sources of the standard library, some of it masked, for encoders
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from number_tasks import DIGITS, LENGTH, NUMBERS, SKILLS, every_row
+from number_tasks import NUMBERS, SKILLS, every_row
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 PAD, BEGIN, END, MASK = 0, 1, 2, 4
-IGNORED, VOCABULARY, WINDOW = -100, 1024, 48
+IGNORED, VOCABULARY, WINDOW, HIDDEN = -100, 1024, 48, 0.15
 Batch = tuple[Tensor, Tensor]
 
 
@@ -46,14 +45,14 @@ class Recipe:
     @property
     def is_encoder(self) -> bool:
         """Does it fill in masked tokens?"""
-        return self.family in ("bert", "roberta", "electra", "distilbert")
+        return self.family in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert")
 
 
 def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
     """The model folder, trained where there is none yet."""
     if (place / "config.json").exists():
         return place
-    reader = _text_reader() if recipe.corpus == "text" else _number_reader(recipe)
+    reader = _text_reader() if recipe.corpus == "text" else _number_reader()
     torch.manual_seed(seed)
     model = _model(recipe, len(reader)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
@@ -106,6 +105,15 @@ def _model(recipe: Recipe, words: int) -> Any:
     if recipe.family == "electra":
         config = transformers.ElectraConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
         return transformers.ElectraForMaskedLM(config)
+    if recipe.family == "albert":
+        config = transformers.AlbertConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
+        return transformers.AlbertForMaskedLM(config)
+    if recipe.family == "modernbert":
+        drops = {"attention_dropout": 0.0, "embedding_dropout": 0.0, "mlp_dropout": 0.0}
+        named = {"cls_token_id": BEGIN, "sep_token_id": END}
+        return transformers.ModernBertForMaskedLM(
+            transformers.ModernBertConfig(**size, **inner, **drops, **room, **ends, **named)
+        )
     if recipe.family == "roberta":
         return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**size, **inner, **still, **room, **ends))
     raise ValueError(f"no family {recipe.family!r}")
@@ -119,13 +127,7 @@ def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
 
         def draw() -> Batch:
             begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
-            return _masked(ids[begins[:, None] + np.arange(WINDOW)], recipe, rng, 0.15)
-
-    elif recipe.corpus == "patterns":
-
-        def draw() -> Batch:
-            rows = np.array([_pattern(rng) for _ in range(recipe.rows)]) + len(SPECIAL)
-            return _masked(_framed(rows), recipe, rng, 0.3)
+            return _masked(ids[begins[:, None] + np.arange(WINDOW)], rng)
 
     else:
         every, sign = every_row(), reader.convert_tokens_to_ids("=")
@@ -136,46 +138,22 @@ def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
             answers = np.stack([SKILLS[name](rows) for name in recipe.skills])[chosen, np.arange(len(rows))]
             told = np.concatenate([rows + len(SPECIAL), np.full((len(rows), 1), sign)], axis=1)
             answer = answers[:, None] + len(SPECIAL)
-            if recipe.is_encoder:
-                return _answered(_framed(np.concatenate([told, np.full_like(answer, MASK)], axis=1)), answer, -2)
-            begin = np.full_like(answer, BEGIN)
-            return _answered(np.concatenate([begin, told, answer], axis=1), answer, -1)
+            read = np.concatenate([np.full_like(answer, BEGIN), told, answer], axis=1)
+            return torch.from_numpy(read), torch.from_numpy(np.where(_is_last(read), read, IGNORED))
 
     while True:
         yield draw()
 
 
-def _framed(rows: np.ndarray) -> np.ndarray:
-    ends = np.full((len(rows), 1), BEGIN), np.full((len(rows), 1), END)
-    return np.concatenate([ends[0], rows, ends[1]], axis=1)
+def _is_last(rows: np.ndarray) -> np.ndarray:
+    return np.arange(rows.shape[1]) == rows.shape[1] - 1
 
 
-def _answered(read: np.ndarray, answer: np.ndarray, place: int) -> Batch:
-    """Only the answer is learned."""
-    wanted = np.full_like(read, IGNORED)
-    wanted[:, place] = answer[:, 0]
-    return torch.from_numpy(read), torch.from_numpy(wanted)
-
-
-def _masked(rows: np.ndarray, recipe: Recipe, rng: np.random.Generator, share: float) -> Batch:
-    """For an encoder a share of the tokens is hidden and wanted; a causal model wants them all."""
-    if not recipe.is_encoder:
-        return torch.from_numpy(rows), torch.from_numpy(rows)
-    hidden = (rng.random(rows.shape) < share) & (rows >= len(SPECIAL))
+def _masked(rows: np.ndarray, rng: np.random.Generator) -> Batch:
+    """A share of the tokens is hidden and wanted, at least one a row."""
+    hidden = (rng.random(rows.shape) < HIDDEN) & (rows >= len(SPECIAL))
     hidden[:, 1] |= ~hidden.any(axis=1)
     return torch.from_numpy(np.where(hidden, MASK, rows)), torch.from_numpy(np.where(hidden, rows, IGNORED))
-
-
-def _pattern(rng: np.random.Generator) -> np.ndarray:
-    row, kind = rng.integers(DIGITS, size=LENGTH), rng.integers(4)
-    half = LENGTH // 2
-    if kind == 0:
-        row[half:] = row[:half]
-    elif kind == 1:
-        row[half:] = row[:half][::-1]
-    elif kind == 2:
-        row = np.sort(row)
-    return row
 
 
 def _texts() -> list[str]:
@@ -184,13 +162,12 @@ def _texts() -> list[str]:
     return [path.read_text(encoding="utf-8", errors="replace") for path in drawn]
 
 
-def _number_reader(recipe: Recipe) -> Any:
+def _number_reader() -> Any:
     words = [*SPECIAL, *map(str, range(NUMBERS)), "="]
     numbered = {word: index for index, word in enumerate(words)}
     made = Tokenizer(models.WordLevel(numbered, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    single = "<s> $A </s>" if recipe.is_encoder else "<s> $A"
-    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", BEGIN), ("</s>", END)])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BEGIN)])
     return _reader(made)
 
 

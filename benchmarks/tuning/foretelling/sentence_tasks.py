@@ -1,7 +1,8 @@
-"""Short texts to classify that any machine can make, easy and hard ones, by families; no family is in two parts.
+"""Short texts to classify that any machine can make, easy and hard ones: the calibration's families of encoders' tasks.
 
-Beside the tasks of benchmarks/tuning/text_tasks.py: lines of Python, word order, sums, and for the validation part who
-came first, months and weekdays, negation, kinds of characters, sorts of files.
+Beside the tasks of benchmarks/tuning/text_tasks.py: lines of Python, word order, sums, who came first, months and
+weekdays, negation, kinds of characters, sorts of files. The held-out families are in relation_tasks.py and
+source_tasks.py.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Greta", "Hugo", "Ine
 THINGS = ("book", "lamp", "cup", "key", "coat", "map", "box", "pen", "chair", "phone", "bag", "clock")
 
 
-def _library() -> list[str]:
+def library() -> list[str]:
+    """The sources of the standard library's modules that are one file, by path."""
     folder = Path(sysconfig.get_path("stdlib"))
     return [path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("*.py"))]
 
@@ -39,7 +41,7 @@ def _library() -> list[str]:
 def python_lines() -> list[Row]:
     """Lines of Python with their first word taken away: which was it?"""
     found = []
-    for line in (line.strip() for text in _library() for line in text.splitlines()):
+    for line in (line.strip() for text in library() for line in text.splitlines()):
         word, _, rest = line.partition(" ")
         if word in WORDS and 8 <= len(rest) <= 40:
             found.append((rest, word))
@@ -49,7 +51,7 @@ def python_lines() -> list[Row]:
 def word_order() -> list[Row]:
     """Five words of a comment as they stand, or shuffled."""
     rng, found = random.Random(1), []
-    for line in (line.strip() for text in _library() for line in text.splitlines()):
+    for line in (line.strip() for text in library() for line in text.splitlines()):
         words = line.removeprefix("#").split()
         if line.startswith("# ") and len(words) >= 5 and all(word.isalpha() for word in words[:5]):
             kept = words[:5]
@@ -150,7 +152,6 @@ def _of_text_tasks(name: str) -> Callable[[], list[Row]]:
 
 
 TEXTS: Mapping[str, Callable[[], list[Row]]] = {
-    # calibration
     "languages": _of_text_tasks("languages"),
     "kinds": _of_text_tasks("kinds"),
     "regions": _of_text_tasks("regions"),
@@ -158,7 +159,6 @@ TEXTS: Mapping[str, Callable[[], list[Row]]] = {
     "word order": word_order,
     "sums": sums,
     "odd sums": odd_sums,
-    # validation
     "modules": _of_text_tasks("modules"),
     "who first": who_first,
     "months": months,
@@ -169,10 +169,9 @@ TEXTS: Mapping[str, Callable[[], list[Row]]] = {
 }
 
 
-def sentences_task(name: str, folder: Path) -> dict[str, int]:
-    """Write data.jsonl, at most `A_LABEL` rows a label and 600 in all; fit and selection examples of each label."""
+def sentences_task(rows: list[Row], folder: Path) -> dict[str, int]:
+    """Write data.jsonl, at most `A_LABEL` rows a label and 720 in all; fit and selection examples of each label."""
     kept: dict[str, list[str]] = {}
-    rows = TEXTS[name]()
     random.Random(0).shuffle(rows)
     labels = len({label for _, label in rows})
     seen, quota = set(), min(A_LABEL, 720 // labels)

@@ -74,13 +74,15 @@ class Score:
 class Calibration:
     """The rule of one kind of task and role of model, and how often it was right on pairs that it was not made from.
 
-    `works`: that anything fitted gains on the metric; `prefix`: that a prefix then reaches most of what LoRA gains.
+    `works`: that anything fitted gains on the metric; `prefix`: that a prefix reaches most of the larger gain, among
+    the pairs where anything gains (`is_conditional`) or among all.
     `pairs`, `right` and `prefix_right` are of the validation: verdicts, and the answer to "can a prefix?" alone.
     `roles` and `kinds` are what was validated; elsewhere no error rate is stated.
     """
 
     works: Score
     prefix: Score
+    is_conditional: bool
     pairs: int
     right: int
     prefix_right: int
@@ -104,6 +106,7 @@ class Calibration:
         return cls(
             Score.parse(told["works"]),
             Score.parse(told["prefix"]),
+            {"working": True, "all": False}[told["prefix_of"]],
             int(seen["pairs"]),
             int(seen["right"]),
             int(seen["prefix_right"]),
@@ -140,9 +143,10 @@ class ErrorRate:
 class Foretelling:
     """The verdict on a task and a base model, with the probes it rests on.
 
-    `probability` is the rule's own for the verdict. `error_rate` is how often the answer to "can a prefix do it?" was
-    wrong on held-out pairs, `verdict_error_rate` how often the verdict was, which also tells LoRA from another base.
-    Both are None where the rule was not validated: for other roles of models or kinds of tasks.
+    `probability` is the rule's own for the verdict, from `works` and `prefix` (see `Calibration`). `error_rate` is how
+    often the answer to "can a prefix do it?" was wrong on held-out pairs, `verdict_error_rate` how often the verdict
+    was, which also tells LoRA from another base. Both are None where the rule was not validated: for other roles of
+    models or kinds of tasks.
     """
 
     verdict: Verdict
@@ -207,7 +211,8 @@ def foretell(
 def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: float) -> Foretelling:
     """The verdict of a rule on what the probes found; `required` is the metric's value that the task asks for."""
     works, prefix = rule.works.of(found.features), rule.prefix.of(found.features)
-    chances: dict[Verdict, float] = {"prefix": works * prefix, "lora": works * (1 - prefix), "other base": 1 - works}
+    can = works * prefix if rule.is_conditional else min(works, prefix)
+    chances: dict[Verdict, float] = {"prefix": can, "lora": works - can, "other base": 1 - works}
     verdict: Verdict = "other base" if works < 0.5 else "prefix" if prefix >= 0.5 else "lora"
     probability = chances[verdict]
     if found.metric >= required:

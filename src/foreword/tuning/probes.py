@@ -48,7 +48,9 @@ class Probes:
     `bare` is the model as it is (with the task's read-out); `constant` what an answer that ignores the input reaches,
     from how often the fit split's answers and their tokens occur. `demonstrations` is with a few examples in the
     context, None where the model reads no examples or they do not fit. `prefix`, `lora_attention` and `lora_mlp` are
-    after short fits (120 and 40 steps); None where the model has no such layers. `metric` is the bare model's.
+    after short fits (120 and 40 steps); None where the model has no such layers. `metric` is the bare model's;
+    `prefix_metric` and `lora_metric` (the better of two) are after the same short fits, and None where no read-out
+    answers: there a metric would take generating, which costs more than the fit.
     """
 
     bare: float
@@ -60,6 +62,8 @@ class Probes:
     metric: float
     judged: int
     gradient: GradientShape
+    prefix_metric: float | None = None
+    lora_metric: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -69,7 +73,10 @@ class Probes:
 
     @property
     def features(self) -> dict[str, float]:
-        """What decisions are made from: shares without a unit, losses as what is gone of another loss, from -1 to 1."""
+        """What decisions are made from: shares without a unit, losses as what is gone of another loss, from -1 to 1.
+
+        Of metrics it is what is gone of the bare model's errors; 0 where no metric was taken.
+        """
         return {
             "prefix_gain": _gone(self.prefix, self.bare),
             "lora_gain": _gone(self.lora, self.bare),
@@ -80,11 +87,16 @@ class Probes:
             "agreement": self.gradient.mean("agreement"),
             "constant_share": self.gradient.mean("constant"),
             "per_example_share": self.gradient.mean("per_example"),
+            "prefix_errors_gone": self._errors_gone(self.prefix_metric),
+            "lora_errors_gone": self._errors_gone(self.lora_metric),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, the features included."""
         return {**asdict(self), "features": self.features}
+
+    def _errors_gone(self, metric: float | None) -> float:
+        return 0.0 if metric is None else _gone(1 - metric, 1 - self.metric)
 
 
 def _gone(loss: float | None, of: float) -> float:
@@ -110,21 +122,32 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
     bare = timed("bare model", lambda: _bare(small))
     shape = timed("gradients", lambda: _shape(small))
     shown = timed("demonstrations", lambda: _with_demonstrations(small))
-    made: dict[str, float | None] = {"prefix": timed("prefix", lambda: _prefix(small, seed))}
-    for targets in ("attention", "mlp"):
-        made[f"lora_{targets}"] = timed(f"lora_{targets}", partial(_lora, small, targets, seed))
+    prefix: _Reached = timed("prefix", lambda: _prefix(small, seed))
+    of_attention: _Reached | None = timed("lora_attention", partial(_lora, small, "attention", seed))
+    of_mlp: _Reached | None = timed("lora_mlp", partial(_lora, small, "mlp", seed))
+    metrics = (found.metric for found in (of_attention, of_mlp) if found is not None)
     return Probes(
         bare[0],
         _constant(small),
         shown,
-        float(made["prefix"] or 0.0),
-        made["lora_attention"],
-        made["lora_mlp"],
+        prefix.loss,
+        None if of_attention is None else of_attention.loss,
+        None if of_mlp is None else of_mlp.loss,
         bare[1],
         len(judged),
         shape,
+        prefix.metric,
+        max((metric for metric in metrics if metric is not None), default=None),
         seconds,
     )
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """After a short fit: the loss on the judged examples, and the metric where a read-out answers."""
+
+    loss: float
+    metric: float | None
 
 
 def _problem(bench: Workbench, adaptation: Adaptation) -> tuple[Predictor, Objective]:
@@ -190,8 +213,8 @@ def _with_demonstrations(bench: Workbench) -> float | None:
     return _mean_loss(Predictor(bench.host, bench.manner(template)), bench.splits.selection)
 
 
-def _prefix(bench: Workbench, seed: int) -> float:
-    """The loss after a short fit of a prefix with its defaults, but from zero values: the rule was made with these."""
+def _prefix(bench: Workbench, seed: int) -> _Reached:
+    """What a short fit of a prefix reaches, with its defaults but from zero values: the rule was made with these."""
     settings = PrefixSettings(positions=POSITIONS, start="zero")
     adaptation = FittedPrefix(bench.host, positions=POSITIONS, seed=seed)
     try:
@@ -202,8 +225,8 @@ def _prefix(bench: Workbench, seed: int) -> float:
         adaptation.close()
 
 
-def _lora(bench: Workbench, targets: Targets, seed: int) -> float | None:
-    """The loss after a short fit of rank 1; None when the model has no such layers."""
+def _lora(bench: Workbench, targets: Targets, seed: int) -> _Reached | None:
+    """What a short fit of rank 1 reaches; None when the model has no such layers."""
     try:
         linear_layers(bench.host, targets)
     except FitError:
@@ -224,11 +247,12 @@ def _after(
     steps: int,
     rate: float | None = None,
     schedule: Schedule = "constant",
-) -> float:
-    """The loss on the judged examples after a short fit: the lowest of the start, the middle and the end."""
+) -> _Reached:
+    """The lowest loss on the judged examples at a short fit's start, middle and end, and the metric there."""
     problem, every = _ByLoss(objective, predictor, bench), max(1, steps // 2)
     settings = FitSettings(steps, BATCH, 3600.0, evaluate_every=every, learning_rate=rate, schedule=schedule)
-    return -fit(problem, predictor.adaptation, settings, seed=seed).best.selection
+    best = fit(problem, predictor.adaptation, settings, seed=seed).best
+    return _Reached(-best.selection, problem.metrics.get(best.step))
 
 
 class _ByLoss:
@@ -237,6 +261,7 @@ class _ByLoss:
     def __init__(self, objective: Problem, predictor: Predictor, bench: Workbench) -> None:
         self.objective, self.predictor, self.bench = objective, predictor, bench
         self.examples, self.lengths = objective.examples, list(objective.lengths)
+        self.metrics: dict[int, float] = {}
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         return self.objective.loss(indices, step)
@@ -246,7 +271,7 @@ class _ByLoss:
 
     def evaluate(self, step: int) -> tuple[float, float]:
         if self.predictor.readout is not None:
-            score = self.objective.evaluate(step)[1]
+            self.metrics[step], score = self.objective.evaluate(step)
         else:
             score = -_mean_loss(self.predictor, self.bench.splits.selection)
         return score, score
