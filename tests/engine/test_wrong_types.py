@@ -18,7 +18,7 @@ from foreword.engine.assignment import SiteTensors
 ODD: list[Any] = [
     None, 0, -1, 2.5, True, 10**13, 1 << 70, float("nan"), "", "x", "a\0b", "\ud800", b"x", [], [None], ["x"], [1.5],
     {}, {"x": 1}, {1: 2}, (), object(), object, np.zeros(3), np.float32(2), torch.zeros(2), torch.zeros(2).long(), {3},
-    range(3), 1j, Path("/nowhere/at/all"), np.zeros((2, 3, 4), object),
+    range(3), 1j, Path("/dev/null/at/all"), np.zeros((2, 3, 4), object),
 ]  # fmt: skip
 
 
