@@ -114,6 +114,7 @@ def test_a_kink_across_other_directions_is_left_to_gates() -> None:
     assert "directions" not in found.notes
 
 
+@pytest.mark.slow
 def test_an_interval_that_is_too_rough_is_an_obstacle() -> None:
     target = target_of("sin(4000*x)", Sphere(2))
     found = Spectral().draft(target, Sphere(2), Request(None, 1e-6), rng=np.random.default_rng(0))

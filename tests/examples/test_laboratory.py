@@ -226,6 +226,7 @@ def test_a_prefix_elicits_what_the_model_knows(share, name):
     assert share(name, PrefixSettings(positions=10, **_budget(120))) > 0.85
 
 
+@pytest.mark.slow
 def test_a_prefix_does_not_teach_one_layer_another_order_and_its_weights_do(share):
     """At the same steps. How far the prefix comes differs by hundredths from processor to processor (0.178 of 1,000
     sequences in the tutorial's table, 0.205 of these 200 on another), so it is held against what the weights get.
