@@ -23,6 +23,7 @@ from safetensors.numpy import save
 from foreword.arrays import Array, is_finite
 from foreword.errors import BaseMismatchError, BundleError, ForewordError, SigningError
 from foreword.prefix import LayerPrefix, Prefix
+from foreword.regular_file import found_in
 from foreword.signatures import SIGNATURE_LIMIT, SIGNATURES, signatures_in, with_signatures
 from foreword.signing import Signature, SigningKey
 from foreword.tensorfile import (
@@ -231,7 +232,7 @@ def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
         raise BundleError(
             f"{path} could not be written; what was there before is unchanged.",
             expected=f"a writable folder with {len(content):,} free bytes",
-            found=getattr(error, "strerror", None) or str(error),
+            found=found_in(error),
             fix="Free some space or name another folder.",
         ) from error
     finally:

@@ -27,5 +27,5 @@ def content_of(path: Path, most: int | None = None) -> bytes:
 
 
 def found_in(error: Exception) -> str:
-    """What an error in reading says was found, without the path that its reader names."""
+    """What an error in reading or writing says was found, without the path that its message names."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

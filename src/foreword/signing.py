@@ -245,11 +245,10 @@ class SigningKey:
                 place.unlink(missing_ok=True)
             if not isinstance(error, OSError | ValueError):  # ValueError: a path with a NUL in it
                 raise
-            told = getattr(error, "strerror", None) or str(error)
             raise SigningError(
                 "The new key could not be written.",
                 expected=" and ".join(f"{place!s:.100}" for place in files) + ", neither of them there yet",
-                found=f"{told}: {getattr(error, 'filename', None) or repr(path)}",
+                found=f"{found_in(error)}: {getattr(error, 'filename', None) or repr(path)}",
                 fix="Choose another name or folder; a key is never overwritten.",
             ) from error
         first, second = files

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def prove(
     axes = domain.dimension
     model = Model(head, chart, target, domain, search.frame)
     residual = Residual(model, POINTS.get(axes, (1, 2, 3)), OVERSAMPLING.get(axes, 4))
-    floor = FLOOR * (report.rounding()["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()))
+    floor = FLOOR * (report.rounding["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()))
 
     aims = report.aims(tightness, floor)
     search = search if resume else aims.begun(search)
@@ -169,7 +170,7 @@ class _Report:
         """
         asked = math.inf
         if self.tolerance is not None:
-            asked = (self.tolerance - self.context - self.rounding()["rounding_float64"]) * (1 - 1e-12)
+            asked = (self.tolerance - self.context - self.rounding["rounding_float64"]) * (1 - 1e-12)
         if self.target.expression is not None:
             return Aims(tightness, floor, asked, asked if math.isfinite(asked) else 0.0, 0.0)
         return Aims(tightness, floor, asked, float(np.abs(self.head.values).max()), FRACTION)
@@ -215,7 +216,7 @@ class _Report:
         cover: dict[str, Any] | None,
         premise: Assumption | None = None,
     ) -> Certificate:
-        terms = {"approximation": approximation, "context": self.context, **self.rounding()}
+        terms = {"approximation": approximation, "context": self.context, **self.rounding}
         bound = math.fsum([approximation, self.context, terms["rounding_float64"]]) * (1 + 2.0**-51)
         verdict = Verdict.PROVED
         if premise is not None:
@@ -238,6 +239,7 @@ class _Report:
             effort=effort,
         )
 
+    @cached_property
     def rounding(self) -> dict[str, float]:
         """The rounding terms of this head on this domain."""
         if isinstance(self.domain, FiniteSet):

@@ -36,6 +36,7 @@ from foreword.compiler.file import DTYPES
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 from foreword.errors import CompileError, ForewordError
+from foreword.regular_file import found_in
 from foreword.tensorfile import MANIFEST, content_digest, decoded, parsed, read_content
 from foreword.version import __version__
 
@@ -164,7 +165,7 @@ class Unfinished:
             raise CompileError(
                 f"The unfinished work {self.path} cannot be removed.",
                 expected="a file in a writable folder",
-                found=error.strerror or str(error),
+                found=found_in(error),
                 fix="Remove it by hand.",
             ) from error
 

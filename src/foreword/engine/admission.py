@@ -183,11 +183,8 @@ def check_tokens(host: Host, content: Any) -> list[int]:
 def _check_tensors(name: str, found: SiteTensors, device: torch.device) -> None:
     """PrefixError unless keys, values and bias are dense tensors of a dtype of DTYPES on `device`, and fit together."""
     parts = _parts(found) if isinstance(found, SiteTensors) else [found]
-    if (
-        not isinstance(found, SiteTensors)
-        or len(parts) < 2
-        or not all(isinstance(part, Tensor) and part.layout == torch.strided for part in parts)
-    ):
+    is_dense = all(isinstance(part, Tensor) and part.layout == torch.strided for part in parts)
+    if len(parts) < 2 or not is_dense:
         raise PrefixError(
             f"The prefix at {name} is not made of tensors.",
             expected="SiteTensors(keys, values) or SiteTensors(keys, values, bias) of dense torch tensors",

@@ -13,6 +13,7 @@ from typing import Any
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError, FitError, RunFolderError
+from foreword.regular_file import found_in
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.fittable import FitWatch, StepTaken
 
@@ -73,7 +74,7 @@ class FitLog(FitWatch):
             raise RunFolderError(
                 f"The log {self.path} cannot be written.",
                 expected="a folder that can be written, on a disk with room",
-                found=error.strerror or str(error),
+                found=found_in(error),
                 fix="Make room, or name another folder with --out.",
             ) from error
 

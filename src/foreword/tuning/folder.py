@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError, RunFolderError
+from foreword.regular_file import found_in
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class HeldFolder:
             raise RunFolderError(
                 f"The run folder {self.path} cannot be written.",
                 expected="a folder that can be made and written",
-                found=error.strerror or str(error),
+                found=found_in(error),
                 fix="Name another folder with --out.",
             ) from error
         try:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.dense import DenseProblem, error_of
-from foreword.compiler.construction.even import SHARPNESS, USUAL, OnNet, net_points, spacing
+from foreword.compiler.construction.even import STARTS, USUAL, OnNet, net_points, sharpnesses_around, spacing
 from foreword.compiler.construction.search import Candidate
 from foreword.compiler.domain import Sphere
 from foreword.compiler.head import Head
@@ -33,7 +34,7 @@ class Crowded:
 
     domain: Sphere
     pull: Floats
-    starts: Sequence[tuple[float, ...]] = tuple((sharpness,) for sharpness in SHARPNESS)
+    starts: Sequence[tuple[float, ...]] = STARTS
 
     @property
     def dimension(self) -> int:
@@ -47,7 +48,7 @@ class Crowded:
 
     def around(self, shape: Sequence[float]) -> Sequence[tuple[float, ...]]:
         """Other sharpnesses close by."""
-        return [(shape[0] * ratio,) for ratio in (0.8, 1.0, 1.25)]
+        return sharpnesses_around(shape)
 
     def points(self, count: int) -> Floats:
         """The net's points, moved."""
@@ -82,14 +83,10 @@ def crowded(problem: DenseProblem, count: int) -> Candidate | None:
     def pulled(pull: Floats) -> tuple[float, Floats]:
         return replace(problem, placement=Crowded(domain, pull)).solved((USUAL,), count).error, pull
 
-    best = min((pulled(size * centre) for size in PULLS for centre in centres), key=_first)
+    best = min((pulled(size * centre) for size in PULLS for centre in centres), key=itemgetter(0))
     for step in STEPS:
         sides = step * np.concatenate([np.eye(domain.columns), -np.eye(domain.columns)])
         near = [pull for pull in best[1] + sides if np.linalg.norm(pull) <= FARTHEST]
-        best = min([best, *(pulled(pull) for pull in near)], key=_first)
+        best = min([best, *(pulled(pull) for pull in near)], key=itemgetter(0))
     found = replace(problem, placement=Crowded(domain, best[1]))
     return min(found.solved((USUAL,), count), found.attempt(count), key=error_of)
-
-
-def _first(pair: tuple[float, Floats]) -> float:
-    return pair[0]

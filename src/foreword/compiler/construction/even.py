@@ -25,6 +25,7 @@ from foreword.compiler.head import Head
 from foreword.compiler.nets import relaxed, sphere_net
 
 SHARPNESS = (0.05, 0.1, 0.2, 0.4, 0.8)  # lambda spacing^2 to begin with; best 0.05 (very smooth) to 1 (rough)
+STARTS = tuple((sharpness,) for sharpness in SHARPNESS)
 USUAL = 0.2
 LATTICE = ((1.0, 0.3), (1.2, 0.7), (1.6, 0.3), (1.6, 0.7), (2.2, 0.5), (3.0, 0.6))  # (reach, sharpness) likewise
 # Net points of S^m with covering radius delta: delta about (FILL / N)^(1/m), which sets the unit of the sharpness.
@@ -72,13 +73,18 @@ class Placement(Protocol):
         ...
 
 
+def sharpnesses_around(shape: Sequence[float]) -> Sequence[tuple[float, ...]]:
+    """The sharpness of a shape that is nothing else, and two close by."""
+    return [(shape[0] * ratio,) for ratio in (0.8, 1.0, 1.25)]
+
+
 @dataclass(frozen=True)
 class OnNet:
     """On a net of the domain: shapes are `(sharpness,)`."""
 
     domain: Domain
     chart: Chart
-    starts: Sequence[tuple[float, ...]] = tuple((sharpness,) for sharpness in SHARPNESS)
+    starts: Sequence[tuple[float, ...]] = STARTS
 
     @property
     def dimension(self) -> int:
@@ -92,7 +98,7 @@ class OnNet:
 
     def around(self, shape: Sequence[float]) -> Sequence[tuple[float, ...]]:
         """Other sharpnesses close by."""
-        return [(shape[0] * ratio,) for ratio in (0.8, 1.0, 1.25)]
+        return sharpnesses_around(shape)
 
     def points(self, count: int) -> Floats:
         """See `net_points`."""
