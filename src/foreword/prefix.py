@@ -266,7 +266,7 @@ class Prefix:
     def dtype(self) -> str:
         return str(self.layers[0].keys.dtype)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all keys, values and biases."""
         return sum(array.nbytes for layer in self.layers for array in layer.arrays().values())

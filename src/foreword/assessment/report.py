@@ -24,6 +24,7 @@ from foreword.assessment.evidence import CandidateEvidence, Estimate, Evidence, 
 from foreword.assessment.summary import Answer, answers, ranked, span, span_of_difference
 from foreword.assessment.wording import Line, Tone
 from foreword.errors import RunFolderError
+from foreword.regular_file import found_in
 
 REASONS_ON_FIRST_SCREEN = 4
 CHANGES_ON_FIRST_SCREEN = 3
@@ -95,7 +96,7 @@ def write_report(evidence: Evidence, path: Path) -> None:
         raise RunFolderError(
             f"The report {path} cannot be written.",
             expected="an existing folder with room and the right to write in it",
-            found=str(error),
+            found=found_in(error),
             fix="Make room or name another folder with --out, and run the same command again.",
         ) from error
 

@@ -98,6 +98,7 @@ def _chunks(source: str, column: str) -> Iterator[list[dict[str, Any]]]:
 
 def _rows(source: str, column: str) -> Iterator[dict[str, Any]]:
     from foreword.errors import DataError
+    from foreword.regular_file import found_in
 
     try:
         stream = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115  closed below
@@ -105,7 +106,7 @@ def _rows(source: str, column: str) -> Iterator[dict[str, Any]]:
         raise DataError(
             f"The input {source} cannot be read.",
             expected="a JSONL file, or - for stdin",
-            found="a closed stdin" if isinstance(error, AttributeError) else error.strerror or str(error),
+            found="a closed stdin" if isinstance(error, AttributeError) else found_in(error),
             fix="Check the path.",
         ) from error
     is_empty = True

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import PictureError
+from foreword.regular_file import found_in
 
 FORMATS = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 """Suffixes that a picture's file may have, and what of its metadata would differ from run to run."""
@@ -66,7 +67,7 @@ def check_picture_path(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(path, f"{folder}: {error.strerror or error}") from error
+        raise _unwritable(path, f"{folder}: {found_in(error)}") from error
     return path
 
 

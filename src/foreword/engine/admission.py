@@ -80,7 +80,8 @@ def check_rows(rows: object, count: int) -> None:
 
 def check_attention(modules: Iterable[nn.Module]) -> None:
     """AttachError when one of these modules now attends by a function that no prefix can be put before."""
-    names = {getattr(getattr(module, "config", None), "_attn_implementation", None) for module in modules}
+    configs = {id(found): found for module in modules if (found := getattr(module, "config", None)) is not None}
+    names = {getattr(found, "_attn_implementation", None) for found in configs.values()}
     other = sorted(str(name) for name in names - {None, *IMPLEMENTATIONS})
     if other:
         raise AttachError(

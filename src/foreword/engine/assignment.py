@@ -45,23 +45,6 @@ WORTH_MERGING_ALONE_BYTES = 2_500_000
 WORTH_MERGING_WHOLE_BYTES = 3_000_000
 # What merging moves instead, in sizes of the queries: they are laid side by side, and two outputs become one.
 _MOVED_QUERIES = 4
-# Options of an attention call that change nothing in what is computed here, or only together with a mask.
-_HARMLESS = frozenset(
-    {
-        "scaling",
-        "dropout",
-        "is_causal",
-        "sliding_window",
-        "position_ids",
-        "cache_position",
-        "output_attentions",
-        "output_hidden_states",
-        "use_cache",
-        "return_dict",
-        "cu_seq_lens_q",
-        "cu_seq_lens_k",
-    }
-)
 
 
 class Assignment:
@@ -203,11 +186,7 @@ def _bytes(tensor: Tensor) -> int:
 
 def _fused_plan(call: AttentionCall) -> FusedCall | None:
     """The call as the fused kernels take it; None when it asks for something that they do not do."""
-    options = call.options
-    odd = [
-        name for name, value in options.items() if name not in _HARMLESS and value is not None and value is not False
-    ]
-    if call.implementation != "sdpa" or odd or options.get("dropout") or options.get("output_attentions"):
+    if not call.is_plain:
         return None
     mask = call.mask
     if mask is not None:
@@ -217,7 +196,7 @@ def _fused_plan(call: AttentionCall) -> FusedCall | None:
             mask = torch.zeros(mask.shape, dtype=call.query.dtype, device=mask.device).masked_fill(~mask, least)
         else:
             mask = mask.to(call.query.dtype).clamp(min=least)
-    scale = options.get("scaling")
+    scale = call.options.get("scaling")
     key, value = call.key, call.value
     if call.is_causal and key.shape[2] > call.query.shape[2]:  # an empty static cache behind: never seen
         key, value = key[:, :, : call.query.shape[2]], value[:, :, : call.query.shape[2]]

@@ -29,7 +29,7 @@ from foreword.engine.attach import attached, is_attached
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
 from foreword.engine.layout import Layout
-from foreword.engine.sites import in_evaluation, site_name
+from foreword.engine.sites import in_evaluation
 from foreword.engine.tensors import to_prefix
 from foreword.errors import AttachError, PrefixError
 from foreword.prefix import Prefix
@@ -44,7 +44,7 @@ class _Capture:
     """Keeps the keys and values that each attention computes in one pass, and lets the attention pass."""
 
     def __init__(self, layout: Layout) -> None:
-        self.paths = {module: path for path, (module, _) in layout.attention.items()}
+        self.sites = layout.sites
         self.calls: Counter[nn.Module] = Counter()
         self.found: dict[str, SiteTensors] = {}
 
@@ -60,10 +60,9 @@ class _Capture:
         return self
 
     def _keep(self, module: nn.Module, found: SiteTensors) -> None:
-        path = self.paths.get(module)
-        if path is not None:
+        if module in self.sites:
+            self.found[self.sites[module][self.calls[module]]] = found
             self.calls[module] += 1
-            self.found[site_name(path, self.calls[module])] = found
 
 
 def _position_bias(met: Met) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from foreword.arrays import DTYPES
-from foreword.engine.admission import check_prefix
+from foreword.engine.admission import check_fit, check_prefix
 from foreword.engine.assignment import PrefixTensors
 from foreword.engine.forwards import Key, StandIn
 from foreword.engine.layout import Layout
@@ -200,22 +200,25 @@ class Host:
     def resident(self, prefix: Prefix) -> PrefixTensors:
         """The prefix's tensors on this host's device: made once, found by hash, the least recently used let go.
 
-        All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by itself.
+        All resident prefixes together stay within `resident_limit` bytes. PrefixError for one that is larger by
+        itself, or does not fit the model.
         """
         check_prefix(prefix)
-        nbytes = prefix.nbytes // DTYPES[prefix.dtype].itemsize * self.dtype.itemsize
+        dtype, device = self.dtype, self.device
+        nbytes = prefix.nbytes // DTYPES[prefix.dtype].itemsize * dtype.itemsize
         if nbytes > self.resident_limit:
             raise PrefixError(
                 "The prefix is larger than the memory set aside for prefixes.",
                 expected=f"at most {self.resident_limit:,} bytes (host.resident_limit)",
-                found=f"{nbytes:,} bytes in the model's {str(self.dtype).removeprefix('torch.')}",
+                found=f"{nbytes:,} bytes in the model's {str(dtype).removeprefix('torch.')}",
                 fix="Raise host.resident_limit, use fewer positions, or load the model in bfloat16.",
             )
-        key = f"{prefix.hash} {self.dtype} {self.device}"  # a model may be moved or converted in between
+        key = f"{prefix.hash} {dtype} {device}"  # a model may be moved or converted in between
         if key in self._resident:
             self._resident.move_to_end(key)
             return self._resident[key]
-        made = to_tensors(prefix, device=self.device, dtype=self.dtype)
+        made = to_tensors(prefix, device=device, dtype=dtype)
+        check_fit(self, made, is_live=False)
         self._resident[key] = made
         while sum(_nbytes(found) for found in self._resident.values()) > self.resident_limit:
             self._resident.popitem(last=False)

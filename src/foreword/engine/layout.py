@@ -7,7 +7,6 @@ library that swaps what lies *inside* an attention module, as LoRA does with its
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +20,15 @@ from foreword.engine.attention import watchable
 class Layout:
     """The modules of one backbone that attaching has to know.
 
-    `attention` has each attention module by its path, with the number of its calls in a forward pass; `watched` are
-    those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary` says whether
-    keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise; `first_position`
-    is the position id of a row's first token, and `has_position_table` says whether positions are learned ones that are
-    added to the tokens. `links` are (parent, name, child) from the backbone down to each
+    `sites` has for each attention module the names of its calls in a forward pass, the first of which is its path;
+    `watched` are those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary`
+    says whether keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise;
+    `first_position` is the position id of a row's first token, and `has_position_table` says whether positions are
+    learned ones that are added to the tokens. `links` are (parent, name, child) from the backbone down to each
     attention module.
     """
 
-    attention: Mapping[str, tuple[nn.Module, int]]
+    sites: Mapping[nn.Module, tuple[str, ...]]
     watched: tuple[nn.Module, ...]
     layers: tuple[nn.Module, ...]
     is_rotary: bool
@@ -41,17 +40,18 @@ class Layout:
     @classmethod
     def of(cls, backbone: nn.Module, sites: Iterable[str]) -> Layout:
         """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be."""
-        calls = Counter(site.partition("#")[0] for site in sites)
+        calls: dict[nn.Module, tuple[str, ...]] = {}
         links = {}
-        for path in calls:
-            parent = backbone
+        for site in sites:
+            path, parent = site.partition("#")[0], backbone
             for name in path.split(".") if path else ():
                 child = parent.get_submodule(name)
                 links[parent, name] = child
                 parent = child
+            calls[parent] = (*calls.get(parent, ()), site)
         modules = list(backbone.modules())
         return cls(
-            attention={path: (backbone.get_submodule(path), count) for path, count in calls.items()},
+            sites=calls,
             watched=tuple(watchable(backbone)),
             layers=tuple(module for module in modules if hasattr(module, "gradient_checkpointing")),
             is_rotary=any("Rotary" in type(module).__name__ for module in modules),

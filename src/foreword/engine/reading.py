@@ -12,7 +12,7 @@ the bare context. What to make of them is the caller's business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from foreword.engine.assignment import SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import Met
 from foreword.engine.rendering import batches, padded
-from foreword.engine.sites import site_name
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -53,9 +52,7 @@ class _Reader:
     """Shows every attention call of a host to `see`, and lets it through."""
 
     def __init__(self, host: Host, see: Callable[[Seen], None]) -> None:
-        self.names: Mapping[nn.Module, tuple[str, int]] = {
-            module: (path, calls) for path, (module, calls) in host.layout.attention.items()
-        }
+        self.sites = host.layout.sites
         self.crossing = {site.name for site in host.sites if site.role == "cross"}
         self.see = see
         self.calls: Counter[nn.Module] = Counter()
@@ -86,11 +83,11 @@ class _Reader:
         return self
 
     def _site(self, module: nn.Module) -> str | None:
-        if module not in self.names:
+        if module not in self.sites:
             return None
-        path, calls = self.names[module]
+        number = self.calls[module]
         self.calls[module] += 1
-        return site_name(path, (self.calls[module] - 1) % calls + 1)
+        return self.sites[module][number % len(self.sites[module])]
 
 
 @contextmanager

@@ -168,9 +168,9 @@ def try_family(backbone: nn.Module, layout: Layout) -> None:
         if recorder.beside:
             raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
         tried = {site for seen in recorder.seen for site in seen.calls}
-        for path, (module, _) in layout.attention.items():
-            if module not in recorder.watched and path not in tried:
-                raise _refusal(backbone, path, "an attention call of a module that did not run")
+        for module, sites in layout.sites.items():
+            if module not in recorder.watched and sites[0] not in tried:
+                raise _refusal(backbone, sites[0], "an attention call of a module that did not run")
         for seen in recorder.seen:
             for merging in (False, True):
                 _hold(backbone, seen, merging=merging)

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from foreword.errors import RunFolderError
+from foreword.regular_file import found_in
 
 NAMES = ("task.toml", "data.jsonl")
 
@@ -43,7 +44,7 @@ def write_starter(folder: Path, *, force: bool = False) -> list[Path]:
         raise RunFolderError(
             f"The starter files cannot be written into {folder}.",
             expected="a folder that may be written, on a disk with room",
-            found=error.strerror or type(error).__name__,
+            found=found_in(error),
             fix="Name another folder, or correct its access rights.",
         ) from error
     finally:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from foreword.errors import TaskError
+from foreword.regular_file import found_in
 from foreword.tuning.candidate_settings import BY_KIND, AnyCandidate, ProbeSettings
 from foreword.tuning.field_values import Kind, Label, Metric, Said
 from foreword.tuning.problems import problem
@@ -153,11 +154,10 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
-        found = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
         raise TaskError(
             f"The task file {path} cannot be read.",
             expected="a TOML file in UTF-8",
-            found=found,
+            found=found_in(error),
             fix="Name a task file, or write one with `foreword init FOLDER`.",
         ) from error
     except (ValueError, RecursionError) as error:
