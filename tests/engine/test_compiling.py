@@ -140,6 +140,7 @@ def test_gradients_go_through_a_graph_to_the_prefix(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="there the compiler ends in an error of its own instead")
 def test_a_batch_without_the_rows_is_refused_by_its_name(host: Host) -> None:
     torch._dynamo.reset()
     model = torch.compile(host.model, backend="eager")

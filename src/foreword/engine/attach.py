@@ -12,13 +12,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from foreword.engine import current
 from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
 from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, intercepted
-from foreword.engine.checkpointing import replayed
+from foreword.engine.checkpointing import Replays
 from foreword.engine.families import Met
 from foreword.engine.forwards import StandIn, standing
 from foreword.engine.layout import Layout
@@ -68,8 +69,10 @@ class _Carrier:
         assignment: Assignment,
         roots: tuple[nn.Module, ...],
         positions: Positions | None,
+        replays: Replays,
     ) -> None:
         self.places, self.assignment, self.roots, self.positions = places, assignment, roots, positions
+        self.replays = replays
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
 
@@ -82,13 +85,15 @@ class _Carrier:
         return met.context.out if site is None else self.assignment.merge(met, site)
 
     def frozen(self) -> _Carrier:
-        copy = _Carrier(self.places, self.assignment, self.roots, self.positions)
+        copy = _Carrier(self.places, self.assignment, self.roots, self.positions, self.replays)
         copy.calls = _Calls(dict(self.calls.count))  # a layer may be replayed in another thread
         return copy
 
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
-        """A forward pass: calls of a shared module are counted anew, and the tokens get their positions."""
+        """A forward pass: shared modules' calls are counted anew, layers bound, and tokens get their positions."""
         self.calls.count = {}
+        if not torch.compiler.is_compiling():
+            self.replays.bind()
         if self.positions is None or module not in self.positions.parameters:
             return forward(*arguments, **options)
         return self.positions.run(module, forward, arguments, options)
@@ -176,7 +181,7 @@ def attached(
         counting = counts or layout.first_position > 0
         positions = Positions(host.model, host.backbone, layout, occupied=each, rows=assignment.rows, counting=counting)
     roots = dict.fromkeys((host.model, host.backbone, *(() if positions is None else positions.parameters)))
-    carrier = _Carrier(places, assignment, tuple(roots), positions)
+    carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout))
     check_attention(module for module in places if module not in layout.watched)
     if is_attached(host) or not host.claim():
         raise AttachError(
@@ -191,7 +196,8 @@ def attached(
         for module in roots:
             stack.enter_context(_following(module, carrier, host))
         stack.enter_context(_noticed(module for module in places if module not in layout.watched))
-        stack.enter_context(replayed(layout))
+        stack.callback(replays.release)
+        replays.bind()
         stack.enter_context(intercepted(carrier, layout.watched, kept=host.stand_ins))
         yield
     missed = carrier.missed()

@@ -84,7 +84,7 @@ class AttentionCall(NamedTuple):
         options = self.options
         if self.implementation != "sdpa" or options.get("dropout") or options.get("output_attentions"):
             return False
-        return all(options[name] is None or options[name] is False for name in options.keys() - _HARMLESS)
+        return all(name in _HARMLESS or asked is None or asked is False for name, asked in options.items())
 
 
 class Handler(Protocol):

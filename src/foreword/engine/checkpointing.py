@@ -3,8 +3,8 @@
 Checkpointing runs a layer's forward again during the backward pass, perhaps in another thread, perhaps after the
 context that attached the prefix was left. So while a prefix is attached, each layer's checkpointing function is bound:
 it notes the handler that was active when the layer ran and puts it back for the replay. transformers sets that function
-on the layer when checkpointing is switched on, which may happen after the prefix was attached: a hook looks again
-before each layer runs.
+on the layer when checkpointing is switched on, which may happen after the prefix was attached: so they are bound again
+before each forward pass of the model. A hook on the layer would come too late where its call is what is checkpointed.
 
 `checkpointed` switches it on for a fit. transformers recomputes only layers in training mode, where dropout would act
 too: there each layer is in training mode as it is entered, and out of it as it computes.
@@ -21,7 +21,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from foreword.engine.attention import current_handler, intercepted
-from foreword.engine.hooks import Hook
 from foreword.engine.layout import Layout
 from foreword.errors import HostError
 
@@ -52,24 +51,22 @@ class _Bound:
         return self.checkpoint(replay, *arguments, **options)
 
 
-@contextmanager
-def replayed(layout: Layout) -> Iterator[None]:
-    """Within this context checkpointed layers replay under the handler that they first ran under."""
+class Replays:
+    """The checkpointing functions of a model's layers, bound so that they replay under what they first ran under."""
 
-    def bind(layer: nn.Module, *_: Any) -> None:
-        found = layer.__dict__.get(_NAME)
-        if found is not None and not isinstance(found, _Bound):
-            layer.__dict__[_NAME] = _Bound(found, layout.watched)
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
 
-    for layer in layout.layers:
-        bind(layer)
-    hooks = [layer.register_forward_pre_hook(Hook(bind)) for layer in layout.layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in layout.layers:
+    def bind(self) -> None:
+        """Bind those that are there and are not bound yet."""
+        for layer in self.layout.layers:
+            found = layer.__dict__.get(_NAME)
+            if found is not None and not isinstance(found, _Bound):
+                layer.__dict__[_NAME] = _Bound(found, self.layout.watched)
+
+    def release(self) -> None:
+        """Put back what was there."""
+        for layer in self.layout.layers:
             found = layer.__dict__.get(_NAME)
             if isinstance(found, _Bound):
                 layer.__dict__[_NAME] = found.checkpoint
