@@ -186,12 +186,19 @@ def checkpointing(subject: Subject) -> None:
             assert_close(found, grad, allowed)
 
 
+def recomputing(model: Any, what: str) -> Callable[..., None]:
+    """How the model's checkpointing is switched: what "activation" says now was "gradient" in transformers 5.17."""
+    old = f"gradient_checkpointing_{what}"
+    found: Callable[..., None] = getattr(model, old.replace("gradient", "activation"), None) or getattr(model, old)
+    return found
+
+
 def _gradients(subject: Subject, reentrant: bool | None) -> list[Tensor]:
     model, tensors, given = subject.model, live(subject), subject.inputs()
     model.train()
     try:
         if reentrant is not None:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            recomputing(model, "enable")({"use_reentrant": reentrant})
         if reentrant:  # the reentrant kind gives gradients only to layers whose input has one
             model.enable_input_require_grads()
             given = {n: part.requires_grad_() if part.is_floating_point() else part for n, part in given.items()}
@@ -200,7 +207,7 @@ def _gradients(subject: Subject, reentrant: bool | None) -> list[Tensor]:
         loss.backward()
     finally:
         if reentrant is not None:
-            model.activation_checkpointing_disable()
+            recomputing(model, "disable")()
         if reentrant:
             model.disable_input_require_grads()
         model.eval()
