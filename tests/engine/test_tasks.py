@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
@@ -126,6 +126,34 @@ def test_an_attention_that_two_layers_share_is_computed_again_in_another_thread_
             thread.start()
             thread.join()
         return [part.grad for part in parts if part.grad is not None]
+
+    wanted = gradients(again=False)
+    assert len(wanted) == 4
+    for part, found in zip(wanted, gradients(again=True), strict=True):
+        assert torch.equal(part, found)
+
+
+@pytest.mark.parametrize("is_attached_first", [True, False])
+def test_an_encoder_alone_is_computed_again_in_another_thread_after_the_context(*, is_attached_first: bool) -> None:
+    """Its forward pass is none of the whole model's, and checkpointing may be switched on before or after."""
+    torch.manual_seed(0)
+    sizes = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, vocab_size=16, decoder_start_token_id=0)
+    host = Host(T5ForConditionalGeneration(sizes))
+    inside = [site.name for site in host.sites if site.name.startswith("encoder")]
+    prefix = Prefix.random(host, positions=3, seed=1, scale=1.0).select(inside)
+
+    def gradients(*, again: bool) -> list[Tensor]:
+        live = {
+            site: SiteTensors(x.keys.clone().requires_grad_(), x.values.clone().requires_grad_())
+            for site, x in host.resident(prefix).items()
+        }
+        contexts = [attached(host, live), checkpointed(host.model) if again else nullcontext()]
+        with contexts[not is_attached_first], contexts[is_attached_first]:
+            loss = host.model.get_encoder()(input_ids=IDS % 16).last_hidden_state.square().sum()
+        thread = threading.Thread(target=loss.backward)
+        thread.start()
+        thread.join()
+        return [part.grad for x in live.values() for part in (x.keys, x.values) if part.grad is not None]
 
     wanted = gradients(again=False)
     assert len(wanted) == 4

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from foreword.engine.attention import current_handler, intercepted
+from foreword.engine.attention import current_handler, intercepted, watchable
 from foreword.engine.layout import Layout
 from foreword.errors import HostError
 
@@ -93,9 +93,10 @@ def checkpointed(model: nn.Module, again: Callable[[], AbstractContextManager[No
             fix="Fit without checkpointing, with a smaller batch.",
         )
     before = [(layer, layer.training, layer.gradient_checkpointing) for layer in layers]
+    watched = tuple(watchable(model))
     for layer in layers:
         layer.gradient_checkpointing, layer.training = True, True
-        layer.__dict__[_NAME] = _Calm(layer, again)
+        layer.__dict__[_NAME] = _Bound(_Calm(layer, again), watched)
     try:
         yield
     finally:
