@@ -78,7 +78,7 @@ def spread(runs: list[Run]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", default="runs", choices=("runs", "written", "texts"))
+    parser.add_argument("--file", default="runs", choices=("runs", "written", "written-documented", "texts"))
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
     parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED))
     arguments = parser.parse_args()

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/tuning/peft_prefix/writing.py --models runs/laboratory/models
 
 256 sequences to fit, 128 to select by, 256 unseen; exact matches. PEFT's kind and rate are chosen on the selection
-split; ours runs with its defaults. Lines go to results/written.jsonl; `summary.py --file written` makes the
-table.
+split; ours runs with its defaults. Lines go to results/written.jsonl, or the file that `--results` names; `summary.py
+--file written` makes the table.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *DOCUMENTED], choices=(*METHODS, *DOCUMENTED))
+    parser.add_argument("--results", default="written", help="name of the file of lines; one base, one file")
     arguments = parser.parse_args()
-    ledger = Ledger(HERE / "results" / "written.jsonl", search_steps=160)
+    ledger = Ledger(HERE / "results" / f"{arguments.results}.jsonl", search_steps=160)
     for case in (case for case in ELICITED if case.name in arguments.cases):
         with tempfile.TemporaryDirectory() as scratch:
             bench = bench_of(case, arguments.models, Path(scratch))
