@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foreword.compiler.charts import chart_of
 from foreword.compiler.construction.contract import Draft, Request, Sampled
-from foreword.compiler.construction.even import net_points
+from foreword.compiler.construction.even import OnNet, net_points
 from foreword.compiler.construction.extending import extended
-from foreword.compiler.construction.fitting import Factors, bounded, levelled
-from foreword.compiler.construction.polish import _moved, _Problem, polished
+from foreword.compiler.construction.fitting import Factors, bounded, levelled, sketched
+from foreword.compiler.construction.polish import PARTS, SWEEPS, _is_hopeless, _moved, _Problem, polished
 from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
@@ -29,10 +30,10 @@ def test_the_jacobian_is_the_residuals_derivative(outputs: int) -> None:
     rng = np.random.default_rng(1)
     queries, weights = rng.normal(size=(40, 3)), rng.uniform(0.5, 2.0, 40)
     problem, head = _Problem(queries, rng.normal(size=(40, outputs)), 2.0), random_head(5, 3, outputs)
-    jacobian = problem.jacobian(head, weights)
+    jacobian = problem.jacobian(problem.state(head, weights), weights)
     step = rng.normal(size=jacobian.shape[1])
     size = 1e-6
-    ahead, behind = (problem.residuals(_moved(head, sign * size * step), weights) for sign in (-1, 1))
+    ahead, behind = (problem.state(_moved(head, sign * size * step), weights).residuals for sign in (-1, 1))
     # The central difference's own error: size^2 times a third derivative of order 100, and 1e-15 / size of rounding.
     assert np.abs((ahead - behind) / (2 * size) - jacobian @ step).max() < 1e-8
 
@@ -46,6 +47,39 @@ def test_a_prefix_that_exists_is_found_again_from_close_by() -> None:
     before = np.abs(near.evaluate(queries) - wanted).max()
     found = polished(near, queries, wanted, limit=100.0)
     assert np.abs(found.evaluate(queries) - wanted).max() < 1e-6 * before
+
+
+def test_steps_that_bend_with_the_valley_end_below_what_straight_ones_reach() -> None:
+    sphere = Sphere(2)
+    queries = sphere.spread(600)
+    x, y, z = queries.T
+    wanted = ((x - 0.5 * y * z) / (1.3 + z**2 - 0.7 * x))[:, None]
+    placement = OnNet(sphere, chart_of(sphere))
+    net = placement.head(placement.points(20), (0.3,), 1)
+    values = bounded(Factors.of(net.weights(queries)), wanted, 10.0).values
+    found = polished(Head(net.keys, net.biases, values), queries, wanted, 10.0, goal=1e-4)
+    # Straight steps of the same number come to 2.8e-4.
+    assert np.abs(found.evaluate(queries) - wanted).max() < 1e-4
+
+
+def test_a_polish_is_given_up_only_where_its_errors_foretell_a_miss() -> None:
+    falling = [2.0**-part for part in range(PARTS + 3)]
+    end = 2.0 ** (1 - SWEEPS * PARTS)  # what the last part will have, at that rate
+    assert not _is_hopeless(falling, end)
+    assert _is_hopeless(falling, end / 8)
+    assert not _is_hopeless(falling[:PARTS], end / 8), "too early to tell"
+    assert not _is_hopeless(falling, 0.0), "nothing is asked for"
+    assert _is_hopeless([1.0] * (PARTS + 1), 0.4)
+
+
+@pytest.mark.parametrize("limit", [30.0, 2.0])
+def test_values_by_a_triangle_are_those_by_the_whole_decomposition(limit: float) -> None:
+    rng = np.random.default_rng(4)
+    queries, head = rng.normal(size=(200, 3)), random_head(12, 3, 2)
+    weights, wanted = head.weights(queries), np.clip(rng.normal(size=(200, 2)), -1.0, 1.0)
+    whole, triangle = bounded(Factors.of(weights), wanted, limit), sketched(weights, wanted, limit)
+    # Both decompositions are exact to rounding, which the condition of the weights, below 1e5 here, multiplies.
+    assert np.abs(whole.values - triangle.values).max() < 1e-9 * limit
 
 
 # By columns. They need all directions: a target of fewer is another problem (test_reducing.py).

@@ -335,3 +335,13 @@ def test_whole_proofs_of_random_problems_are_true(seed: int) -> None:
     assert truth <= proof.certificate.bound
     assert proof.cover is not None
     assert proof.cover.find_hole() == ""
+
+
+def test_a_proof_goes_on_to_what_is_asked_for_where_its_usual_goal_would_miss_it() -> None:
+    """The error is 0.01: a bound of 1.25 times that, good enough as a rule, is above what is asked for here."""
+    line = Cube([(-1, 1)])
+    head = Head(np.array([[1.0], [-1.0]]), np.zeros(2), np.array([[1.0], [-1.0]]))  # this head is tanh
+    close = Target(domain=line, expression=parse_expression("tanh(x) + 0.01*sin(9*x)", 1))
+    told = prove(head, Flat((0.0,), (1.0,)), close, line, tolerance=0.0105).certificate
+    assert told.verdict is Verdict.PROVED
+    assert 0.00999 < told.seen <= told.bound <= 0.0105

@@ -23,7 +23,8 @@ class Aims:
     """What the rounds of a search bring its bound to: `first`, fractions of it, then `tightness` times the error seen.
 
     What is `asked` for is one of them where it lies between, and is tried whatever it takes. A round beyond it is not
-    begun if it would not end in time, or take more cells than all before it. Infinite: nothing is asked for.
+    begun if it would not end in time, or take more cells than all before it. Infinite: nothing is asked for. Bounds of
+    high order go on to what is asked for where the usual goal would miss it by little, unless the error seen is closer.
     """
 
     tightness: float
@@ -31,10 +32,12 @@ class Aims:
     asked: float
     first: float
     fraction: float
+    closest: float = math.inf  # times the error seen
 
     def goal(self, seen: float) -> float:
         """The last round's aim, when so large an error has been seen."""
-        return self.tightness * seen + self.floor
+        usual = self.tightness * seen + self.floor
+        return min(usual, self.asked) if self.closest * seen + self.floor <= self.asked else usual
 
     def at(self, search: Search) -> float:
         """The aim of the search's round."""

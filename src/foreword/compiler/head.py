@@ -37,10 +37,12 @@ class Head:
         query) take their share, and a row sums to less: solving for values with these weights makes a prefix exact at
         one known number of tokens whose scores do not depend on the query.
         """
-        scores = queries @ self.keys.T + self.biases
-        highest = np.maximum(scores.max(axis=1, keepdims=True), log_mass)
-        scores = np.exp(scores - highest)
-        weights: Floats = scores / (scores.sum(axis=1, keepdims=True) + np.exp(log_mass - highest))
+        weights: Floats = queries @ self.keys.T  # and from here on in place: memory is what takes the time
+        weights += self.biases
+        highest = np.maximum(weights.max(axis=1, keepdims=True), log_mass)
+        weights -= highest
+        np.exp(weights, out=weights)
+        weights /= weights.sum(axis=1, keepdims=True) + np.exp(log_mass - highest)
         return weights
 
     def evaluate(self, queries: Floats, *, block: int = 4096) -> Floats:

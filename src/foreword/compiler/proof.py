@@ -39,6 +39,9 @@ __all__ = ["Progress", "Proof", "prove"]
 POINTS = {1: (1, 4, 8, 12, 16, 20), 2: (1, 3, 6, 9, 12, 15), 3: (1, 2, 4, 6, 8, 10), 4: (1, 2, 3, 4, 5, 6)}
 OVERSAMPLING = {1: 8, 2: 6, 3: 5}
 FRACTION = 0.25  # of a round's aim, in the next one, where bounds shrink with the cells and have no higher order
+# Times the error seen: what is asked for is worth many cells, but not those that follow every maximum. In three
+# dimensions a ratio of 1.11 took 40 seconds, where one of 1.2 takes 2.
+CLOSEST, CLOSEST_BEYOND = 1.04, 1.2
 FLOOR = 4.0  # cells are never asked for less than this many times the rounding of f - g
 MOST_DIMENSIONS = 8
 LARGEST_NUMBER = 1e150  # products of two larger ones overflow
@@ -172,7 +175,8 @@ class _Report:
         if self.tolerance is not None:
             asked = (self.tolerance - self.context - self.rounding["rounding_float64"]) * (1 - 1e-12)
         if self.target.expression is not None:
-            return Aims(tightness, floor, asked, asked if math.isfinite(asked) else 0.0, 0.0)
+            closest = CLOSEST if self.domain.dimension <= 2 else CLOSEST_BEYOND
+            return Aims(tightness, floor, asked, asked if math.isfinite(asked) else 0.0, 0.0, closest)
         return Aims(tightness, floor, asked, float(np.abs(self.head.values).max()), FRACTION)
 
     def on_points(self, started: float) -> Proof:

@@ -10,7 +10,7 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Request, Sampled
 from foreword.compiler.construction.even import Placement
-from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
+from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled, sketched
 from foreword.compiler.construction.search import Candidate, sizes_between, tuned
 from foreword.compiler.head import Head
 
@@ -19,6 +19,7 @@ DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one 
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
 STEPS = {1: (5, 0), 2: (16, 8)}  # of the search for a shape of so many numbers: where it is cheap, where it is dear
 DEAREST = 500  # positions from which on there is no search but the best of a few shapes
+TRIED = (2_000, 3)  # samples, at least, and for each position, by which shapes are compared; the best gets all
 
 
 @dataclass
@@ -51,18 +52,11 @@ class DenseProblem:
         points, starts = self.placement.points(count), self.placement.starts
         if count > CHEAP and self.shape is not None:
             starts = self.placement.around(self.shape)
-        seen: dict[tuple[float, ...], Candidate] = {}
-
-        def error(parameters: Floats) -> float:
-            shape = tuple(parameters.tolist())
-            seen[shape] = self._solve(points, shape)
-            return seen[shape].error
-
         cheap, dear = STEPS[len(starts[0])]
         steps = cheap if count <= CHEAP else dear if count <= DEAREST else 0
-        tuned(error, starts, steps=steps, is_over=self.request.is_over)
-        self.shape = best = min(seen, key=lambda key: seen[key].error)
-        return min(seen[best], self._solve(points, best, rounds=LAWSON), key=error_of)
+        best, _ = tuned(lambda shape: self._tried(points, shape), starts, steps=steps, is_over=self.request.is_over)
+        self.shape = best.tolist()
+        return self._solve(points, best.tolist(), rounds=LAWSON)
 
     def best_of(self, count: int) -> Candidate:
         """The best of a few placements of that size, each with its shape."""
@@ -84,6 +78,16 @@ class DenseProblem:
     def trimmed(self, candidate: Candidate) -> Candidate:
         """The candidate: there is nothing to trim."""
         return candidate
+
+    def _tried(self, points: Floats, shape: Floats) -> float:
+        """The error of that shape, by fewer samples than it is solved and judged by in the end."""
+        head = self.placement.head(points, shape.tolist(), self.fitted.values.shape[1])
+        least, each = TRIED
+        rows = slice(0, max(least, each * head.positions))
+        values = sketched(head.weights(self.fitted.queries[rows]), self.fitted.values[rows], self.limit).values
+        judged = slice(0, least)
+        found = np.abs(head.weights(self.chosen.queries[judged]) @ values - self.chosen.values[judged])
+        return float(found.max())
 
     def _solve(self, points: Floats, shape: Sequence[float], *, rounds: int = 0) -> Candidate:
         head = self.placement.head(points, shape, self.fitted.values.shape[1])

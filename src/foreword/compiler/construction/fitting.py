@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, svd
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr, svd
 
 from foreword.compiler.arrays import Floats
 
@@ -57,14 +57,30 @@ def bounded(factors: Factors, wanted: Floats, limit: float) -> Solved:
     `wanted` is `(point, output)`, its magnitude below the limit.
     """
     middle = middle_of(wanted)
-    shares = factors.left.T @ (wanted - middle)
+    return _bounded(factors, factors.left.T @ (wanted - middle), middle, limit)
+
+
+def sketched(weights: Floats, wanted: Floats, limit: float) -> Solved:
+    """What `bounded` gives, for a third of the time: there is nothing to level it with.
+
+    Of [W, F - middle] = Q R, R is a square triangle, and |W u - F + middle| = |R_1 u - R_2| + what no u changes: the
+    decomposition of R_1 is that of W, and Q is never made.
+    """
+    count, middle = weights.shape[1], middle_of(wanted)
+    (triangle,) = qr(np.concatenate([weights, wanted - middle], axis=1), mode="r", check_finite=False)
+    factors = Factors.of(triangle[:count, :count])
+    return _bounded(factors, factors.left.T @ triangle[:count, count:], middle, limit)
+
+
+def _bounded(factors: Factors, shares: Floats, middle: Floats, limit: float) -> Solved:
+    """See `bounded`; `shares` `(rank, output)` of the target less its `middle` in the left singular vectors."""
 
     def values(power: Floats) -> Floats:
         damping = 10.0**power * factors.scale[0]
         found: Floats = factors.right.T @ (shares * _inverse(factors.scale, damping)) + middle
         return found
 
-    low, high = np.full(wanted.shape[1], LEAST), np.full(wanted.shape[1], MOST)
+    low, high = np.full(len(middle), LEAST), np.full(len(middle), MOST)
     fits = np.abs(values(low)).max(axis=0) <= limit
     high = np.where(fits, low, high)
     for _ in range(0 if fits.all() else BISECTIONS):

@@ -7,7 +7,7 @@ a longer one, a part may (`extending.py`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +33,7 @@ PARTS = (1.0, 0.56, 0.42, 0.25, 0.12)  # of the most that can be polished: sizes
 LEAST_PART = 12  # positions
 HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter part is tried
 PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
+MOST_LENGTHENED = 3  # of the polished ones: the best
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
 MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
 WORTHWHILE = 0.1  # of the even net's error: a crowded one of less is polished in its place
@@ -46,6 +47,7 @@ class OffNet:
     placement: Placement
     problem: DenseProblem | GridProblem
     fitted: Sampled
+    made: dict[int, Candidate] = field(default_factory=dict)  # by size, those that were polished for a tolerance
 
     @classmethod
     def of(cls, target: Target, domain: Domain, chart: Chart, problem: DenseProblem | GridProblem) -> OffNet:
@@ -61,7 +63,7 @@ class OffNet:
     def best_of(self, count: int) -> Candidate:
         """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them."""
         best = self.problem.best_of(count)
-        if best.error > self._exact and count <= self._most and isinstance(self.problem, DenseProblem):
+        if best.error > self._exact and count <= self.most and isinstance(self.problem, DenseProblem):
             other = crowded(self.problem, count)
             if other is not None and other.error < WORTHWHILE * best.error:
                 return self.improved(other)
@@ -76,29 +78,35 @@ class OffNet:
         return best
 
     def shortest(self, request: Request, most: float) -> Candidate | None:
-        """A short one, of fewer than `most` positions, that meets the tolerance where none on a net does; or None."""
-        parts = [size for size in reversed(self._parts(MOST_EXTENDED)) if size < most]
-        made = [self._small(size) for size in parts if not request.is_over()]
-        near = [small for small in made if small.error <= PROMISING * (request.tolerance or 0.0)]
-        sizes = [size for size in (MOST_EXTENDED // 2, MOST_EXTENDED) if size < most]
-        longer = (self._extended(small, size) for size in sizes for small in near if not request.is_over())
-        return next((found for group in (made, longer) for found in group if request.is_met_by(found.error)), None)
+        """The shortest found of fewer than `most` positions that meets the tolerance once polished; or None."""
+        last = min(most - 1, self.most)
+        least = min(LEAST_SHARE * most, PARTS[-1] * last)
+        sizes = [size for size in self.problem.sizes if least <= size <= last]
+        low, high, found = -1, len(sizes), None
+        while high - low > 1 and not request.is_over():
+            middle = (low + high) // 2
+            made = self.polished(sizes[middle])
+            low, high = (low, middle) if request.is_met_by(made.error) else (middle, high)
+            found = made if high == middle else found
+        return found
 
     def shortened(self, candidate: Candidate, request: Request) -> Candidate:
         """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
-        width, outputs = candidate.head.keys.shape[1], self.fitted.values.shape[1]
-        most = min(candidate.head.positions - 1, MOST_PARAMETERS // parameters(1, width, outputs))
-        least = min(LEAST_SHARE * candidate.head.positions, PARTS[-1] * most)
-        sizes = [size for size in self.problem.sizes if least <= size <= most]
-        low, high = -1, len(sizes)
-        while high - low > 1 and not request.is_over():
-            middle = (low + high) // 2
-            made = self.improved(self.problem.attempt(sizes[middle]))
-            if request.is_met_by(made.error):
-                high, candidate = middle, made
-            else:
-                low = middle
-        return candidate
+        return self.shortest(request, candidate.head.positions) or candidate
+
+    def lengthened(self, request: Request, most: float) -> Candidate | None:
+        """Polished ones that nearly meet the tolerance, with a net's keys besides, of fewer than `most` positions."""
+        near = [small for small in self.made.values() if small.error <= PROMISING * (request.tolerance or 0.0)]
+        near = sorted(near, key=error_of)[:MOST_LENGTHENED]
+        sizes = [size for size in (MOST_EXTENDED // 2, MOST_EXTENDED) if size < most]
+        longer = (self._extended(small, size) for size in sizes for small in near if not request.is_over())
+        return next((found for found in longer if request.is_met_by(found.error)), None)
+
+    def polished(self, size: int) -> Candidate:
+        """A prefix of that size, one of the problem's, polished; made once."""
+        if size not in self.made:
+            self.made[size] = self.improved(self.problem.attempt(size))
+        return self.made[size]
 
     def improved(self, candidate: Candidate) -> Candidate:
         """The candidate polished and its values solved anew, where that is better and it is short enough."""
@@ -128,14 +136,14 @@ class OffNet:
         return EXACT * float(np.abs(self.fitted.values).max())
 
     @property
-    def _most(self) -> int:
+    def most(self) -> int:
         """Positions that can be polished."""
         outputs = self.fitted.values.shape[1]
         return 0 if outputs > LEVELLED_OUTPUTS else MOST_PARAMETERS // parameters(1, self.placement.width, outputs)
 
     def _parts(self, count: int) -> list[int]:
         """Sizes below `count` that can be polished, the largest first."""
-        most = min(count, self._most)
+        most = min(count, self.most)
         return [size for part in PARTS if LEAST_PART <= (size := int(part * most)) < count]
 
     def _small(self, size: int) -> Candidate:

@@ -3,6 +3,12 @@
 The derivatives of g = sum w v are closed: dg/dv_k = w_k, dg/dc_k = w_k (v_k - g), dg/du_k = w_k (v_k - g) q. Between
 steps the samples are weighted by their errors (Lawson), so that the largest error falls and not only the mean. It pays
 for short prefixes, whose evenly placed keys are far from the best ones; a long one has too many parameters for it.
+
+The sum of squares lies along a narrow valley that turns, and a straight step leaves it at once. So each step follows a
+parabola (geodesic acceleration: Transtrum and Sethna 2012, "Improvements to the Levenberg-Marquardt algorithm"). On the
+path p - s d + s^2 b from parameters p along the usual step d, the residuals are r - s J d + s^2 (J b + c), where c is
+half of their second derivative along d, told by one more evaluation at a small s: b is to J and c as d is to J and -r,
+so the residuals bend as little as they can. The same factors give it, and a step that is bent too far is not taken.
 """
 
 from __future__ import annotations
@@ -22,12 +28,31 @@ Floats = NDArray[np.float64]
 
 MOST_STEPS = 1_500  # two seconds of a very short prefix; on S^1 the error still falls then
 FEW_STEPS = 160  # where a goal is asked for: another length is as good
-WORK = 2.5e10  # multiplications of all steps: a second or two of a longer one
+WORK = 6e10  # multiplications of all steps: some seconds of a longer one, most of which end before
 FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e9
+LOOSER, STIFFER = 3.0, 2.0  # the damping's factors after a step that was taken, and after one that was not
+ARM = 0.1  # of a step, where the bend is looked for
+MOST_BENT = 0.375  # of the step's length, in the damping's own measure: beyond, no parabola is a likeness
 SWEEPS = 4  # times that the samples are weighted anew
 PARTS = 5  # of a sweep, after each of which the goal may be reached
+WITHIN_REACH = 2.0  # times the goal: what the errors so far foretell must be below, or the rest is not worth its time
 SPARED = 0.97  # of the limit on values: what holds them is not quite stiff
 STIFFNESS = 1e-3  # of what holds values within the limit, in units of the samples' share each
+
+
+@dataclass(frozen=True)
+class _State:
+    """A head, its attention `(sample, position)`, its outputs and its residuals."""
+
+    head: Head
+    attention: Floats
+    outputs: Floats
+    residuals: Floats
+
+    @property
+    def height(self) -> float:
+        """The sum of squares."""
+        return float(self.residuals @ self.residuals)
 
 
 @dataclass(frozen=True)
@@ -38,15 +63,16 @@ class _Problem:
     wanted: Floats
     limit: float
 
-    def residuals(self, head: Head, weights: Floats) -> Floats:
-        """Of the samples, `(sample * output,)`, then of the values that exceed the limit `(position * output,)`."""
-        found = (head.evaluate(self.queries, block=len(self.queries)) - self.wanted) * weights[:, None]
-        return np.concatenate([found.ravel(), self._stiffness * self._excess(head).ravel()])
-
-    def jacobian(self, head: Head, weights: Floats) -> Floats:
-        """Their derivatives by keys, biases and values, in this order."""
+    def state(self, head: Head, weights: Floats) -> _State:
+        """Residuals of the samples, `(sample * output,)`, then of the values that exceed the limit."""
         attention = head.weights(self.queries)
         outputs = attention @ head.values
+        missed = ((outputs - self.wanted) * weights[:, None]).ravel()
+        return _State(head, attention, outputs, np.concatenate([missed, self._stiffness * self._excess(head).ravel()]))
+
+    def jacobian(self, state: _State, weights: Floats) -> Floats:
+        """The residuals' derivatives by keys, biases and values, in this order."""
+        head, attention, outputs = state.head, state.attention, state.outputs
         by_value = attention * weights[:, None]
         by_score = by_value[:, None, :] * (head.values.T[None] - outputs[:, :, None])  # (sample, output, position)
         samples, columns, positions = by_score.shape
@@ -84,20 +110,22 @@ def polished(
 ) -> Head:
     """A head of a smaller error at the samples `queries` `(sample, q)`, `wanted` `(sample, output)`, as a rule.
 
-    It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal`. Values may exceed the
-    limit slightly: solve for them again, at these keys and biases.
+    It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal`; where the goal seems
+    out of reach, it is what it was then. Values may exceed the limit slightly: solve for them again, at these keys and
+    biases.
     """
     problem = _Problem(queries, wanted, SPARED * limit)
     weights = np.ones(len(queries))
     count = parameters(head.positions, head.keys.shape[1], wanted.shape[1])
     steps = min(FEW_STEPS if goal > 0 else MOST_STEPS, math.ceil(WORK / (wanted.size * count**2)))
-    damping = FIRST_DAMPING
+    damping, errors = FIRST_DAMPING, list[float]()
     for sweep in range(SWEEPS * PARTS):
         head, damping = _descended(problem, head, weights, damping, math.ceil(steps / (SWEEPS * PARTS)))
         error = np.abs(head.evaluate(queries, block=len(queries)) - wanted).max(axis=1)
         if error.max() < goal and np.abs(head.values).max() <= limit:
             break
-        if is_over():
+        errors.append(float(error.max()))
+        if is_over() or _is_hopeless(errors, goal):
             break
         if sweep % PARTS < PARTS - 1:
             continue
@@ -106,28 +134,40 @@ def polished(
     return head
 
 
+def _is_hopeless(errors: list[float], goal: float) -> bool:
+    """Whether errors that go on falling as in the last sweep miss the goal: they fall slower and slower, as a rule."""
+    if not goal > 0 or len(errors) <= PARTS or min(errors) <= 0:
+        return False
+    fall = max(0.0, math.log(errors[-1 - PARTS] / errors[-1])) / PARTS
+    return math.log(min(errors) / (WITHIN_REACH * goal)) > fall * (SWEEPS * PARTS - len(errors))
+
+
 def _descended(problem: _Problem, head: Head, weights: Floats, damping: float, steps: int) -> tuple[Head, float]:
     """The head after so many steps, each of which lowers the sum of squares; and the damping then."""
-    residuals = problem.residuals(head, weights)
+    here = problem.state(head, weights)
     for _ in range(steps):
-        jacobian = problem.jacobian(head, weights)
-        normal, slope = jacobian.T @ jacobian, jacobian.T @ residuals
+        jacobian = problem.jacobian(here, weights)
+        normal, slope = jacobian.T @ jacobian, jacobian.T @ here.residuals
         scale = normal.diagonal() + 1e-10 * normal.diagonal().max()
         while damping < MOST_DAMPING:
             try:
-                step = cho_solve(cho_factor(normal + np.diag(damping * scale), check_finite=False), slope)
+                factor = cho_factor(normal + np.diag(damping * scale), check_finite=False)
             except LinAlgError:
-                damping *= 4
+                damping *= STIFFER
                 continue
-            tried = _moved(head, step)
-            found = problem.residuals(tried, weights)
-            if found @ found < residuals @ residuals:
-                head, residuals, damping = tried, found, max(damping / 5, 1e-15)
-                break
-            damping *= 4
+            step = cho_solve(factor, slope, check_finite=False)
+            near = problem.state(_moved(here.head, ARM * step), weights).residuals
+            bend = (near - here.residuals + ARM * (jacobian @ step)) / ARM**2
+            bent = cho_solve(factor, jacobian.T @ bend, check_finite=False)
+            if scale @ bent**2 < MOST_BENT**2 * (scale @ step**2):
+                tried = problem.state(_moved(here.head, step + bent), weights)
+                if tried.height < here.height:
+                    here, damping = tried, max(damping / LOOSER, 1e-15)
+                    break
+            damping *= STIFFER
         else:
-            return head, FIRST_DAMPING
-    return head, damping
+            return here.head, FIRST_DAMPING
+    return here.head, damping
 
 
 def _moved(head: Head, step: Floats) -> Head:
