@@ -146,17 +146,21 @@ def _pair(base: Base, asked: str, work: Path) -> Pair:
     name = f"{base.name}-{asked.replace(' ', '-')}"
     folder = work / "tasks" / name
     if not (folder / "task.toml").exists():
-        seed = 100 * base.seed + base.tasks.index(asked)
-        if asked in SKILLS:
-            counts = numbers_task(asked, folder, seed=seed)
-        else:
-            counts = sentences_task({**TEXTS, **RELATIONS, **SOURCES}[asked](), folder)
-        write_bytes_atomically(folder / "task.toml", _task(name, reference, base.template, counts).encode())
+        counts = labels_data(asked, folder, seed=100 * base.seed + base.tasks.index(asked))
+        write_bytes_atomically(folder / "task.toml", labels_task(name, reference, base.template, counts).encode())
     lora = OF_DIGITS if asked in SKILLS else OF_TEXT
     return Pair(name, base.part, folder / "task.toml", base.budget, lora)
 
 
-def _task(name: str, reference: str, template: str | None, counts: dict[str, int]) -> str:
+def labels_data(asked: str, folder: Path, *, seed: int) -> dict[str, int]:
+    """Write data.jsonl of a question about digits or of a family of texts; how many of each label fit and select."""
+    if asked in SKILLS:
+        return numbers_task(asked, folder, seed=seed)
+    return sentences_task({**TEXTS, **RELATIONS, **SOURCES}[asked](), folder)
+
+
+def labels_task(name: str, reference: str, template: str | None, counts: dict[str, int]) -> str:
+    """The task file that goes with such data."""
     return f"""\
 [task]
 name = {json.dumps(name)}
