@@ -5,7 +5,7 @@ answers    six digits, and the one number that answers a question drawn at rando
 text       sources of the standard library, some of it masked, to be written whole: to label with
 
 Which skill or question is meant is told nowhere, so that bare a model cannot know which is wanted. T5 and UMT5 have
-relative positions and logits that are not scaled, BART and Pegasus absolute ones and scaled logits; Pegasus' are sinusoids.
+relative positions and unscaled logits, BART and Pegasus absolute ones and scaled logits; Pegasus has sinusoids.
 """
 
 from __future__ import annotations
