@@ -1,9 +1,10 @@
-"""The pairs of encoder-decoders that foretelling is judged on: written answers and labels, six bases each.
+"""The pairs of encoder-decoders that foretelling is judged on: written answers and labels on small bases.
 
-All were written down before any fit of them. They are held out as they stand: no rule was made from an encoder-decoder.
+All were written down before any fit of them; `f7` and `f8` after the first six were judged, three of which had learned
+nothing in training (their answers do not hang on what they read) and tell little. They are held out as they stand: no rule was made from an encoder-decoder.
 Should the rule of causal models be right on fewer than 80% of a kind's pairs ("can a prefix do it?"), the bases of
 `FIRST_HALF` become the calibration of a rule of their own, and the others judge it. Each half has three bases a kind,
-of three families, of which one is of another family than all of the other half's or of another size.
+of three families.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _writes(family: str, *skills: str, **size: int) -> Seq2SeqRecipe:
     return Seq2SeqRecipe(family, "sequences", skills, **size)
 
 
-def _answers(family: str, *questions: str, **size: int) -> Seq2SeqRecipe:
+def _answers(family: str, *questions: str, **size: Any) -> Seq2SeqRecipe:
     return Seq2SeqRecipe(family, "answers", questions, **size)
 
 
@@ -87,6 +88,14 @@ BASES = (
     Base(
         "f6", "classify", 76, _answers("bart", "smallest", "has a three", "how many rises", layers=3, width=32),
         ("how many rises", "mostly low", "how often the first"),
+    ),
+    Base(
+        "f7", "classify", 77, _answers("bart", "largest", "has a three", "last", steps=1800, rate=2e-3),
+        ("has a three", "smallest", "last mirrored"),
+    ),
+    Base(
+        "f8", "classify", 78, _answers("t5", "how many different", "after zero", "mostly low", steps=1800, rate=2e-3),
+        ("after zero", "how many rises", "ends equal"),
     ),
 )  # fmt: skip
 
