@@ -1,10 +1,10 @@
 """The pairs of encoder-decoders that foretelling is judged on: written answers and labels on small bases.
 
 All were written down before any fit of them; `f7` and `f8` after the first six were judged, three of which had learned
-nothing in training (their answers do not hang on what they read) and tell little. They are held out as they stand: no rule was made from an encoder-decoder.
-Should the rule of causal models be right on fewer than 80% of a kind's pairs ("can a prefix do it?"), the bases of
-`FIRST_HALF` become the calibration of a rule of their own, and the others judge it. Each half has three bases a kind,
-of three families.
+nothing in training (their answers do not hang on what they read) and tell little. They are held out as they stand: no
+rule was made from an encoder-decoder. Should the rule of causal models be right on fewer than 80% of a kind's pairs
+("can a prefix do it?"), the bases of `FIRST_HALF` become the calibration of a rule of their own, and the others of the
+first six judge it.
 """
 
 from __future__ import annotations
