@@ -219,7 +219,7 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
     [
         ("generate", "causal", "y", 20),
         ("classify", "causal", "b", 10),
-        ("classify", "encoder", "d", 20),
+        ("classify", "encoder", "dg", 20),
         ("generate", "encoder-decoder", "e", 15),
         ("classify", "encoder-decoder", "f", 15),
     ],
