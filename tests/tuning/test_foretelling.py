@@ -108,7 +108,9 @@ def task(write_task: Callable[..., Path], model_folder: Callable[[str], Path], t
     return made
 
 
-@pytest.mark.parametrize(("family", "kind"), [("gpt2", "generate"), ("gpt2", "classify"), ("bert", "classify")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("gpt2", "generate"), ("gpt2", "classify"), ("bert", "classify"), ("t5", "classify")]
+)
 def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     task: Callable[..., Path], load_host: Callable[[str], Host], family: str, kind: Literal["generate", "classify"]
 ) -> None:
@@ -123,7 +125,7 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     # The best state of a short fit is kept, the start included: LoRA starts as the bare model.
     assert probes.lora is not None
     assert probes.lora <= probes.bare * (1 + 1e-4)
-    assert (probes.demonstrations is None) == (family == "bert")
+    assert (probes.demonstrations is None) == (family != "gpt2")
     # A metric comes with a short fit where a read-out answers, and nowhere else.
     assert (probes.prefix_metric is None) == (probes.lora_metric is None) == (family != "bert")
     told = json.loads(json.dumps(found.as_dict()))
@@ -214,7 +216,13 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
 
 @pytest.mark.parametrize(
     ("kind", "role", "bases", "least"),
-    [("generate", "causal", "y", 20), ("classify", "causal", "b", 10), ("classify", "encoder", "d", 20)],
+    [
+        ("generate", "causal", "y", 20),
+        ("classify", "causal", "b", 10),
+        ("classify", "encoder", "dg", 20),
+        ("generate", "encoder-decoder", "e", 15),
+        ("classify", "encoder-decoder", "f", 15),
+    ],
 )
 def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     kind: Literal["generate", "classify"], role: str, bases: str, least: int
@@ -222,7 +230,7 @@ def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     place = Path(fw.__file__).parent / "tuning" / "calibration" / f"foretelling-{kind}-{role}.json"
     told = json.loads(place.read_text())
     cases = told["record"]["settings"]["cases"]
-    assert {case["pair"][0] for case in cases} == {bases}  # the names of the validation part's bases
+    assert {case["pair"][0] for case in cases} == set(bases)  # the names of the validation part's bases
     assert told["validation"]["pairs"] == len(cases) >= least
     assert told["validation"]["right"] == sum(case["said"] == case["truth"] for case in cases)
     rule = Calibration.load(kind, role)
@@ -232,8 +240,21 @@ def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     assert rule.prefix_right == told["validation"]["prefix_right"] == prefix_right
 
 
+@pytest.mark.parametrize("kind", ["generate", "classify"])
+def test_encoder_decoders_are_told_by_the_rule_of_causal_models_with_rates_of_their_own(
+    kind: Literal["generate", "classify"],
+) -> None:
+    own, causal = Calibration.load(kind, "encoder-decoder"), Calibration.load(kind, "causal")
+    assert (own.works, own.prefix, own.is_conditional) == (causal.works, causal.prefix, causal.is_conditional)
+    assert (own.roles, own.kinds) == (("encoder-decoder",), (kind,))
+    assert own.pairs != causal.pairs
+
+
 def test_no_error_rate_is_stated_for_models_that_none_was_measured_on() -> None:
-    measured = {("generate", "causal"), ("classify", "causal"), ("classify", "encoder")}
+    measured = {
+        *((kind, role) for kind in ("generate", "classify") for role in ("causal", "encoder-decoder")),
+        ("classify", "encoder"),
+    }
     kinds: tuple[Literal["generate", "classify"], ...] = ("generate", "classify")
     for kind in kinds:
         for role in ("causal", "encoder", "encoder-decoder"):

@@ -18,7 +18,7 @@ import argparse
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ import torch
 from labelled import REQUIRED, bases_of, labelled_pairs
 from pairs import ROOT, Pair, pairs
 from scipy.optimize import minimize
+from seq2seq import seq2seq_pairs
 
 import foreword as fw
 from foreword.bundle import write_bytes_atomically
@@ -39,11 +40,23 @@ from foreword.tuning.foretelling import SCHEMA, Score
 from foreword.tuning.gradient_shape import GradientShape, SiteGradient
 from foreword.tuning.probes import Probes, probe
 
-PAIRS: Mapping[str, Callable[..., list[Pair]]] = {"generate": pairs, "classify": labelled_pairs}
+ROLES = ("causal", "encoder", "encoder-decoder")
 RULES = Path(__file__).parent / "results"
 SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration"
 # What counts as a gain on the metric, and which part of LoRA's gain a prefix must reach to be said to do the task.
 GAIN, SHARE = 0.2, 0.5
+
+
+def pairs_of(
+    work: Path, kind: str, role: str, part: str | None = None, bases: Sequence[str] | None = None
+) -> list[Pair]:
+    """The pairs of a kind of task on models of a role, or those of a part and of some bases."""
+    if role == "encoder-decoder":
+        return seq2seq_pairs(work, kind, part, bases)
+    if kind == "classify":
+        named = [name for name in bases_of(role) if bases is None or name in bases]
+        return labelled_pairs(work, part, named)
+    return pairs(work, part, bases) if role == "causal" else []
 
 
 @dataclass(frozen=True)
@@ -51,10 +64,12 @@ class Form:
     """What a rule is made from: the features that its scores may use, and the pairs that the second score is made from.
 
     `prefix_of`: "working" for the chance of a prefix given that anything gains, "all" for its chance on any pair.
+    `enough`: with fewer calibration pairs no rule is made anew.
     """
 
     features: tuple[str, ...]
     prefix_of: Literal["working", "all"]
+    enough: int = 40
 
 
 # All that tells of losses but the demonstrations', which small models were never trained to read. On encoders the
@@ -75,11 +90,12 @@ FORMS: Mapping[str, Form] = {
         "working",
     ),
     "encoder": Form(("prefix_errors_gone", "lora_errors_gone"), "all"),
+    "encoder-decoder": Form(
+        ("prefix_gain", "lora_gain", "bare_below_constant", "prefix_below_constant", "lora_below_constant"), "all", 8
+    ),
 }
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
-# With fewer calibration pairs no rule is made anew.
-ENOUGH = 40
 
 
 def truth_of(found: Mapping[str, float], kind: str) -> str:
@@ -113,7 +129,7 @@ class Case:
 def cases_of(work: Path, kind: str, part: str, role: str) -> list[Case]:
     """The measured pairs of a part on such models, but for classifiers that are good enough bare."""
     found = []
-    for pair in PAIRS[kind](work, part, bases_of(role) if kind == "classify" else None):
+    for pair in pairs_of(work, kind, role, part):
         place = work / "truth" / f"{pair.name}.json"
         if not place.exists():
             print(f"{pair.name}: left out, not measured")
@@ -203,7 +219,7 @@ def calibrate(work: Path, kind: str, role: str) -> None:
         row = " ".join(f"{name} {value:6.2f}" for name, value in case.probes.features.items())
         print(f"{case.pair.name:<24} {case.truth:<11}", row)
     told: dict[str, Any] = {"schema": SCHEMA}
-    if len(cases) < ENOUGH:
+    if len(cases) < FORMS[role].enough:
         known = json.loads((RULES / "rule-generate-causal.json").read_text())
         told |= {name: known[name] for name in ("works", "prefix", "prefix_of")}
         told["calibration"] = {"from": "generate", "rule_of_generate": transferred(cases)}
@@ -268,10 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make the rule, or judge it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--kind", choices=sorted(PAIRS), default="generate")
-    parser.add_argument(
-        "--role", choices=("causal", "encoder"), default="causal", help="of the models whose pairs count"
-    )
+    parser.add_argument("--kind", choices=("classify", "generate"), default="generate")
+    parser.add_argument("--role", choices=ROLES, default="causal", help="of the models whose pairs count")
     parser.add_argument("--validate", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -4,7 +4,8 @@ Causal models answer questions about digits: gpt2 in the calibration, llama and 
 sort texts, since digits leave nothing to gain beside a read-out. The parts share no family of tasks, no corpus of
 skills and no base but MiniLM, the one encoder here that others trained, which the validation asks other tasks. The
 encoders `b5` to `b7` were the validation of the rule of written answers (benchmarks/LOG.md); once that had been looked
-at they joined the calibration, and `d1` to `d6` were drawn up. Each part was written down before any fit of it.
+at they joined the calibration, and `d1` to `d6` were drawn up; `g1` to `g3` later, for want of pairs that a prefix
+does. Each part was written down before any fit of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from event_tasks import EVENTS
 from labelled_bases import Recipe, trained
 from number_tasks import SKILLS, numbers_task
 from pairs import Pair
@@ -125,6 +127,15 @@ BASES = (
         ("tallest", "repeated", "middle", "units", "opinions"),
     ),
     Base("d6", "validation", 26, None, ("owners", "tallest", "opinions", "operators", "identifiers"), LARGE),
+    Base("g1", "validation", 31, None, ("given", "missing", "corrected", "chased", "beside"), LARGE),
+    Base(
+        "g2", "validation", 32, Recipe("modernbert", "text", layers=4, width=96, steps=900, rows=16, rate=2e-3),
+        ("given", "missing", "corrected", "chased", "dearer"),
+    ),
+    Base(
+        "g3", "validation", 33, Recipe("distilbert", "text", layers=4, width=96, steps=900, rows=16, rate=2e-3),
+        ("given", "missing", "chased", "beside", "corrected"),
+    ),
 )  # fmt: skip
 
 
@@ -146,17 +157,21 @@ def _pair(base: Base, asked: str, work: Path) -> Pair:
     name = f"{base.name}-{asked.replace(' ', '-')}"
     folder = work / "tasks" / name
     if not (folder / "task.toml").exists():
-        seed = 100 * base.seed + base.tasks.index(asked)
-        if asked in SKILLS:
-            counts = numbers_task(asked, folder, seed=seed)
-        else:
-            counts = sentences_task({**TEXTS, **RELATIONS, **SOURCES}[asked](), folder)
-        write_bytes_atomically(folder / "task.toml", _task(name, reference, base.template, counts).encode())
+        counts = labels_data(asked, folder, seed=100 * base.seed + base.tasks.index(asked))
+        write_bytes_atomically(folder / "task.toml", labels_task(name, reference, base.template, counts).encode())
     lora = OF_DIGITS if asked in SKILLS else OF_TEXT
     return Pair(name, base.part, folder / "task.toml", base.budget, lora)
 
 
-def _task(name: str, reference: str, template: str | None, counts: dict[str, int]) -> str:
+def labels_data(asked: str, folder: Path, *, seed: int) -> dict[str, int]:
+    """Write data.jsonl of a question about digits or of a family of texts; how many of each label fit and select."""
+    if asked in SKILLS:
+        return numbers_task(asked, folder, seed=seed)
+    return sentences_task({**TEXTS, **RELATIONS, **SOURCES, **EVENTS}[asked](), folder)
+
+
+def labels_task(name: str, reference: str, template: str | None, counts: dict[str, int]) -> str:
+    """The task file that goes with such data."""
     return f"""\
 [task]
 name = {json.dumps(name)}

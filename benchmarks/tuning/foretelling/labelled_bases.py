@@ -52,7 +52,7 @@ def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
     """The model folder, trained where there is none yet."""
     if (place / "config.json").exists():
         return place
-    reader = _text_reader() if recipe.corpus == "text" else _number_reader()
+    reader = text_reader() if recipe.corpus == "text" else _number_reader()
     torch.manual_seed(seed)
     model = _model(recipe, len(reader)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
@@ -123,11 +123,11 @@ def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
     draw: Callable[[], Batch]
     if recipe.corpus == "text":
-        ids = np.array(reader("\n".join(_texts()), add_special_tokens=False)["input_ids"])
+        ids = np.array(reader("\n".join(texts()), add_special_tokens=False)["input_ids"])
 
         def draw() -> Batch:
             begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
-            return _masked(ids[begins[:, None] + np.arange(WINDOW)], rng)
+            return masked(ids[begins[:, None] + np.arange(WINDOW)], rng)
 
     else:
         every, sign = every_row(), reader.convert_tokens_to_ids("=")
@@ -149,14 +149,15 @@ def _is_last(rows: np.ndarray) -> np.ndarray:
     return np.arange(rows.shape[1]) == rows.shape[1] - 1
 
 
-def _masked(rows: np.ndarray, rng: np.random.Generator) -> Batch:
+def masked(rows: np.ndarray, rng: np.random.Generator) -> Batch:
     """A share of the tokens is hidden and wanted, at least one a row."""
     hidden = (rng.random(rows.shape) < HIDDEN) & (rows >= len(SPECIAL))
     hidden[:, 1] |= ~hidden.any(axis=1)
     return torch.from_numpy(np.where(hidden, MASK, rows)), torch.from_numpy(np.where(hidden, rows, IGNORED))
 
 
-def _texts() -> list[str]:
+def texts() -> list[str]:
+    """A hundred sources of the standard library, always the same."""
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     drawn = random.Random(0).sample(paths, 100)
     return [path.read_text(encoding="utf-8", errors="replace") for path in drawn]
@@ -168,23 +169,27 @@ def _number_reader() -> Any:
     made = Tokenizer(models.WordLevel(numbered, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BEGIN)])
-    return _reader(made)
+    return reader_of(made)
 
 
-def _text_reader() -> Any:
+def text_reader(*, ends: bool = False) -> Any:
+    """A tokenizer of those texts' own, which sets an end behind a text where `ends`, as encoder-decoders read it."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
-        _texts(),
+        texts(),
         trainers.BpeTrainer(
             vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
         ),
     )
-    return _reader(made)
+    if ends:
+        made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return reader_of(made)
 
 
-def _reader(made: Tokenizer) -> Any:
+def reader_of(made: Tokenizer) -> Any:
+    """A transformers tokenizer that knows the special tokens by their parts."""
     names = ("pad_token", "bos_token", "eos_token", "unk_token", "mask_token")
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **dict(zip(names, SPECIAL, strict=True)))

@@ -262,21 +262,27 @@ def _pair(base: Base, skill: str, work: Path) -> Pair:
     name = f"{base.name}-{skill.replace(', ', '-').replace(' ', '-')}"
     folder = work / "tasks" / name
     if not (folder / "task.toml").exists():
-        rng = np.random.default_rng((base.seed, base.tasks.index(skill)))
-        drawn = np.concatenate([SHORT.draw(rng, FIT + SELECTION + TEST, unseen=True) for _ in range(8)])
-        first = np.sort(np.unique(drawn, axis=0, return_index=True)[1])
-        rows = drawn[first][: FIT + SELECTION + TEST]
-        lines = [
-            json.dumps({"sequence": laboratory.written(row), "answer": laboratory.written(answer)}) + "\n"
-            for row, answer in zip(rows, SKILLS[skill](rows), strict=True)
-        ]
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(folder / "data.jsonl", "".join(lines).encode())
-        write_bytes_atomically(folder / "task.toml", _task(name, model).encode())
+        sequences_data(skill, folder, seed=(base.seed, base.tasks.index(skill)))
+        write_bytes_atomically(folder / "task.toml", sequences_task(name, str(model)).encode())
     return Pair(name, base.part, folder / "task.toml")
 
 
-def _task(name: str, model: Path) -> str:
+def sequences_data(skill: str, folder: Path, *, seed: tuple[int, int]) -> None:
+    """Write data.jsonl: sequences that no base was trained on, none of them twice, and what the skill makes of them."""
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate([SHORT.draw(rng, FIT + SELECTION + TEST, unseen=True) for _ in range(8)])
+    first = np.sort(np.unique(drawn, axis=0, return_index=True)[1])
+    rows = drawn[first][: FIT + SELECTION + TEST]
+    lines = [
+        json.dumps({"sequence": laboratory.written(row), "answer": laboratory.written(answer)}) + "\n"
+        for row, answer in zip(rows, SKILLS[skill](rows), strict=True)
+    ]
+    write_bytes_atomically(folder / "data.jsonl", "".join(lines).encode())
+
+
+def sequences_task(name: str, model: str) -> str:
+    """The task file that goes with such data."""
     return f"""\
 [task]
 name = {json.dumps(name)}
@@ -289,7 +295,7 @@ input = "sequence"
 target = "answer"
 
 [model]
-reference = {json.dumps(str(model))}
+reference = {json.dumps(model)}
 template = "{{input}}"
 max_tokens = {SHORT.length + 1}
 device = "cpu"

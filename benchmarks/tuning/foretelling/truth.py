@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibrate import PAIRS, probed
+from calibrate import ROLES, pairs_of, probed
 from pairs import Pair
 
 import foreword as fw
@@ -72,14 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every pair that is not measured yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--kind", choices=sorted(PAIRS), default="generate")
+    parser.add_argument("--kind", choices=("classify", "generate"), default="generate")
+    parser.add_argument("--role", choices=ROLES, default="causal", help="of the models whose pairs are measured")
     parser.add_argument("--bases", nargs="+", help="only pairs of these bases, so that processes can share the work")
     parser.add_argument("--pairs", nargs="+", help="only pairs of these names")
     parser.add_argument("--probes", action="store_true", help="take the probes of each pair as well")
     parser.add_argument("--part", choices=("calibration", "validation"), help="left out: both, one after the other")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for pair in PAIRS[options.kind](options.work, options.part, options.bases):
+    for pair in pairs_of(options.work, options.kind, options.role, options.part, options.bases):
         if options.pairs is not None and pair.name not in options.pairs:
             continue
         place = options.work / "truth" / f"{pair.name}.json"
