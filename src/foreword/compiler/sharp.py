@@ -193,13 +193,13 @@ def power(inner: Interval, exponent: int) -> Interval:
 
 def _raised(size: Floats, exponent: int, toward: float) -> Floats:
     """A power of numbers of 0 or more by repeated squaring, rounded in one direction."""
-    found, square = np.ones_like(size), size
+    found, square = None, size
     while exponent:
-        if exponent & 1:
-            found = np.maximum(_product(found, square, toward), 0.0)
+        if exponent & 1:  # the first is taken as it is: 1 times a tiny number is not known to be exact
+            found = square if found is None else np.maximum(_product(found, square, toward), 0.0)
         exponent >>= 1
         square = np.maximum(_product(square, square, toward), 0.0) if exponent else square
-    return found
+    return np.ones_like(size) if found is None else found
 
 
 def _of_ends(operation: Callable[[Floats, Floats, float], Floats], one: Interval, other: Interval) -> Interval:
