@@ -71,6 +71,11 @@ def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
         schedule.step()
         if step % 500 == 0 or step == recipe.steps - 1:
             print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    return put_in_place(place, reader, model)
+
+
+def put_in_place(place: Path, reader: Any, model: Any) -> Path:
+    """Tokenizer and model as a model folder at `place`, whole or not at all."""
     making = place.with_name(f".{place.name}")
     shutil.rmtree(making, ignore_errors=True)
     reader.save_pretrained(making)

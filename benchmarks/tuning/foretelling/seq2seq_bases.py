@@ -10,7 +10,6 @@ relative positions and unscaled logits, BART and Pegasus absolute ones and scale
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from labelled_bases import BEGIN, END, PAD, SPECIAL, Batch, masked, reader_of, text_reader, texts
+from labelled_bases import BEGIN, END, PAD, SPECIAL, Batch, masked, put_in_place, reader_of, text_reader, texts
 from number_tasks import NUMBERS, every_row
 from number_tasks import SKILLS as QUESTIONS
 from pairs import SHORT, SKILLS
@@ -67,12 +66,7 @@ def trained(recipe: Seq2SeqRecipe, place: Path, *, seed: int) -> Path:
         schedule.step()
         if step % 600 == 0 or step == recipe.steps - 1:
             print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
-    making = place.with_name(f".{place.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    reader.save_pretrained(making)
-    model.save_pretrained(making)
-    making.replace(place)
-    return place
+    return put_in_place(place, reader, model)
 
 
 def _model(recipe: Seq2SeqRecipe, words: int) -> Any:

@@ -127,16 +127,11 @@ def shortest_on(
     long. On a grid, whose values are cheap, all lengths are tried at once, and then shortened.
     """
     on = best_polished(placements)
-    if isinstance(on.problem, GridProblem):
-        sought = _Sought(on, request, fewer_than)
-        made = sought.even(0, math.inf)
-        made = sought.polished() if made is None else on.off_net.shortened(made, request)
-        return None if made is None else on.lifted(made), sought.least
-    sought = _Sought(on, request, fewer_than)
-    made = sought.even(0, on.off_net.most)
+    sought, is_grid = _Sought(on, request, fewer_than), isinstance(on.problem, GridProblem)
+    made = sought.even(0, math.inf if is_grid else on.off_net.most)
     made = sought.polished() if made is None else on.off_net.shortened(made, request)
-    if made is not None:
-        return on.lifted(made), sought.least
+    if made is not None or is_grid:
+        return None if made is None else on.lifted(made), sought.least
     longer = _Sought(best_even(placements), request, fewer_than, sought.least)
     made = longer.even(on.off_net.most, MOST_EXTENDED)
     if made is None and (extended := sought.extended()) is not None:
