@@ -60,7 +60,7 @@ class Assignment:
         self.prefixes, self.merging = tuple(prefixes), merging
         self.rows = None if rows is None else tuple(rows)
         self.sites = frozenset(site for prefix in self.prefixes for site in prefix)
-        self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share]]] = {}
+        self._at_site: dict[tuple[str, int, torch.device], tuple[_Carried, list[Share], int]] = {}
         self._groups: dict[tuple[int, torch.device], list[tuple[int | None, Tensor | None]]] = {}
         # A compiled graph serves every order of the rows: it reads how many there are, and their numbers as tensors.
         whose = () if self.rows is None else self.rows
@@ -100,16 +100,17 @@ class Assignment:
     def answer(self, call: AttentionCall, site: str) -> tuple[Tensor, Tensor | None]:
         """What the attention call gives with every row's prefix in front of its context."""
         batch = call.query.shape[0]
-        carried, shares = self._carried(site, batch, call.query.device)
+        carried, shares, copied = self._carried(site, batch, call.query.device)
         if not shares:
             return call.run()
-        _check_mask(call)
+        if call.mask is not None:
+            _check_mask(call, call.mask)
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
-            enough = WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES
-            copied = batch * (_bytes(shares[0].keys) + _bytes(shares[0].values))
-            whole = copied + _bytes(call.key) + _bytes(call.value) - _MOVED_QUERIES * _bytes(call.query)
-            merging = len(carried) > 1 or copied >= enough or whole >= WORTH_MERGING_WHOLE_BYTES
+            merging = len(carried) > 1 or copied >= (WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES)
+            if not merging:
+                numbers = call.key.numel() + call.value.numel() - _MOVED_QUERIES * call.query.numel()
+                merging = copied + numbers * call.key.element_size() >= WORTH_MERGING_WHOLE_BYTES
         if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
@@ -119,8 +120,8 @@ class Assignment:
             return joined(call, shares[0].keys, shares[0].values, shares[0].bias)
         return self._row_by_row(call, carried)
 
-    def _carried(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
-        """Which tensors which rows carry at a site, and the same without the rows that carry none."""
+    def _carried(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share], int]:
+        """Which tensors which rows carry at a site; those without the rows that carry none; bytes if joined to all."""
         if torch.compiler.is_compiling():
             return self._carried_now(site, batch, device)
         key = (site, batch, device)
@@ -128,9 +129,10 @@ class Assignment:
             self._at_site[key] = self._carried_now(site, batch, device)
         return self._at_site[key]
 
-    def _carried_now(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share]]:
+    def _carried_now(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share], int]:
         carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
-        return carried, [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
+        shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
+        return carried, shares, batch * (_bytes(shares[0].keys) + _bytes(shares[0].values)) if shares else 0
 
     def merge(self, met: Met, site: str) -> Tensor:
         """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
@@ -160,16 +162,16 @@ class Assignment:
         return out, None
 
 
-def _check_mask(call: AttentionCall) -> None:
+def _check_mask(call: AttentionCall, mask: Tensor) -> None:
     """AttachError for a mask with other columns than there are keys: one that is spread over all keys hides no padding.
 
     Models whose first layers keep a recurrent state, and no keys, make such a mask when they go on from their cache.
     """
-    if call.mask is not None and call.mask.shape[-1] != call.key.shape[2]:
+    if mask.shape[-1] != call.key.shape[2]:
         raise AttachError(
             "The model's own mask does not say which of its keys are padding.",
             expected=f"a mask of {call.key.shape[2]} columns, one for each key",
-            found=f"{call.mask.shape[-1]} columns, at a {type(call.module).__name__}",
+            found=f"{mask.shape[-1]} columns, at a {type(call.module).__name__}",
             fix="Run padded rows with use_cache=False, or each row by itself without padding.",
         )
 

@@ -84,7 +84,10 @@ class AttentionCall(NamedTuple):
         options = self.options
         if self.implementation != "sdpa" or options.get("dropout") or options.get("output_attentions"):
             return False
-        return all(name in _HARMLESS or asked is None or asked is False for name, asked in options.items())
+        # Asked for each token in each layer, where every line of ours is fetched anew: weights have filled the cache.
+        return _HARMLESS.issuperset(options) or all(
+            name in _HARMLESS or asked is None or asked is False for name, asked in options.items()
+        )
 
 
 class Handler(Protocol):
@@ -173,11 +176,12 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
     `keys` and `values` are `(kv_head, position, dim)`, `bias` is `(kv_head or head, position)` or None and is added to
     the scaled scores. The prefix is visible to every query, whatever the context's mask says.
     """
-    batch = call.query.shape[0]
+    batch, heads, queries, _ = call.query.shape
     key = torch.cat([_for_each(keys, batch, call.key.dtype), call.key], dim=2)
     value = torch.cat([_for_each(values, batch, call.value.dtype), call.value], dim=2)
-    mask = _extended_mask(call, keys.shape[1], bias)
-    grouped = call.query.shape[1] != keys.shape[0]
+    sees_all = queries == 1 and bias is None and call.mask is None
+    mask = None if sees_all else _extended_mask(call, keys.shape[1], bias)
+    grouped = heads != keys.shape[0]
     if mask is None and call.is_plain and (not grouped or key.shape[3] == value.shape[3]):
         # Most of decoding: without transformers' way to the same kernel, which takes half as long as joining does.
         scale = call.options.get("scaling")
