@@ -10,7 +10,14 @@ import pytest
 from foreword.certificate import Verdict
 from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
 from foreword.compiler.construction.contract import Draft, Obstacle, Request
-from foreword.compiler.construction.kinks import expression_kinks, kinks_of, near_kinks, sampled_kinks
+from foreword.compiler.construction.kinks import (
+    expression_kinks,
+    kinks_of,
+    near_kinks,
+    rooted_sides,
+    sampled_kinks,
+)
+from foreword.compiler.construction.tensor import graded, graded_axis, grid_output, grid_values
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.parser import parse_expression
 from foreword.compiler.pipeline import compile_function
@@ -184,3 +191,56 @@ def test_a_kink_costs_about_twice_the_keys_of_a_smooth_target(
     )
     error = np.abs(draft.head.evaluate(draft.chart(points)) - target.evaluate(points)).max()
     assert error <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "wanted"),
+    [
+        ("sqrt(x)", Cube([(0, 1)]), [(0, 0.0)]),
+        ("arccos(x)", Cube([(-1, 1)]), [(0, -1.0), (0, 1.0)]),
+        ("x**1.5 + exp(x)", Cube([(0, 2)]), [(0, 0.0)]),
+        ("exp(y)*sqrt(3 - x)", Cube([(-1, 3), (-1, 1)]), [(0, 3.0)]),
+        ("x**0.3 * (1 - y)**0.5", Cube([(0, 1)] * 2), [(0, 0.0), (1, 1.0)]),
+        ("sqrt(x + y)", Cube([(0, 1)] * 2), []),  # at a corner alone
+        ("sqrt(0.001 + x)", Cube([(0, 1)]), [(0, 0.0)]),  # as good as one
+        ("sqrt(0.1 + x)", Cube([(0, 1)]), []),
+        ("1 + 1e-9*x", Cube([(0, 1)]), []),
+        ("exp(-50*x) + x**3", Cube([(0, 1)]), []),
+        ("7", Cube([(0, 1)]), []),
+    ],
+)
+def test_sides_at_which_a_target_is_like_a_root_are_found(
+    text: str, domain: Cube, wanted: list[tuple[int, float]]
+) -> None:
+    target = target_of(text, domain)
+    found = rooted_sides(target.evaluate, domain, np.random.default_rng(0))
+    assert [(int(normal.argmax()), side) for normal, side in found] == wanted
+
+
+def test_keys_graded_towards_a_side_follow_a_root_exponentially() -> None:
+    near = np.concatenate([np.geomspace(1e-12, 2, 2_000) - 1, np.linspace(-1, 1, 2_000)])
+    errors = []
+    for count, scale in ((8, 1e-4), (16, 1e-6), (32, 1e-9)):
+        axis = graded_axis(count, 1.5, (-1.0,), scale, 0.3, 400)
+        values = grid_values([axis], np.sqrt(axis.nodes + 1)[:, None], 10.0)
+        errors.append(np.abs(grid_output([axis], values, near[:, None])[:, 0] - np.sqrt(near + 1)).max())
+    assert errors[0] < 2e-2
+    assert errors[1] < errors[0] / 10
+    assert errors[2] < errors[1] / 10
+    assert np.abs(axis.keys[-1]) < 100  # far from the side scores are small, and so is their rounding
+
+
+def test_samples_crowd_towards_sides_too() -> None:
+    nodes = graded(100, (-1.0, 0.5, 1.0))
+    assert nodes[0] == -1.0
+    assert nodes[-1] == 1.0
+    for place in (-1.0, 0.5, 1.0):
+        assert 0 < np.sort(np.abs(nodes - place))[1] < 1e-8
+
+
+def test_a_root_at_a_side_is_proved_with_few_positions() -> None:
+    made = compile_function("sqrt(x)", Cube([(0, 1)]), tolerance=1e-5, method="adaptive")
+    assert made.certificate is not None
+    assert made.certificate.verdict is Verdict.PROVED
+    assert made.positions <= 32
+    assert made.verify().verdict is Verdict.PROVED

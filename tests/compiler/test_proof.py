@@ -14,10 +14,12 @@ from foreword.certificate import Verdict
 from foreword.compiler.branching import Search
 from foreword.compiler.charts import Flat, Identity, chart_of
 from foreword.compiler.checker import check
+from foreword.compiler.construction.tensor import gaussian_axis, graded_axis, grid_head, grid_points, grid_values
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.nets import sphere_net
 from foreword.compiler.parser import parse_expression
+from foreword.compiler.probe import Probe
 from foreword.compiler.proof import Proof, prove
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
@@ -266,6 +268,32 @@ def test_roots_and_logarithms_without_slope_are_bounded() -> None:
     square = Cube([(-1, 1), (-1, 1)])
     told = prove(_constant(0.7, 2), chart_of(square), _target(square, "sqrt(x**2 + y**2)"), square).certificate
     assert math.sqrt(2) - 0.7 <= told.bound <= 1.26 * (math.sqrt(2) - 0.7)
+
+
+def test_a_root_along_one_side_of_a_square_takes_few_cells() -> None:
+    square = Cube([(-1, 1), (-1, 1)])
+    x, y = graded_axis(12, 1.5, (1.0,), 1e-5, 0.6, 200), gaussian_axis(5, 2.0, 0.5, 100)
+    points = grid_points([x, y])
+    wanted = (np.sqrt(1 - points[:, 0]) * np.exp(points[:, 1])).reshape(len(x.nodes), len(y.nodes), 1)
+    head = grid_head([x, y], grid_values([x, y], wanted, 10.0))
+    proof = prove(head, chart_of(square), _target(square, "sqrt(1 - x)*exp(y)"), square)
+    told = proof.certificate
+    assert told.bound <= 1.3 * told.seen
+    # Where a cell reaches the side, only its halves along x are closer to a root's constant stand-in.
+    assert told.effort["cells"] < 2_000
+
+
+def test_what_a_distant_key_may_round_to_does_not_hide_an_error() -> None:
+    # Two keys make the output; a third has a score of -1e9 on most of the domain, and a rounding of 1e-7 there.
+    head = Head(np.array([[1.0], [-1.0], [-1e9]]), np.array([0.0, 0.0, -1e9]), np.array([[1.0], [-1.0], [0.0]]))
+    points = np.linspace(-0.9, 0.9, 7)[:, None]
+    target = _target(LINE, "tanh(x)")
+    errors, slack = Probe(head, Flat((0.0,), (1.0,)), target, LINE).look(points)
+    assert errors.max() < 1e-15
+    assert slack.max() < 1e-13
+    near = np.array([[-1 + 1e-10]])
+    errors, slack = Probe(head, Flat((0.0,), (1.0,)), target, LINE).look(near)
+    assert slack[0] > 1e-8  # there it matters
 
 
 def test_a_finite_domain_is_evaluated_at_every_point() -> None:

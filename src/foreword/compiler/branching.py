@@ -24,7 +24,7 @@ from foreword.compiler.cover import DEEPEST, Cover
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.probe import Probe
 from foreword.compiler.recording import kinks_of
-from foreword.compiler.residual import Found, Residual
+from foreword.compiler.residual import NOISY, Found, Residual
 from foreword.compiler.target import Target
 
 Cells = tuple[NDArray[np.int8], NDArray[np.uint64], Floats]
@@ -264,7 +264,7 @@ def _step(search: Search, residual: Residual, probe: Probe, aims: Aims) -> Searc
     upper = np.fmin(found.upper, known)
     search = _followed(search, residual, probe, found, block)
     wanted = aims.at(search)
-    is_noise = (found.noise > 0.25 * wanted) & (upper <= wanted + 2 * found.noise)
+    is_noise = (found.noise > NOISY * wanted) & (upper <= wanted + 2 * found.noise)
     is_done = (upper <= wanted) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
     children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
     return search.stepped(left, (levels[is_done], indices[is_done], upper[is_done]), children)

@@ -85,6 +85,7 @@ class Model:
             self.keys = head.keys @ frame
             self.key_error = gap * float(np.linalg.norm(head.keys, axis=1).max())
         self.value_range = float(np.ptp(head.values, axis=0).max())
+        self.key_sizes = np.abs(self.keys).sum(axis=1) + np.abs(self.biases)
         self.largest_value = float(np.abs(head.values).max())
         depends = self.turns = self.tape.depends()
         used = [place for column, place in enumerate(self.tape.queries) if self.keys[:, column].any()]
@@ -245,7 +246,7 @@ class Model:
         scores = self.keys @ middle + self.biases
         top = int(np.argmax(scores))
         ahead = scores - scores[top] + np.abs(self.keys - self.keys[top]) @ radius
-        margin = 1e-9 * (1 + float(np.abs(self.keys).sum(axis=1).max()) + float(np.abs(self.biases).max()))
+        margin = 1e-9 * (1 + float(self.key_sizes.max()))
         share = NEGLIGIBLE * goal / (self.value_range * count) if self.value_range > 0 else 1.0
         limit = np.log(share) if share > 0 else -np.inf
         is_kept = ~(ahead + margin < min(limit, -1.0))

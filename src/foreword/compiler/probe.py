@@ -16,6 +16,7 @@ from foreword.compiler.recording import tape_of
 from foreword.compiler.target import Target
 
 ENTRIES = 2_000_000  # weights at once
+LIGHT = 1e-18  # weights below this are without weight
 
 
 class Probe:
@@ -46,12 +47,10 @@ class Probe:
             outputs = weights @ head.values
             places = self._tape.queries
             moved = np.stack([np.broadcast_to(known[p].error + known[p].rest, (rows,)) for p in places], axis=1)
-            scores = np.abs(queries) @ np.abs(head.keys).T + np.abs(head.biases)
-            eta = (head.keys.shape[1] + 4) * ULP * scores.max(axis=1) + 8 * ULP
-            eta = eta + (moved @ np.abs(head.keys).T).max(axis=1)
-            # sum_k w_k |v_k - g| is at most twice the same with any constant for g; half the range bounds it too.
-            half = float(np.ptp(head.values, axis=0).max()) / 2
-            slack = np.expm1(2 * eta) * half + (2 * head.positions + 8) * ULP * float(np.abs(head.values).max())
+            sizes = np.abs(queries) @ np.abs(head.keys).T + np.abs(head.biases)
+            eta = (head.keys.shape[1] + 4) * ULP * sizes + 8 * ULP + moved @ np.abs(head.keys).T
+            slack = _moved_by(weights, eta) * float(np.ptp(head.values, axis=0).max())
+            slack = slack + (2 * head.positions + 8) * ULP * float(np.abs(head.values).max())
             if self._tape.outputs:
                 own = [np.broadcast_to(known[p].error + known[p].rest, (rows,)) for p in self._tape.outputs]
                 slack = slack + np.max(own, axis=0)
@@ -60,6 +59,24 @@ class Probe:
             errors = np.abs(values - outputs).max(axis=1)
         is_known = np.isfinite(errors) & np.isfinite(slack)
         return np.where(is_known, errors, 0.0), np.where(is_known, slack * (1 + 1e-9), np.inf)
+
+
+def _moved_by(weights: Floats, eta: Floats) -> Floats:
+    """How far an average may move, in units of its range `(batch,)`, when scores move by at most `eta`.
+
+    Both are `(batch, position)`. If all scores move by eta at most, sum_k w_k |v_k - g| (e^(2 eta) - 1) bounds it, and
+    half the range bounds that sum. A key without weight may have a large score that moves far: then what the others
+    give moves by as much as they do, and the mass of those without weight, before and after, comes on top.
+    """
+    together = np.expm1(2 * eta.max(axis=1)) / 2
+    is_light = weights < LIGHT
+    others = np.where(is_light, 0.0, eta).max(axis=1)
+    # A weight that is 0 because it underflows is at most the smallest number.
+    before = np.where(is_light, np.maximum(weights, np.finfo(np.float64).tiny), 0.0)
+    after = (before * np.exp(eta + others[:, None])).sum(axis=1) / np.where(is_light, 0.0, weights).sum(axis=1)
+    apart = np.expm1(2 * others) / 2 + before.sum(axis=1) + after
+    found: Floats = np.fmin(together, apart)
+    return found
 
 
 def _largest(domain: Domain) -> Floats:

@@ -30,6 +30,8 @@ RATIOS = np.array([1.3, 1.7, 2.2, 2.8, 3.5, 4.4, 5.5, 7.0, 9.0, 12.0, 16.0, 24.0
 INFLATION = 1 + 1e-9  # covers the rounding of sums of up to 10^6 nonnegative terms
 WILDEST = 25.0  # interpolation is tried where log sum_k w_k e^|z_k| stays below this
 CROWDED, FEWEST = 8_000, 4  # a block of more cells times keys than this is split, down to few cells
+MOST_REST = 0.6  # of the goal: what interpolation does not resolve
+NOISY = 0.25  # of the goal: more rounding than that, and a smaller cell is no use
 ENTRIES = 3_000_000  # numbers in the largest temporary array
 
 
@@ -105,6 +107,7 @@ class Residual:
                 pending += [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
                 continue
             self._bound_rows(found, rows, part, kept, far, goal)
+            pending += self._noisy_with_others(found, surface, rows, kept, goal)
         found.upper = np.where(np.isnan(found.upper), np.inf, found.upper)
         return found
 
@@ -113,6 +116,17 @@ class Residual:
         if len(rows) <= FEWEST or len(rows) * kept <= CROWDED:
             return False
         return len(self.model.kept_keys(surface.rows(rows[:FEWEST]), goal)[0]) < 0.6 * kept
+
+    def _noisy_with_others(
+        self, found: Found, surface: Surface, rows: NDArray[np.intp], kept: NDArray[np.intp], goal: float
+    ) -> list[NDArray[np.intp]]:
+        """Cells to be bounded again, each by itself: those whose rounding counts only with keys that others need."""
+        if len(rows) == 1:
+            return []
+        size = self.model.key_sizes
+        noisy = rows[(found.noise[rows] > NOISY * goal) & (found.upper[rows] > goal)]
+        alone = [(row, self.model.kept_keys(surface.rows(np.array([row])), goal)[0]) for row in noisy]
+        return [np.array([row]) for row, own in alone if size[own].max() < size[kept].max() / 2]
 
     def _bound_rows(
         self, found: Found, rows: NDArray[np.intp], surface: Surface, kept: NDArray[np.intp], far: float, goal: float
@@ -124,9 +138,12 @@ class Residual:
         hulls = [self._hull(surface, kept, slice(a, a + step)) for a in range(0, len(rows), step)]
         upper, tilt, is_mild = (np.concatenate(part) for part in zip(*hulls, strict=True))
         nothing = np.full_like(found.shares[rows], np.inf)
-        shares = self._shares(nothing, surface, tilt)
+        # Of what no interpolation resolves, a cell may have little: until then only halving helps that lessens it.
+        is_rough = ~(surface.rest.max(axis=1) <= MOST_REST * goal)
+        by_rest = is_rough[:, None] & surface.blame.any(axis=1, keepdims=True)
+        shares = np.where(by_rest, surface.blame, self._shares(nothing, surface, tilt))
         found.upper[rows], found.shares[rows] = upper, shares
-        left = np.flatnonzero(~(upper <= goal) & is_mild & (surface.rest.max(axis=1) <= 0.6 * goal))
+        left = np.flatnonzero(~(upper <= goal) & is_mild & ~is_rough)
         if left.size:
             part = surface.rows(left)
             part = self.model.extended(part, self._ellipses(part.centre, part.half))
@@ -277,7 +294,7 @@ class Residual:
         budget = 0.1 * goal / axes / amplified
         is_small = remainders / terms.floor[:, None] <= budget
         first = is_small.argmax(axis=0)
-        is_ready = is_small.any(axis=0).all(axis=1) & (rests.max(axis=1) <= 0.6 * goal)
+        is_ready = is_small.any(axis=0).all(axis=1) & (rests.max(axis=1) <= MOST_REST * goal)
         return self.orders[first], is_ready
 
     def _shares(self, remainders: Floats, surface: Surface, tilt: Floats) -> Floats:

@@ -12,7 +12,7 @@ keys of a smooth target, whatever the tolerance; kappa only costs score precisio
 Several kinks make sectors, one group each. Beside the gates lies a line of keys along the normal where one kink is
 all there is to a target (any dimension), else a net or a grid. On a cube, kinks at right angles to an axis may also be
 graded axes of a grid (`tensor.graded_axis`); the shorter is taken. Kinks that nobody declared are looked for
-(`kinks.py`).
+(`kinks.py`); so are sides of a cube at which the target is like a root, towards which axes are graded, too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from foreword.compiler.construction.dense import DENSE_LIMIT, LEVELLED_OUTPUTS
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem, is_along_axis
-from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks, range_along
+from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks, range_along, rooted_sides
 from foreword.compiler.construction.reducing import Reduction, along
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
 from foreword.compiler.construction.spectral import too_rough
@@ -69,29 +69,35 @@ class Adaptive:
         """A draft; see `Construction.draft`. An obstacle when there is no kink."""
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
-        if not kinks or isinstance(domain, FiniteSet):
+        is_gridded = isinstance(domain, Cube) and domain.dimension in NODES
+        sides = rooted_sides(target.evaluate, domain, rng) if isinstance(domain, Cube) and is_gridded else []
+        if isinstance(domain, FiniteSet) or not (kinks or sides):
             return Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
+        notes = {"kinks": _told(kinks), "known": known} | ({"rooted_sides": _told(sides)} if sides else {})
         # One kink's keys lie along its normal already, and their proof is tighter than that of graded axes.
         reductions = Reduction.all_of(target, domain, request) if len(kinks) > 1 else []
         inner = reductions[0].drafted(self, request, rng, kinks) if reductions else None
         if isinstance(inner, Draft):
-            told = [[normal.tolist(), offset] for normal, offset in kinks]
-            return replace(inner, notes={**inner.notes, "kinks": told, "known": known})
-        gates = _Gates.of(target, domain, chart, request, kinks, rng)
-        candidate = gates.found()
+            return replace(inner, notes={**inner.notes, **notes})
+        is_along = is_gridded and all(is_along_axis(normal) is not None for normal, _ in kinks)
+        candidate: Candidate | Obstacle | None = None
+        if kinks and not (sides and is_along):  # beside gates the target is to be smooth
+            candidate = _Gates.of(target, domain, chart, request, kinks, rng).found()
         if (
             isinstance(domain, Cube)
-            and domain.dimension in NODES
-            and all(is_along_axis(n) is not None for n, _ in kinks)
+            and is_along
             and not (isinstance(candidate, Candidate) and candidate.notes["beside"] == "line")
         ):
-            grid = GridProblem.of(target, domain, chart, request, rng, kinks=kinks)
-            candidate = _better(request, candidate, _on_grid(grid, request))
-        if isinstance(candidate, Obstacle):
-            return candidate
-        judged = unseen(target, domain, chart, candidate.head.positions, kinks=kinks)
-        notes = {**candidate.notes, "kinks": [[normal.tolist(), offset] for normal, offset in kinks], "known": known}
-        return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), notes)
+            made = _on_grid(GridProblem.of(target, domain, chart, request, rng, kinks=[*kinks, *sides]), request)
+            candidate = made if candidate is None else _better(request, candidate, made)
+        if candidate is None or isinstance(candidate, Obstacle):
+            return candidate or Obstacle("kinks", f"No grid of keys can be graded towards the sides of {domain}.")
+        judged = unseen(target, domain, chart, candidate.head.positions, kinks=[*kinks, *sides])
+        return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
+
+
+def _told(kinks: Sequence[Kink]) -> list[list[object]]:
+    return [[normal.tolist(), offset] for normal, offset in kinks]
 
 
 def _on_grid(grid: GridProblem, request: Request) -> Candidate | Obstacle:

@@ -30,8 +30,12 @@ from foreword.compiler.construction.tensor import (
 from foreword.compiler.domain import Cube
 from foreword.compiler.target import Target
 
+CLOSER = (0.1, 0.01)  # times the scale of the last attempt
+LEAST_SCALE = 1e-11  # of keys about a kink
 LIMIT = 20_000  # positions: float64 evaluation of more takes longer than their solution
 SMOOTH = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7), (1.2, 0.2))  # (reach, overlap) of `gaussian_axis`
+# The same where a side is like a root, whose error is a root of the scale.
+ROOTED = ((1e-9, 0.3, 1.5), (1e-8, 0.2, 1.0), (1e-6, 0.2, 1.5), (1e-4, 0.3, 2.5))
 GRADED = ((1e-5, 0.3, 1.2), (1e-4, 0.3, 1.7), (1e-3, 0.3, 2.5), (1e-2, 0.5, 2.5))  # (scale, overlap, reach)
 
 
@@ -138,10 +142,17 @@ class GridProblem:
 
     def _with(self, counts: list[int]) -> Candidate:
         has_kinks = any(self.offsets)
+        has_roots = any(abs(offset) >= 1.0 for offsets in self.offsets for offset in offsets)
         steps = (24 if self.dimension <= 2 else 12) * (2 if has_kinks else 1)
         starts: list[Sequence[float]] = [self.shape] if self.shape is not None else []
         if not starts:
-            starts = [(*even, *edge) for even in SMOOTH[1:4] for edge in GRADED] if has_kinks else list(SMOOTH)
+            edges = (*GRADED, *ROOTED) if has_roots else GRADED
+            starts = [(*even, *edge) for even in SMOOTH[1:4] for edge in edges] if has_kinks else list(SMOOTH)
+        elif has_roots:  # more keys go closer, and from far off the search does not find its way
+            even, edge = tuple(starts[0][:2]), tuple(starts[0][2:])
+            starts += [(*even, closer * edge[0], *edge[1:]) for closer in CLOSER]
+            starts += [(*other, *edge) for other in SMOOTH] if not all(self.offsets) else []
+            starts += [(*other, *found) for other in SMOOTH[1:4] for found in ROOTED]
         is_over = self.request.is_over
         best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps, is_over=is_over)
         self.shape = best.tolist()
@@ -155,7 +166,7 @@ class GridProblem:
         if not (1.0 <= numbers[0] <= 20.0 and 1e-3 <= numbers[1] <= 20.0):
             return [], np.empty(0), math.inf
         if len(numbers) > 2 and not (
-            1e-9 <= numbers[2] <= 1.0 and 1e-3 <= numbers[3] <= 20.0 and 0.2 < numbers[4] < 20
+            LEAST_SCALE <= numbers[2] <= 1.0 and 1e-3 <= numbers[3] <= 20.0 and 0.2 < numbers[4] < 20
         ):
             return [], np.empty(0), math.inf
         made: dict[tuple[int, tuple[float, ...]], Axis] = {}

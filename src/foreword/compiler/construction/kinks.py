@@ -28,6 +28,10 @@ CELLS = 16  # intervals of a segment
 STEP = 1e-5  # arms of the second difference that tells a kink from curvature
 SAME = 1e-6  # largest distance of a found point from its hyperplane
 CLOSEST = 1e-9  # least distance from a kink at which samples are taken
+RAYS = 64  # points of a side from which it is asked how the target goes on inwards
+DEPTHS = (1e-2, 1e-3, 1e-4)  # how far inwards, in lengths of the domain along the axis
+NOISE = 1e-12  # of the values: a second difference no larger is one of their rounding
+ROOTED = 1.9  # a second difference that falls as (depth)^2 is that of a smooth function; as less, of none
 
 
 def kinks_of(target: Target, domain: Domain, rng: np.random.Generator) -> tuple[list[Kink], str]:
@@ -141,6 +145,30 @@ def sampled_kinks(evaluate: Callable[[Floats], Floats], domain: Sphere | Cube, r
             break
         found.append(kink)
         points = points[~holds]
+    return found
+
+
+def rooted_sides(evaluate: Callable[[Floats], Floats], domain: Cube, rng: np.random.Generator) -> list[Kink]:
+    """The sides of a cube at which the target is like a root or a logarithm, as kinks: their normals are along axes.
+
+    Inwards from such a side, f(0) - 2 f(h) + f(2 h) falls as h^p with p < 2, as it does for t^p; of a smooth function
+    it falls as h^2 at least. A side counts if that is so from a quarter of its points on.
+    """
+    found: list[Kink] = []
+    for axis, (low, high) in enumerate(domain.box):
+        for side, inwards in ((low, high - low), (high, low - high)):
+            points = np.tile(domain.sample(RAYS, rng), (1 + 2 * len(DEPTHS), 1, 1))
+            depths = np.array([0.0, *DEPTHS, *(2 * depth for depth in DEPTHS)])
+            points[:, :, axis] = np.clip(side + depths * inwards, low, high)[:, None]
+            values = evaluate(points.reshape(-1, domain.columns)).reshape(len(depths), RAYS, -1)
+            here, near, far = values[0], values[1 : 1 + len(DEPTHS)], values[1 + len(DEPTHS) :]
+            bends = np.abs(here - 2 * near + far)
+            with np.errstate(all="ignore"):
+                falls = np.log10(bends[:-1] / bends[1:])
+            is_plain = bends[1:] > NOISE * np.abs(values).max(axis=0)
+            is_rooted = ((falls < ROOTED) & is_plain).all(axis=0).any(axis=1)
+            if is_rooted.mean() >= 1 / 4:
+                found.append((np.eye(domain.columns)[axis], float(side)))
     return found
 
 

@@ -23,6 +23,7 @@ from foreword.compiler.head import Head
 NODES = {1: 400, 2: 100, 3: 48, 4: 24, 5: 15, 6: 10}
 GRADED_NODES = {1: 600, 2: 200, 3: 80, 4: 40, 5: 25, 6: 16}  # the same along an axis with kinks
 CLOSEST = 1e-9  # least distance of such a sample from a kink
+CLOSEST_TO_SIDE = 1e-12  # and from a side at which the target is like a root: the square root is 1e-6 there
 FAR = 30.0  # sinh(30) scales are beyond every reach
 
 
@@ -55,35 +56,44 @@ def gaussian_axis(count: int, reach: float, overlap: float, nodes: int) -> Axis:
 def graded_axis(count: int, reach: float, offsets: Sequence[float], scale: float, overlap: float, nodes: int) -> Axis:
     """Keys that crowd towards kinks at `offsets` as |t - offset| + scale does: spacing there about `scale`.
 
-    Centres t_k lie evenly in sum over offsets of asinh((t - offset) / scale), from -reach to reach. Neighbours with a
-    spacing s differ by overlap / s in key and are equal in score half way: the soft Bregman neighbours (statement A3)
+    Centres t_k lie evenly in sum over offsets of asinh((t - offset) / scale), from -reach to reach, but not beyond an
+    offset that is an end of [-1, 1]: there the target is like a root, and only one side of it is seen. Neighbours with
+    a spacing s differ by overlap / s in key and are equal in score half way: the soft Bregman neighbours (statement A3)
     of a convex function whose second derivative is overlap / s^2.
     """
     if count == 1:
         return Axis(np.zeros(1), np.zeros(1), graded(nodes, offsets))
+    first, last = -1.0 if min(offsets) <= -1.0 else -reach, 1.0 if max(offsets) >= 1.0 else reach
     fine = np.concatenate([offset + scale * np.sinh(np.linspace(-1, 1, 4001) * FAR) for offset in offsets])
-    fine = np.unique(np.clip(np.concatenate([fine, np.linspace(-reach, reach, 4001)]), -reach, reach))
+    fine = np.unique(np.clip(np.concatenate([fine, np.linspace(first, last, 4001)]), first, last))
     height = sum((np.arcsinh((fine - offset) / scale) for offset in offsets), start=np.zeros(len(fine)))
     centres = np.interp(np.linspace(height[0], height[-1], count), height, fine)
     steps = overlap / np.diff(centres)
     keys = np.concatenate([[0.0], np.cumsum(steps)])
     biases = np.concatenate([[0.0], -np.cumsum(steps * (centres[1:] + centres[:-1]) / 2)])
-    middle = (keys[0] + keys[-1]) / 2  # the same weights from keys around zero: scores, and their rounding, stay small
+    # Adding to all keys changes no weight. Scores, and their rounding, are to be small: between kinks keys are to lie
+    # around zero; where sides are steep, those far from them, so that what is large is that only close to a side.
+    has_side = min(offsets) <= -1.0 or max(offsets) >= 1.0
+    middle = keys[int(np.diff(centres).argmax())] if has_side else (keys[0] + keys[-1]) / 2
     return Axis(keys - middle, biases - biases.max(), graded(nodes, offsets))
 
 
 def graded(count: int, offsets: Sequence[float]) -> Floats:
     """About `count` points in [-1, 1]: both sides of each offset have points at geometric distances and Chebyshev's."""
     share = max(4, count // (4 * len(offsets)))
-    near = np.geomspace(CLOSEST, 1.0, share)
     even = (1.0 - np.cos(np.linspace(0.0, math.pi, share))) / 2
-    marks = [-1.0, *sorted(offsets), 1.0]
+    marks = sorted({-1.0, *offsets, 1.0})
     found = [np.array(marks)]
     for low, high in itertools.pairwise(marks):
         found += [low + (high - low) * even]
-        found += [low + (high - low) * near] if low > -1.0 else []
-        found += [high - (high - low) * near] if high < 1.0 else []
+        found += [low + (high - low) * _distances(low, share)] if low in offsets else []
+        found += [high - (high - low) * _distances(high, share)] if high in offsets else []
     return np.unique(np.clip(np.concatenate(found), -1.0, 1.0))
+
+
+def _distances(offset: float, share: int) -> Floats:
+    """Geometric distances of so many samples from an offset, as shares of the way to the next one."""
+    return np.geomspace(CLOSEST_TO_SIDE if abs(offset) >= 1.0 else CLOSEST, 1.0, share)
 
 
 def chebyshev(count: int) -> Floats:
