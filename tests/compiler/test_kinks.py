@@ -14,7 +14,7 @@ from foreword.compiler.construction.kinks import (
     expression_kinks,
     kinks_of,
     near_kinks,
-    rooted_sides,
+    rooted_planes,
     sampled_kinks,
 )
 from foreword.compiler.construction.tensor import graded, graded_axis, grid_output, grid_values
@@ -213,8 +213,17 @@ def test_sides_at_which_a_target_is_like_a_root_are_found(
     text: str, domain: Cube, wanted: list[tuple[int, float]]
 ) -> None:
     target = target_of(text, domain)
-    found = rooted_sides(target.evaluate, domain, np.random.default_rng(0))
+    found = rooted_planes(target.evaluate, domain, [], np.random.default_rng(0))
     assert [(int(normal.argmax()), side) for normal, side in found] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "is_rooted"), [("sqrt(abs(x - 0.3))", True), ("abs(x - 0.3)", False), ("abs(x - 0.3)*exp(x)", False)]
+)
+def test_a_kink_may_be_a_root_on_both_sides(text: str, is_rooted: bool) -> None:
+    target, kinks = target_of(text, Cube([(-1, 1)])), [(np.ones(1), 0.3)]
+    found = rooted_planes(target.evaluate, Cube([(-1, 1)]), kinks, np.random.default_rng(0))
+    assert found == (kinks if is_rooted else [])
 
 
 def test_keys_graded_towards_a_side_follow_a_root_exponentially() -> None:

@@ -37,8 +37,8 @@ from foreword.compiler.construction.contract import (
 from foreword.compiler.construction.dense import DENSE_LIMIT, LEVELLED_OUTPUTS
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
-from foreword.compiler.construction.grid import GridProblem, is_along_axis
-from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks, range_along, rooted_sides
+from foreword.compiler.construction.grid import GridProblem
+from foreword.compiler.construction.kinks import Kink, along_axis, kinks_of, near_kinks, range_along, rooted_planes
 from foreword.compiler.construction.reducing import Reduction, along
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
 from foreword.compiler.construction.spectral import too_rough
@@ -69,26 +69,31 @@ class Adaptive:
         """A draft; see `Construction.draft`. An obstacle when there is no kink."""
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
-        is_gridded = isinstance(domain, Cube) and domain.dimension in NODES
-        sides = rooted_sides(target.evaluate, domain, rng) if isinstance(domain, Cube) and is_gridded else []
+        rooted, sides = list[Kink](), list[Kink]()
+        if isinstance(domain, Cube) and domain.dimension in NODES:
+            rooted = rooted_planes(target.evaluate, domain, kinks, rng)
+            sides = [plane for plane in rooted if not any(plane is kink for kink in kinks)]
         if isinstance(domain, FiniteSet) or not (kinks or sides):
             return Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
-        notes = {"kinks": _told(kinks), "known": known} | ({"rooted_sides": _told(sides)} if sides else {})
+        notes = {"kinks": _told(kinks), "known": known} | ({"like_roots": _told(rooted)} if rooted else {})
         # One kink's keys lie along its normal already, and their proof is tighter than that of graded axes.
         reductions = Reduction.all_of(target, domain, request) if len(kinks) > 1 else []
         inner = reductions[0].drafted(self, request, rng, kinks) if reductions else None
         if isinstance(inner, Draft):
             return replace(inner, notes={**inner.notes, **notes})
-        is_along = is_gridded and all(is_along_axis(normal) is not None for normal, _ in kinks)
+        is_along = all(along_axis(normal) is not None for normal, _ in kinks)
         candidate: Candidate | Obstacle | None = None
-        if kinks and not (sides and is_along):  # beside gates the target is to be smooth
+        if kinks and not (rooted and is_along):  # beside gates the target is to be smooth
             candidate = _Gates.of(target, domain, chart, request, kinks, rng).found()
         if (
             isinstance(domain, Cube)
+            and domain.dimension in NODES
             and is_along
             and not (isinstance(candidate, Candidate) and candidate.notes["beside"] == "line")
         ):
-            made = _on_grid(GridProblem.of(target, domain, chart, request, rng, kinks=[*kinks, *sides]), request)
+            planes, is_rooted = [*kinks, *sides], bool(rooted)
+            grid = GridProblem.of(target, domain, chart, request, rng, kinks=planes, is_rooted=is_rooted)
+            made = _on_grid(grid, request)
             candidate = made if candidate is None else _better(request, candidate, made)
         if candidate is None or isinstance(candidate, Obstacle):
             return candidate or Obstacle("kinks", f"No grid of keys can be graded towards the sides of {domain}.")

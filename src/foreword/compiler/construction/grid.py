@@ -14,7 +14,7 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
-from foreword.compiler.construction.kinks import Kink, near_kinks
+from foreword.compiler.construction.kinks import Kink, along_axis, near_kinks
 from foreword.compiler.construction.search import Candidate, sizes_between, tuned
 from foreword.compiler.construction.tensor import (
     GRADED_NODES,
@@ -50,6 +50,7 @@ class GridProblem:
     chosen: Sampled
     limit: float
     sizes: Sequence[int]
+    is_rooted: bool  # whether the target is like a root at one of the offsets
     shape: Sequence[float] | None = None  # the best of the last attempt: reach, overlap, then those of graded axes
 
     @classmethod
@@ -62,8 +63,9 @@ class GridProblem:
         rng: np.random.Generator,
         *,
         kinks: Sequence[Kink],
+        is_rooted: bool = False,
     ) -> GridProblem:
-        """The problem; every kink's normal must be along an axis."""
+        """The problem; every kink's normal must be along an axis, and sides may be among them."""
         d = domain.dimension
         offsets = tuple(_flat_offsets(domain, axis, kinks) for axis in range(d))
         axes = [_axis(1, found, (1.2, 0.5, 1e-3, 0.3, 1.2), d) for found in offsets]
@@ -75,7 +77,9 @@ class GridProblem:
         chosen = Sampled.at(selection, target, chart)
         largest = min(2 * min(nodes) // 5, int(LIMIT ** (1 / d) + 1e-9))
         sizes = [count**d for count in sizes_between(min(largest, 3), largest, 1.08)]
-        return cls(request, offsets, nodes, values.reshape(*nodes, -1), chosen, request.limit_for(values), sizes)
+        return cls(
+            request, offsets, nodes, values.reshape(*nodes, -1), chosen, request.limit_for(values), sizes, is_rooted
+        )
 
     @property
     def dimension(self) -> int:
@@ -142,17 +146,16 @@ class GridProblem:
 
     def _with(self, counts: list[int]) -> Candidate:
         has_kinks = any(self.offsets)
-        has_roots = any(abs(offset) >= 1.0 for offsets in self.offsets for offset in offsets)
         steps = (24 if self.dimension <= 2 else 12) * (2 if has_kinks else 1)
         starts: list[Sequence[float]] = [self.shape] if self.shape is not None else []
         if not starts:
-            edges = (*GRADED, *ROOTED) if has_roots else GRADED
+            edges = (*GRADED, *ROOTED) if self.is_rooted else GRADED
             starts = [(*even, *edge) for even in SMOOTH[1:4] for edge in edges] if has_kinks else list(SMOOTH)
-        elif has_roots:  # more keys go closer, and from far off the search does not find its way
+        elif self.is_rooted:  # more keys go closer, and from far off the search does not find its way
             even, edge = tuple(starts[0][:2]), tuple(starts[0][2:])
             starts += [(*even, closer * edge[0], *edge[1:]) for closer in CLOSER]
             starts += [(*other, *edge) for other in SMOOTH] if not all(self.offsets) else []
-            starts += [(*other, *found) for other in SMOOTH[1:4] for found in ROOTED]
+            starts += [(*even, *found) for found in ROOTED]
         is_over = self.request.is_over
         best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps, is_over=is_over)
         self.shape = best.tolist()
@@ -186,15 +189,5 @@ def _axis(count: int, offsets: tuple[float, ...], shape: Sequence[float], dimens
 
 def _flat_offsets(domain: Cube, axis: int, kinks: Sequence[Kink]) -> tuple[float, ...]:
     lower, upper = domain.sides[axis]
-    along = sorted({offset / normal[axis] for normal, offset in kinks if is_along_axis(normal) == axis})
+    along = sorted({offset / normal[axis] for normal, offset in kinks if along_axis(normal) == axis})
     return tuple((offset - (lower + upper) / 2) / ((upper - lower) / 2) for offset in along)
-
-
-def is_along_axis(normal: Floats) -> int | None:
-    """The axis that the normal is along, or None.
-
-    >>> is_along_axis(np.array([0.0, -1.0])), is_along_axis(np.array([0.6, 0.8]))
-    (1, None)
-    """
-    axes = np.flatnonzero(np.abs(normal) > 1e-12)
-    return int(axes[0]) if len(axes) == 1 else None

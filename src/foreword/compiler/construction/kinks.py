@@ -7,7 +7,7 @@ put; no proof rests on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,28 +148,53 @@ def sampled_kinks(evaluate: Callable[[Floats], Floats], domain: Sphere | Cube, r
     return found
 
 
-def rooted_sides(evaluate: Callable[[Floats], Floats], domain: Cube, rng: np.random.Generator) -> list[Kink]:
-    """The sides of a cube at which the target is like a root or a logarithm, as kinks: their normals are along axes.
+def rooted_planes(
+    evaluate: Callable[[Floats], Floats], domain: Cube, kinks: Sequence[Kink], rng: np.random.Generator
+) -> list[Kink]:
+    """Where the target is like a root or a logarithm: those of the kinks along an axis, then sides of the cube.
 
-    Inwards from such a side, f(0) - 2 f(h) + f(2 h) falls as h^p with p < 2, as it does for t^p; of a smooth function
-    it falls as h^2 at least. A side counts if that is so from a quarter of its points on.
+    Off such a plane f(0) - 2 f(h) + f(2 h) falls as h^p with p < 2, as it does for t^p, at h from a hundredth to a
+    ten-thousandth of the domain: of a smooth function it falls as h^2 at least, and beside a kink, too. A plane counts
+    if that is so from a quarter of its points on.
     """
-    found: list[Kink] = []
+    found = []
+    for kink in kinks:
+        axis = along_axis(kink[0])
+        if axis is not None:
+            place, (low, high) = kink[1] / kink[0][axis], domain.box[axis]
+            ways = (high - place, low - place)
+            found += [kink] if any(_is_rooted(evaluate, domain, axis, place, way, rng) for way in ways) else []
     for axis, (low, high) in enumerate(domain.box):
-        for side, inwards in ((low, high - low), (high, low - high)):
-            points = np.tile(domain.sample(RAYS, rng), (1 + 2 * len(DEPTHS), 1, 1))
-            depths = np.array([0.0, *DEPTHS, *(2 * depth for depth in DEPTHS)])
-            points[:, :, axis] = np.clip(side + depths * inwards, low, high)[:, None]
-            values = evaluate(points.reshape(-1, domain.columns)).reshape(len(depths), RAYS, -1)
-            here, near, far = values[0], values[1 : 1 + len(DEPTHS)], values[1 + len(DEPTHS) :]
-            bends = np.abs(here - 2 * near + far)
-            with np.errstate(all="ignore"):
-                falls = np.log10(bends[:-1] / bends[1:])
-            is_plain = bends[1:] > NOISE * np.abs(values).max(axis=0)
-            is_rooted = ((falls < ROOTED) & is_plain).all(axis=0).any(axis=1)
-            if is_rooted.mean() >= 1 / 4:
-                found.append((np.eye(domain.columns)[axis], float(side)))
+        for side, way in ((low, high - low), (high, low - high)):
+            is_rooted = _is_rooted(evaluate, domain, axis, float(side), float(way), rng)
+            found += [(np.eye(domain.columns)[axis], float(side))] if is_rooted else []
     return found
+
+
+def _is_rooted(
+    evaluate: Callable[[Floats], Floats], domain: Cube, axis: int, place: float, way: float, rng: np.random.Generator
+) -> bool:
+    """Whether the target is so where the coordinate has the value `place`, on the side where it goes `way`."""
+    depths = np.array([0.0, *DEPTHS, *(2 * depth for depth in DEPTHS)])
+    points = np.tile(domain.sample(RAYS, rng), (len(depths), 1, 1))
+    points[:, :, axis] = np.clip(place + depths * way, *domain.box[axis])[:, None]
+    values = evaluate(points.reshape(-1, domain.columns)).reshape(len(depths), RAYS, -1)
+    here, near, far = values[0], values[1 : 1 + len(DEPTHS)], values[1 + len(DEPTHS) :]
+    bends = np.abs(here - 2 * near + far)
+    with np.errstate(all="ignore"):
+        falls = np.log10(bends[:-1] / bends[1:])
+    is_told = bends[1:] > NOISE * np.abs(values).max(axis=0)
+    return bool(((falls < ROOTED) & is_told).all(axis=0).any(axis=1).mean() >= 1 / 4)
+
+
+def along_axis(normal: Floats) -> int | None:
+    """The axis that the normal is along, or None.
+
+    >>> along_axis(np.array([0.0, -1.0])), along_axis(np.array([0.6, 0.8]))
+    (1, None)
+    """
+    axes = np.flatnonzero(np.abs(normal) > 1e-12)
+    return int(axes[0]) if len(axes) == 1 else None
 
 
 def _on_segments(domain: Sphere | Cube, starts: Floats, ends: Floats, places: Floats) -> Floats:

@@ -36,6 +36,7 @@ MOST_BENT = 0.375  # of the step's length, in the damping's own measure: beyond,
 SWEEPS = 4  # times that the samples are weighted anew
 PARTS = 5  # of a sweep, after each of which the goal may be reached
 WITHIN_REACH = 2.0  # times the goal: what the errors so far foretell must be below, or the rest is not worth its time
+HARDLY = 0.9  # times the least error before a sweep: where the least in it is above, the rest is not worth its time
 SPARED = 0.97  # of the limit on values: what holds them is not quite stiff
 STIFFNESS = 1e-3  # of what holds values within the limit, in units of the samples' share each
 
@@ -135,9 +136,14 @@ def polished(
 
 
 def _is_hopeless(errors: list[float], goal: float) -> bool:
-    """Whether errors that go on falling as in the last sweep miss the goal: they fall slower and slower, as a rule."""
-    if not goal > 0 or len(errors) <= PARTS or min(errors) <= 0:
+    """Whether errors that go on falling as in the last sweep miss the goal: they fall slower and slower, as a rule.
+
+    Without a goal, whether they have hardly fallen in the last sweep.
+    """
+    if len(errors) <= PARTS or min(errors) <= 0:
         return False
+    if not goal > 0:
+        return min(errors[-PARTS:]) > HARDLY * min(errors[:-PARTS])
     fall = max(0.0, math.log(errors[-1 - PARTS] / errors[-1])) / PARTS
     return math.log(min(errors) / (WITHIN_REACH * goal)) > fall * (SWEEPS * PARTS - len(errors))
 
