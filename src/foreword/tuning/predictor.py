@@ -100,9 +100,10 @@ class Predictor:
             self._check_decoder()
         if self.manner.template.chat:
             _ = self._space  # HostError when the tokenizer has no chat template
-        self._completions = [] if self.manner.kind == "generate" else [self.completion(x) for x in self.manner.labels]
+        self._completions: list[list[int]] = []
         if self.manner.kind == "classify" and self.readout is None:
-            self._completions = told_apart(self.host, self.manner.labels, self._completions)
+            spelled = [self.completion(label) for label in self.manner.labels]
+            self._completions = told_apart(self.host, self.manner.labels, spelled)
 
     def rows(self, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
