@@ -92,6 +92,13 @@ def test_tensorboard_shows_the_loss_of_every_step(task: Callable[..., Path], tmp
     assert [event.step for event in found.Scalars("selection")] == [0, 4, 8, 12]
 
 
+def test_a_fit_that_is_refused_before_its_first_step_says_why_with_a_tensorboard_too(
+    task: Callable[..., Path], tmp_path: Path, shared_host: Callable[[str], Host]
+) -> None:
+    with pytest.raises(FitError, match="no such layers"):
+        fw.fit(shared_host("bert"), task(), out=tmp_path / "out", tensorboard=True, layers=[7], **OPTIONS)
+
+
 def test_an_encoder_is_fitted_to_labels_that_its_tokenizer_has_no_token_for(
     task: Callable[..., Path], colours: Callable[[int], list[dict[str, str]]]
 ) -> None:
