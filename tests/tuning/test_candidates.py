@@ -513,6 +513,13 @@ def test_labels_that_the_tokenizer_spells_alike_are_refused(bench: Bench) -> Non
         labelled(made, "Red", "blue", "red")
 
 
+def test_labels_that_are_longer_than_the_decoder_reads_are_refused(bench: Bench) -> None:
+    made = bench("bart", "zero-shot", {})
+    long = " ".join(["red"] * made.host.max_positions)
+    with pytest.raises(HostError, match="readout"):
+        labelled(made, long, "blue")
+
+
 def test_labels_with_parts_that_the_tokenizer_does_not_know_are_refused(
     bench: Bench, load_host: Callable[[str], Host]
 ) -> None:

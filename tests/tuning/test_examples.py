@@ -185,9 +185,10 @@ def test_a_limit_keeps_every_label_and_only_drops(limit: int) -> None:
     assert set(capped.counts["fit"]) == {"a", "b", "c"}
 
 
-def test_a_limit_below_one_is_refused() -> None:
+@pytest.mark.parametrize("limit", [0, -3, True, 2.5, "3"])
+def test_a_limit_below_one_is_refused(limit: Any) -> None:
     with pytest.raises(DataError, match="1 or more"):
-        split_examples(examples_of(rows_of(20, "a", "b")), FRACTIONS, limit=0)
+        split_examples(examples_of(rows_of(20, "a", "b")), FRACTIONS, limit=limit)
 
 
 def test_labels_are_in_declared_order_else_sorted() -> None:

@@ -92,6 +92,23 @@ def test_tensorboard_shows_the_loss_of_every_step(task: Callable[..., Path], tmp
     assert [event.step for event in found.Scalars("selection")] == [0, 4, 8, 12]
 
 
+def test_a_fit_that_is_refused_before_its_first_step_says_why_with_a_tensorboard_too(
+    task: Callable[..., Path], tmp_path: Path, shared_host: Callable[[str], Host]
+) -> None:
+    with pytest.raises(FitError, match="no such layers"):
+        fw.fit(shared_host("bert"), task(), out=tmp_path / "out", tensorboard=True, layers=[7], **OPTIONS)
+
+
+def test_an_encoder_is_fitted_to_labels_that_its_tokenizer_has_no_token_for(
+    task: Callable[..., Path], colours: Callable[[int], list[dict[str, str]]]
+) -> None:
+    """Its read-out tells labels by number; a tokenizer that drops control characters makes nothing of this one."""
+    first = colours(3)[0]["label"]
+    rows = [{**row, "label": "\u200b" if row["label"] == first else row["label"]} for row in colours(60)]
+    made = fw.fit(None, task("bert", rows=rows, labels=None), **(OPTIONS | {"steps": 1}))
+    assert "\u200b" in made.predictor.manner.labels
+
+
 def test_a_soft_prompt_of_a_causal_model_is_given_as_a_prefix(task: Callable[..., Path]) -> None:
     """Baked: the same label scores as with the soft prompt before the tokens, up to float32 rounding."""
     made = fw.fit(None, task("gpt2"), method="soft-prompt", **OPTIONS)
@@ -262,6 +279,23 @@ def test_another_base_is_refused(task: Callable[..., Path], tmp_path: Path, load
         fw.fit.resume(out, host=other)
 
 
+def test_a_prefix_to_start_from_that_has_become_another_is_refused(
+    task: Callable[..., Path], tmp_path: Path, shared_host: Callable[[str], Host]
+) -> None:
+    """Its biases and the rates that follow from it are made anew on going on: they are no part of a checkpoint."""
+    path, host, out = task(), shared_host("bert"), tmp_path / "out"
+    brief = OPTIONS | {"steps": 1}
+    fw.fit(host, path, **brief).save(path.parent / "first.prefix")
+    with pytest.raises(KeyboardInterrupt):
+        fw.fit(host, path, out=out, start="prefix", start_prefix="first.prefix", watch=StopsAt(6), **OPTIONS)
+    (path.parent / "first.prefix").unlink()
+    with pytest.raises(RunFolderError, match=r"files was .*, is null"):
+        fw.fit.resume(out, host=host)
+    fw.fit(host, path, seed=1, **brief).save(path.parent / "first.prefix")
+    with pytest.raises(RunFolderError, match=r"files\.start_prefix was"):
+        fw.fit.resume(out, host=host)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"method": "prefiks"}, "did you mean 'prefix'"),
     "option": ({"stepz": 3}, "did you mean 'steps'"),
@@ -283,6 +317,16 @@ def test_a_wrong_option_is_refused_before_any_model_is_loaded(
     monkeypatch.setattr(Host, "load", None)
     with pytest.raises(FitError, match=said):
         fw.fit(None, task(), **options)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5, "0", None])
+def test_a_seed_that_is_none_is_refused_before_any_model_is_loaded(
+    task: Callable[..., Path], seed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "load", None)
+    for verb in (fw.fit, fw.foretell):
+        with pytest.raises(FitError, match="from 0 to 4294967295"):
+            verb(None, task(), seed=seed)
 
 
 def test_all_that_is_wrong_with_the_options_is_said_at_once(task: Callable[..., Path]) -> None:

@@ -302,25 +302,32 @@ def test_the_time_of_all_resumes_counts(tmp_path: Path) -> None:
 # What is not gone on from
 
 
+IDENTITY = {"seed": 0, "files": {"teacher_file": "a1"}}
+
+
 def saved(path: Path) -> bytes:
-    run(checkpoint=path, identity="this fit")
+    run(checkpoint=path, identity=IDENTITY)
     return path.read_bytes()
 
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "identity": {"identity": "another fit"},
-    "batch size": {"settings": replace(SETTINGS, batch_size=3)},
-    "steps": {"settings": replace(SETTINGS, steps=21)},
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "identity": ({"identity": {**IDENTITY, "files": {"teacher_file": "b2"}}}, 'files.teacher_file was "a1", is "b2"'),
+    "none": ({"identity": {}}, "seed was 0, is null"),
+    "batch size": ({"settings": replace(SETTINGS, batch_size=3)}, "batch_size was 2, is 3"),
+    "steps": ({"settings": replace(SETTINGS, steps=21)}, "steps was 20, is 21"),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_the_checkpoint_of_another_fit_is_refused_naming_both(tmp_path: Path, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_the_checkpoint_of_another_fit_is_refused_naming_both(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
     path = tmp_path / "checkpoint"
     before = saved(path)
     with pytest.raises(FitError, match="of another fit") as caught:
-        run(change.get("settings", SETTINGS), checkpoint=path, identity=change.get("identity", "this fit"))
+        run(change.get("settings", SETTINGS), checkpoint=path, identity=change.get("identity", IDENTITY))
     assert caught.value.expected != caught.value.found
+    assert said in str(caught.value.found)
     assert path.read_bytes() == before
 
 
@@ -330,13 +337,13 @@ def test_the_checkpoint_of_other_parameters_is_refused(tmp_path: Path) -> None:
     vector = Vector()
     vector.rest = nn.Parameter(torch.zeros(3))
     with pytest.raises(FitError, match="of another fit"):
-        fit(Quadratic(vector), vector, SETTINGS, seed=0, checkpoint=path, identity="this fit")
+        fit(Quadratic(vector), vector, SETTINGS, seed=0, checkpoint=path, identity=IDENTITY)
 
 
 def is_refused(path: Path, content: bytes) -> bool:
     path.write_bytes(content)
     try:
-        run(checkpoint=path, identity="this fit")
+        run(checkpoint=path, identity=IDENTITY)
     except FitError as error:
         return "cannot be read" in error.what and str(path) in error.what
     return False
@@ -353,7 +360,7 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_damage_is(tmp_path: Path) 
     for length in range(0, 200, 7):
         assert is_refused(path, rng.bytes(length))
     path.write_bytes(whole)
-    assert run(checkpoint=path, identity="this fit")[1].drawn == []  # and the whole one is still good
+    assert run(checkpoint=path, identity=IDENTITY)[1].drawn == []  # and the whole one is still good
 
 
 class Evil:
@@ -484,6 +491,24 @@ def test_a_loss_that_runs_away_before_the_first_look_is_seen_there() -> None:
     outcome = fit(problem, vector, replace(SETTINGS, steps=8), seed=0)
     assert outcome.factor < 1
     assert any("back to the state of step 0" in text for text in outcome.notices)
+
+
+def test_what_was_remembered_of_a_state_that_ran_away_is_forgotten_with_it() -> None:
+    """The sum that the losses depend on grows by 0.01 (step + 1) a step; from step 12 on it begins anew."""
+    vector = Vector()
+    problem = Poisoned(vector, bad=lambda step: 8 <= step < 12, value=1000.0, scores=lambda step: (-abs(step - 4), 0.0))
+    fit(problem, vector, replace(SETTINGS, steps=14), seed=0)
+    assert float(problem.remembered) == pytest.approx(0.01 * (13 + 14))
+
+
+def test_what_has_no_part_in_the_loss_is_refused() -> None:
+    class Detached(Quadratic):
+        def loss(self, indices: list[int], step: int) -> Tensor:
+            return super().loss(indices, step).detach()
+
+    vector = Vector()
+    with pytest.raises(FitError, match="has a part in the answers"):
+        fit(Detached(vector), vector, SETTINGS, seed=0)
 
 
 class Narrow(Quadratic):

@@ -16,7 +16,7 @@ from foreword.engine.attach import attached
 from foreword.engine.host import Host
 from foreword.engine.interop import occupying, write_peft
 from foreword.engine.reading import Seen, read
-from foreword.errors import PrefixError
+from foreword.errors import FitError, PrefixError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.loudness import LEAST_SHARE, LOGITS, MOVE, Loudness, measured, quieted
 from foreword.tuning.resize import Texts
@@ -145,6 +145,18 @@ def test_rates_follow_the_scale_of_the_model(load_host: Callable[[str], Host]) -
     for site, loudness in found(host, drawn(host)).items():
         assert loudness.value_rate == pytest.approx(10 * before[site].value_rate, rel=1e-3)
         assert loudness.key_rate == pytest.approx(before[site].key_rate, rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_model_that_computes_nothing_finite_is_refused_before_it_is_fitted(
+    load_host: Callable[[str], Host], number: float
+) -> None:
+    """As one does whose numbers leave float16's range."""
+    host = load_host("llama")
+    with torch.no_grad():
+        host.model.model.layers[1].self_attn.q_proj.weight[0] = number
+    with pytest.raises(FitError, match="not finite"):
+        found(host, drawn(host))
 
 
 @pytest.mark.parametrize("positions", [4, 64])

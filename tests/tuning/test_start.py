@@ -513,6 +513,14 @@ def test_a_layer_or_head_that_is_not_there_is_refused(bench: Bench) -> None:
             candidate_for(made.task.candidates[0]).fit(made, seed=0)
 
 
+@pytest.mark.parametrize("start", ["zero", "closed-form"])
+def test_layers_that_have_no_part_in_the_answers_are_refused(bench: Bench, start: str) -> None:
+    """Features are the encoder's: sites of the decoder, which follow the encoder's, never change them."""
+    made = bench("t5", start=start, readout="linear", layers=[3])
+    with pytest.raises(FitError, match="has a part in the answers"):
+        candidate_for(made.task.candidates[0]).fit(made, seed=0)
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

@@ -7,7 +7,7 @@ published with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from foreword.engine.host import Host
 from foreword.engine.loading import load_model
-from foreword.engine.rendering import batches, padded
+from foreword.engine.rendering import padded
+
+# Tokens, padding included, that are read at once: rows of like length together, so that little of it is padding.
+TOKENS = 384
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,12 @@ def run_peft(
     """Fit on `rows[0]`, look at `rows[1]` and, without choosing by it, at `rows[2]` every few steps."""
     model = _model(host.reference, int(targets[0].max()) + 1, settings, fixed.positions, seed).eval()
 
-    def loss(indices: list[int]) -> Tensor:
-        found = padded(host, [rows[0][index] for index in indices])
-        return nn.functional.cross_entropy(model(found.ids, found.mask), targets[0][indices])
+    def losses(indices: list[int]) -> Iterator[Tensor]:
+        for part in _of_like_length([len(rows[0][index]) for index in indices]):
+            told = [indices[place] for place in part]
+            found = padded(host, [rows[0][index] for index in told])
+            each = nn.functional.cross_entropy(model(found.ids, found.mask), targets[0][told], reduction="sum")
+            yield each / len(indices)
 
     def right(split: int) -> list[int]:
         answers = _answers(model, host, rows[split])
@@ -126,7 +132,7 @@ def run_peft(
 
     return peft_run(
         model,
-        loss,
+        losses,
         right,
         settings.as_dict(),
         examples=len(rows[0]),
@@ -141,8 +147,20 @@ def run_peft(
 def _answers(model: nn.Module, host: Host, rows: Sequence[list[int]]) -> list[int]:
     answers = [0] * len(rows)
     with torch.no_grad():
-        for indices in batches([len(row) for row in rows], 32):
+        for indices in _of_like_length([len(row) for row in rows]):
             found = padded(host, [rows[index] for index in indices])
             for index, label in zip(indices, model(found.ids, found.mask).argmax(dim=1).tolist(), strict=True):
                 answers[index] = label
     return answers
+
+
+def _of_like_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of rows, longest first, in parts of at most TOKENS tokens when padded to their longest."""
+    part = list[int]()
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if part and (len(part) + 1) * lengths[part[0]] > TOKENS:
+            yield part
+            part = []
+        part.append(place)
+    if part:
+        yield part

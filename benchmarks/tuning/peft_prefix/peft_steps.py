@@ -1,12 +1,14 @@
 """The loop that PEFT's documentation fits with: AdamW, and a linear schedule, after a warm-up where there is one.
 
-Batches are those of ours (`foreword.tuning.batching`). Looks at the selection and the unseen examples are not timed.
+Batches are those of ours (`foreword.tuning.batching`). A batch's loss may come in parts that are summed: their
+gradients add up to the whole's, and rows of like length need less padding. Looks at the selection and the unseen
+examples are not timed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from foreword.tuning.batching import Batches
 
 def peft_run(
     model: nn.Module,
-    loss: Callable[[list[int]], Tensor],
+    losses: Callable[[list[int]], Iterable[Tensor]],
     right: Callable[[int], list[int]],
     settings: dict[str, Any],
     *,
@@ -30,7 +32,7 @@ def peft_run(
     warm_up: float = WARM_UP,
     looks_at_unseen: bool = True,
 ) -> dict[str, Any]:
-    """Fit `model`'s parameters by `loss` of example indices, and look every few steps.
+    """Fit `model`'s parameters by the sum of `losses` of example indices, and look every few steps.
 
     `right(1)` says which selection examples the model answers rightly, `right(2)` which unseen ones; the best state is
     the one that the selection split says. Where settings are only searched, nobody looks at the unseen ones.
@@ -55,9 +57,9 @@ def peft_run(
                 best_step, kept, best = step, answered, curve[-1][2]
         if step < steps:
             started = time.perf_counter()
-            found = loss(drawn.at(step))
             optimizer.zero_grad()
-            found.backward()
+            for part in losses(drawn.at(step)):
+                part.backward()
             optimizer.step()
             schedule.step()
             seconds += time.perf_counter() - started

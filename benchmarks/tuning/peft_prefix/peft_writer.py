@@ -89,18 +89,19 @@ def run_writer(
     fit = splits[0]
     targets = torch.tensor([list(fit.choices).index(answer) for answer in fit.answers]) if fit.choices else None
 
-    def loss(indices: list[int]) -> Tensor:
+    def losses(indices: list[int]) -> Iterator[Tensor]:
         if settings.loss == "labels" and targets is not None:
             scores = label_scores(model, [fit.prompts[i] for i in indices], fit.choices)
-            return nn.functional.cross_entropy(scores, targets[indices])
-        return _completion_loss(model, fit, indices)
+            yield nn.functional.cross_entropy(scores, targets[indices])
+        else:
+            yield _completion_loss(model, fit, indices)
 
     def right(split: int) -> list[int]:
         return _chosen(model, splits[split]) if fit.choices else _right(model, splits[split], read)
 
     return peft_run(
         model,
-        loss,
+        losses,
         right,
         settings.as_dict(),
         examples=len(fit.prompts),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import FitError
+from foreword.tuning.folder import differences
 
 _DIGEST_BYTES = 32
 
@@ -62,7 +63,7 @@ class FitState:
 class Checkpoint:
     """What a fit needs to go on, and whose it is: `identity` and `settings` must be those of the fit that reads it."""
 
-    identity: str
+    identity: dict[str, Any]
     settings: dict[str, Any]
     parameters: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -82,7 +83,7 @@ class Checkpoint:
         write_bytes_atomically(path, whole)
 
     @classmethod
-    def read(cls, path: Path, *, identity: str, settings: dict[str, Any]) -> Checkpoint | None:
+    def read(cls, path: Path, *, identity: dict[str, Any], settings: dict[str, Any]) -> Checkpoint | None:
         """The checkpoint at `path`; None when there is none. FitError when it is damaged, or another fit's."""
         if not path.exists():
             return None
@@ -103,11 +104,12 @@ class Checkpoint:
                 found=f"{type(error).__name__}: {error}".splitlines()[0][:200],
                 fix="Remove the file; the fit then starts again.",
             ) from error
-        if (found.identity, found.settings) != (identity, settings):
+        parts = (found.identity, identity), (found.settings, settings)
+        if changed := [line for was, now in parts for line in differences(was, now)]:
             raise FitError(
                 f"The checkpoint {path} is of another fit.",
-                expected=f"{identity}, {settings}",
-                found=f"{found.identity}, {found.settings}",
+                expected="the settings, data, base model and files that it was saved with",
+                found="changed: " + "; ".join(dict.fromkeys(changed[:6])),
                 fix="Use another run folder, or remove the file to start again.",
             )
         return found

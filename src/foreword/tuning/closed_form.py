@@ -172,8 +172,10 @@ class _Trial:
         found, total = {site: torch.zeros_like(value) for site, value in values.items()}, 0.0
         for loss in self._losses():
             # Features alone never reach a decoder's sites: these have no slope.
-            gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
             total += float(loss.detach())
+            if not loss.requires_grad:  # none of the sites has a part in the loss: the fit itself will say so
+                continue
+            gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
             for site, gradient in zip(values, gradients, strict=True):
                 if gradient is not None:
                     found[site] += gradient

@@ -116,9 +116,9 @@ def load_examples(task: Task) -> Examples:
 
 def split_examples(examples: Examples, settings: SplitSettings, *, limit: int | None = None) -> Splits:
     """Divide examples by content. DataError when a label (or the whole, for generation) has too few."""
-    if limit is not None and limit < 1:
-        found = str(limit)
-        raise DataError("No example is left.", expected="a limit of 1 or more", found=found, fix="Raise the limit.")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        found, fix = repr(limit), "Raise the limit, or leave it out."
+        raise DataError("No example is left.", expected="a limit of 1 or more, a whole number", found=found, fix=fix)
     strata: dict[str, list[Example]] = {label: [] for label in examples.labels or ("",)}
     for row in sorted(examples.rows, key=lambda row: _place(row, settings.salt)):
         strata[row.target if examples.labels else ""].append(row)

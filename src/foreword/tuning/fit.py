@@ -24,13 +24,14 @@ from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.fit_log import FitLog
-from foreword.tuning.fit_request import settings_for, sweeps
+from foreword.tuning.fit_request import check_seed, settings_for, sweeps
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
 from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.length import FITTED, Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
+from foreword.tuning.named_files import named_files
 from foreword.tuning.task import Task
 from foreword.version import __version__
 
@@ -73,6 +74,7 @@ class _Verb:
         says which option is wrong; RunFolderError what the folder holds instead.
         """
         task = task if isinstance(task, Task) else Task.load(task)
+        check_seed(seed)
         is_swept = sweeps(method, length, lengths)
         settings = settings_for(task, method, None if length == "auto" else length, options)
         lengths = checked_lengths(lengths)
@@ -184,6 +186,7 @@ class _Work:
 
     def identity(self) -> dict[str, Any]:
         settings = self.task.settings()
+        files = named_files(self.settings, self.task.folder)
         return {
             "settings": self.settings.model_dump(mode="json"),
             "task": {name: settings[name] for name in _PARTS} | {"limits": settings["limits"]},
@@ -191,6 +194,7 @@ class _Work:
             "limit": self.limit,
             "data": self.splits.hash,
             "base": self.host.fingerprint,
+            **({"files": files} if files else {}),
             "foreword": __version__,
         }
 

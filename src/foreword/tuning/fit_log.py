@@ -58,7 +58,7 @@ class FitLog(FitWatch):
     def close(self) -> None:
         """Write what TensorBoard still holds back."""
         if self._board is not None:
-            self._board.writer.close()
+            self._board.close()
 
     def _lines(self) -> list[str]:
         try:
@@ -96,6 +96,10 @@ class _Board:
 
     def start(self, step: int) -> None:
         self.writer = self._open(str(self.folder), purge_step=step + 1)
+
+    def close(self) -> None:
+        if self.writer is not None:  # a fit that is refused before its first step has none
+            self.writer.close()
 
     def add(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

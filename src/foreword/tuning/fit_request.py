@@ -16,6 +16,17 @@ from foreword.tuning.task import Task
 METHODS = tuple(kind for kind, settings in BY_KIND.items() if issubclass(settings, FittedSettings))
 
 
+def check_seed(seed: object) -> None:
+    """FitError when this is no seed, by the range that a task file's seeds have."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise FitError(
+            "The seed cannot be used.",
+            expected=f"a whole number from 0 to {2**32 - 1}",
+            found=repr(seed),
+            fix="Choose another seed.",
+        )
+
+
 def _length_of(method: str, kind: type[CandidateSettings]) -> str:
     """The field that a length is of this kind of candidate."""
     for field in ("positions", "rank"):

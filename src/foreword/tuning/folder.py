@@ -102,7 +102,7 @@ class HeldFolder:
         if found is None:
             return [f"a {self.identity_name}, which says whose work it is, that cannot be read"]
         found.pop("aside", None)
-        return [f"changed: {line}" for line in _difference(found, wanted)]
+        return [f"changed: {line}" for line in differences(found, wanted)]
 
     def _found(self) -> list[Path]:
         """Everything in the folder that the work makes, but for its identity; it may hold other things as well."""
@@ -141,12 +141,12 @@ class HeldFolder:
             raise RunFolderError(error.what, expected=error.expected, found=error.found, fix=error.fix) from error
 
 
-def _difference(found: Any, wanted: Any, at: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, at: str = "") -> list[str]:
     """Where two JSON values differ, as dotted paths with both values."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [*found, *(key for key in wanted if key not in found)]
         return [
-            line for key in keys for line in _difference(found.get(key), wanted.get(key), f"{at}.{key}" if at else key)
+            line for key in keys for line in differences(found.get(key), wanted.get(key), f"{at}.{key}" if at else key)
         ]
     return [] if found == wanted else [f"{at} was {_short(found)}, is {_short(wanted)}"]
 

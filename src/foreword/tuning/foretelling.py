@@ -21,6 +21,7 @@ from foreword.engine.host import Host
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
 from foreword.tuning.field_values import Kind
+from foreword.tuning.fit_request import check_seed
 from foreword.tuning.probes import Probes, probe
 from foreword.tuning.task import Task
 
@@ -199,6 +200,7 @@ def foretell(
     `host` is a Host, a reference, or None for the task's own. Only the fit and selection splits are used. `watch` is
     told the name of each probe as it begins. Errors are those of the task file, its data and the model.
     """
+    check_seed(seed)
     task = task if isinstance(task, Task) else Task.load(task)
     splits = load_splits(task, limit=limit)
     if not isinstance(host, Host):

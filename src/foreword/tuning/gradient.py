@@ -71,6 +71,7 @@ class Gradient:
             part = mine[start : start + size]
             with self.autocast():
                 loss = self.problem.loss(part, step)
+            _check_reached(loss)
             if len(part) < len(indices):
                 loss = loss * (self.problem.weight(part) / self.problem.weight(indices))
             torch.autograd.backward(self.scaler.scale(loss))
@@ -93,6 +94,18 @@ class Gradient:
         size = min(self.part or whole, whole)
         self.part = halved_part(size, error)
         self.notice(f"a batch of {size} does not fit into memory: read in parts of {self.part}")
+
+
+def _check_reached(loss: Tensor) -> None:
+    """FitError when the loss does not depend on anything that is fitted."""
+    if not loss.requires_grad:
+        raise FitError(
+            "Nothing that is fitted has a part in the answers.",
+            expected="a prefix where the answers are read from",
+            found="a loss that does not depend on it",
+            fix="Leave layers out, or name others: a read-out of features is of an encoder-decoder's encoder, "
+            "and its decoder's layers have no part in it.",
+        )
 
 
 def halved_part(size: int, error: BaseException) -> int:

@@ -44,7 +44,7 @@ def fit(
     *,
     seed: int,
     checkpoint: Path | None = None,
-    identity: str = "",
+    identity: Mapping[str, Any] | None = None,
     watch: FitWatch | None = None,
     devices: Devices | None = None,
     about: Mapping[str, Any] | None = None,
@@ -58,7 +58,7 @@ def fit(
     at its end, and a fit of the same `identity` goes on from it. FitError when loss or gradient stay
     not finite, when not even one example fits into memory, or the checkpoint is of another fit.
     """
-    place = _Place(checkpoint, identity)
+    place = _Place(checkpoint, dict(identity or {}))
     begun = FitState(part=settings.part, about=dict(about or {}))
     loop = _Loop(problem, fitted, settings, seed, place, watch or FitWatch(), devices or Devices(), begun)
     reason = loop.run()
@@ -74,7 +74,7 @@ class _Place:
     """Where a fit is saved, as whose, and when it last was."""
 
     path: Path | None
-    identity: str
+    identity: dict[str, Any]
     at: float = field(default_factory=time.perf_counter)
     took: float = 0.0
 
@@ -116,6 +116,7 @@ class _Loop:
         self.optimizer = self._fresh_optimizer()
         self.gradient = Gradient(problem, list(self.parameters.values()), settings, devices, self._notice)
         self.scaler = self.gradient.scaler
+        self.blank = problem.memory()  # of no state of the parameters
         self.state = self._loaded() or begun
         self.gradient.part = self.state.part
         watch.start(self.state.step)
@@ -236,6 +237,7 @@ class _Loop:
             return
         state.rescues, state.factor = state.rescues + 1, state.factor / 2
         restore(self.parameters, state.best)
+        self.problem.remember(self.blank)  # what it remembers is of the state that ran away
         self.optimizer = self._fresh_optimizer()
         self._notice(
             f"step {state.step}: the loss ran away to {loss:.3g}; back to the state of step {state.best_at}, "

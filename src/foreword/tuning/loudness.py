@@ -29,6 +29,7 @@ from torch import Tensor
 from foreword.engine.assignment import PrefixTensors, SiteTensors
 from foreword.engine.host import Host
 from foreword.engine.reading import Seen, read
+from foreword.errors import FitError
 from foreword.tuning.resize import Texts, log_odds
 
 SHARE, LOGITS, MOVE, GENTLE = 0.08, 0.7, 0.06, 1 / 3
@@ -65,7 +66,7 @@ def measured(
     """What `tensors` get of the bare model's attention over these texts, at each of these sites that reads them.
 
     With `share` the bias brings each key head's mean share down to it where it is above; without, biases are zero.
-    Rates are `pace` times the usual ones.
+    Rates are `pace` times the usual ones. FitError when what the model attends to is not finite.
     """
     samples = {site: _Sample([[] for _ in range(len(tensors[site].keys))]) for site in sites}
 
@@ -81,7 +82,16 @@ def measured(
     rows = [row[:TOKENS] for row in texts.rows[:ROWS]]
     answers = [answer[:TOKENS] for answer in texts.answers[:ROWS]]
     read(host, rows, see, answers=answers, batch_size=1)  # alone: no query is padding, and the scores stay small
-    return {site: _loudness(sample, share, pace) for site, sample in samples.items() if sample.reach}
+    found = {site: _loudness(sample, share, pace) for site, sample in samples.items() if sample.reach}
+    for site, each in found.items():
+        if not all(0 < rate < math.inf for rate in (each.key_rate, each.value_rate)):
+            raise FitError(
+                "The base model computes numbers that are not finite, before anything is fitted.",
+                expected="finite queries and outputs of attention",
+                found=f"infinities or NaN at {site}, on the first {len(rows)} examples",
+                fix="Load the model in float32 or bfloat16 (dtype in [model]); if it is, its weights are damaged.",
+            )
+    return found
 
 
 def quieted(tensors: PrefixTensors, found: Mapping[str, Loudness]) -> dict[str, SiteTensors]:

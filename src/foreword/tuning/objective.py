@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,9 +115,7 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
         seed=seed,
     )
     held_out = lessons[::HELD_OUT]
-    made = AnswerDistillation(ground, [x for i, x in enumerate(lessons) if i % HELD_OUT], held_out, prefixes)
-    made.source = hashlib.sha256(text.encode()).hexdigest()
-    return made
+    return AnswerDistillation(ground, [x for i, x in enumerate(lessons) if i % HELD_OUT], held_out, prefixes)
 
 
 def _read(path: Path) -> str:

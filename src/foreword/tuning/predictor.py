@@ -96,13 +96,14 @@ class Predictor:
                 found=f"{self.host.reference}, an encoder, for kind {self.manner.kind}",
                 fix="Name a causal base model in [model] reference, or choose a read-out.",
             )
-        if self.host.role == "encoder-decoder" and self.readout is None:
-            self._check_decoder()
         if self.manner.template.chat:
             _ = self._space  # HostError when the tokenizer has no chat template
-        self._completions = [] if self.manner.kind == "generate" else [self.completion(x) for x in self.manner.labels]
+        self._completions: list[list[int]] = []
         if self.manner.kind == "classify" and self.readout is None:
-            self._completions = told_apart(self.host, self.manner.labels, self._completions)
+            spelled = [self.completion(label) for label in self.manner.labels]
+            self._completions = told_apart(self.host, self.manner.labels, spelled)
+        if self.host.role == "encoder-decoder" and self.readout is None:
+            self._check_decoder()
 
     def rows(self, inputs: Sequence[str]) -> list[list[int]]:
         """Token ids of the inputs in their template, cut to what the model reads with the answer behind them."""
@@ -123,12 +124,15 @@ class Predictor:
     def _check_decoder(self) -> None:
         """HostError when the decoder cannot write, or an answer would be longer than it reads."""
         decoder_start(self.host)
-        if self.manner.kind == "generate" and self.manner.max_new_tokens > self.host.max_positions:
+        if self._longest_answer > self.host.max_positions:
             raise HostError(
                 "The answers are longer than this model's decoder reads.",
                 expected=f"at most {self.host.max_positions} tokens",
-                found=str(self.manner.max_new_tokens),
-                fix="Lower max_tokens in [model].",
+                found=str(self._longest_answer),
+                fix="Lower max_tokens in [model]."
+                if self.manner.kind == "generate"
+                else "Give the labels shorter names, or let every candidate read them from features: probe, or "
+                'readout = "prototypes" or "linear".',
             )
 
     def completion(self, text: str) -> list[int]:

@@ -23,6 +23,7 @@ from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Splits
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loop import fit
+from foreword.tuning.named_files import named_files
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, targets_of
 from foreword.tuning.predictor import Manner, Predictor, check_texts
@@ -203,8 +204,13 @@ def fit_adaptation(
         settings.loop(seconds),
         seed=seed,
         checkpoint=checkpoint,
-        identity=f"{settings.model_dump_json()} seed={seed} data={bench.splits.hash} base={bench.host.fingerprint}"
-        + (f" document={objective.source}" if objective.source else ""),
+        identity={
+            "settings": settings.model_dump(mode="json"),
+            "seed": seed,
+            "data": bench.splits.hash,
+            "base": bench.host.fingerprint,
+            "files": named_files(settings, bench.task.folder),
+        },
         watch=watch,
         about=about,
     )

@@ -132,9 +132,10 @@ def examples_for(bench: Workbench, predictor: Predictor, count: int | None = Non
     begin = getattr(host.tokenizer, "bos_token_id", None)
     found = []
     for example, read in zip(shown, rows, strict=True):
-        answer = predictor.completion(example.target)
-        told = [*(read[1:] if read[:1] == [begin] else read), *answer, *gap]
-        if host.role == "encoder":
-            told = render(host, Template("", ""), f"{example.input} {example.target}")
+        if host.role == "encoder":  # it never writes a label, which it need not be able to spell
+            answer, told = [], render(host, Template("", ""), f"{example.input} {example.target}")
+        else:
+            answer = predictor.completion(example.target)
+            told = [*(read[1:] if read[:1] == [begin] else read), *answer, *gap]
         found.append(Example(number[example.id], tuple(read), tuple(answer), tuple(told)))
     return found

@@ -59,10 +59,8 @@ class Objective(ABC):
     """A loss over `examples` examples and its judgement; final classes add what they minimise.
 
     `lengths` are the tokens that each example makes the model read, for batches of like length. `cut` counts inputs, by
-    split, of which the end was cut off. `source` names by hash what the loss depends on besides examples and settings.
+    split, of which the end was cut off.
     """
-
-    source: str = ""
 
     def __init__(self, ground: Ground) -> None:
         self.predictor, self.score = ground.predictor, ground.score
