@@ -3,6 +3,8 @@
 answers    six digits and the answer of a skill drawn at random (number_tasks.py), for causal models; which skill is
            told nowhere, so that bare the model cannot know which is wanted
 text       sources of the standard library, some of it masked, for encoders
+
+A model that does not do better at that than without reading is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import random
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 import transformers
 from number_tasks import NUMBERS, SKILLS, every_row
+from pairs import chance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
@@ -49,7 +52,7 @@ class Recipe:
 
 
 def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
-    """The model folder, trained where there is none yet."""
+    """The model folder, trained where there is none yet. FitError when the training ends at chance."""
     if (place / "config.json").exists():
         return place
     reader = text_reader() if recipe.corpus == "text" else _number_reader()
@@ -59,11 +62,7 @@ def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
     batches, loss = _batches(recipe, reader, seed), torch.zeros(())
     for step in range(recipe.steps):
-        read, wanted = next(batches)
-        logits = model(input_ids=read).logits
-        if not recipe.is_encoder:
-            logits, wanted = logits[:, :-1], wanted[:, 1:]
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+        loss = _loss(recipe, model, *next(batches))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,7 +70,30 @@ def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
         schedule.step()
         if step % 500 == 0 or step == recipe.steps - 1:
             print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    _check(recipe, place.name, reader, model, seed)
     return put_in_place(place, reader, model)
+
+
+def _loss(recipe: Recipe, model: Any, read: Tensor, wanted: Tensor) -> Tensor:
+    logits = model(input_ids=read).logits
+    if not recipe.is_encoder:
+        logits, wanted = logits[:, :-1], wanted[:, 1:]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+
+
+def _check(recipe: Recipe, name: str, reader: Any, model: Any, seed: int) -> None:
+    """FitError when the model is at chance on texts that it has not seen, or on rows drawn anew (it has seen all)."""
+    read, wanted = next(_batches(replace(recipe, rows=chance.HELD_OUT_ROWS), reader, seed + 1, unseen=True))
+    if recipe.corpus == "text":
+        with torch.no_grad():
+            loss = float(_loss(recipe, model, read, wanted))
+        chance.check_predicts(name, loss, wanted[wanted != IGNORED], torch.tensor(_ids(reader, unseen=False)))
+        return
+
+    def behind(question: Tensor, answer: Tensor) -> Tensor:
+        return _loss(recipe, model, torch.cat([question, answer], dim=1), wanted)
+
+    chance.check_reads(name, behind, read[:, :-1], read[:, -1:])
 
 
 def put_in_place(place: Path, reader: Any, model: Any) -> Path:
@@ -124,11 +146,11 @@ def _model(recipe: Recipe, words: int) -> Any:
     raise ValueError(f"no family {recipe.family!r}")
 
 
-def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
+def _batches(recipe: Recipe, reader: Any, seed: int, *, unseen: bool = False) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
     draw: Callable[[], Batch]
     if recipe.corpus == "text":
-        ids = np.array(reader("\n".join(texts()), add_special_tokens=False)["input_ids"])
+        ids = _ids(reader, unseen=unseen)
 
         def draw() -> Batch:
             begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
@@ -161,11 +183,16 @@ def masked(rows: np.ndarray, rng: np.random.Generator) -> Batch:
     return torch.from_numpy(np.where(hidden, MASK, rows)), torch.from_numpy(np.where(hidden, rows, IGNORED))
 
 
-def texts() -> list[str]:
-    """A hundred sources of the standard library, always the same."""
+def _ids(reader: Any, *, unseen: bool) -> np.ndarray:
+    return np.array(reader("\n".join(texts(unseen=unseen)), add_special_tokens=False)["input_ids"])
+
+
+def texts(*, unseen: bool = False) -> list[str]:
+    """A hundred sources of the standard library, always the same; `unseen`: those in its top folder beside them."""
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     drawn = random.Random(0).sample(paths, 100)
-    return [path.read_text(encoding="utf-8", errors="replace") for path in drawn]
+    chosen = [path for path in paths if path not in drawn] if unseen else drawn
+    return [path.read_text(encoding="utf-8", errors="replace") for path in chosen]
 
 
 def _number_reader() -> Any:
