@@ -270,7 +270,7 @@ class _ByLoss:
         return self.objective.weight(indices)
 
     def evaluate(self, step: int) -> tuple[float, float]:
-        if self.predictor.readout is not None:
+        if self.predictor.manner.kind == "classify":
             self.metrics[step], score = self.objective.evaluate(step)
         else:
             score = -_mean_loss(self.predictor, self.bench.splits.selection)
