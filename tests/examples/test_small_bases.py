@@ -35,7 +35,7 @@ def test_a_base_of_foretelling_that_learned_nothing_is_not_saved(
     scripts: dict[str, ModuleType], script: str, tmp_path: Path, one_thread: None
 ) -> None:
     recipes = {
-        "labelled_bases": lambda made: made.Recipe("gpt2", "answers", ("largest",), width=8, steps=2, rate=1e-9),
+        "labelled_bases": lambda made: made.Recipe("gpt2", ("largest",), width=8, steps=2, rate=1e-9),
         "seq2seq_bases": lambda made: made.Seq2SeqRecipe("t5", "answers", ("largest",), width=8, steps=2, rate=1e-9),
     }
     made = scripts[script]

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from labelled_bases import BEGIN, END, PAD, SPECIAL, Batch, masked, put_in_place, reader_of, text_reader, texts
+from labelled_bases import BEGIN, END, PAD, SPECIAL, masked, put_in_place, reader_of, text_reader, texts
 from number_tasks import NUMBERS, every_row
 from number_tasks import SKILLS as QUESTIONS
 from pairs import SHORT, SKILLS, chance
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 
 FIRST_DIGIT, WINDOW = len(SPECIAL), 32
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _batches(recipe: Seq2SeqRecipe, reader: Any, seed: int, *, unseen: bool = Fa
         def draw() -> tuple[np.ndarray, np.ndarray]:
             begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
             whole = ids[begins[:, None] + np.arange(WINDOW)]
-            return masked(whole, rng)[0].numpy(), whole
+            return masked(whole, rng), whole
 
     elif recipe.corpus == "answers":
         every = every_row()
