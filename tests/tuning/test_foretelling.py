@@ -222,7 +222,7 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
     [
         ("generate", "causal", "y", 20),
         ("classify", "causal", "b", 10),
-        ("classify", "encoder", "dg", 20),
+        ("classify", "encoder", "dgm", 20),
         ("generate", "encoder-decoder", "e", 15),
         ("classify", "encoder-decoder", "h", 15),
     ],
