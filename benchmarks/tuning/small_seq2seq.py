@@ -2,12 +2,13 @@
 
 T5's layers have relative positions and logits that are not scaled by the root of the width, BART's have learned
 positions and scaled ones: what is measured on both does not hang on either. They sort up, sort down or add one, each as
-likely, so that bare they cannot know which is wanted.
+likely, so that bare they cannot know which is wanted. One whose answers do not hang on what it reads is refused.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,19 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-MODELS = Path(__file__).resolve().parents[2] / "runs" / "small-seq2seq"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "examples" / "laboratory"))
+
+from chance import HELD_OUT_ROWS, check_reads  # noqa: E402
+
+MODELS = ROOT / "runs" / "small-seq2seq"
 FAMILIES = ("t5", "bart")
 WIDTH, LAYERS, HEADS, STEPS, ROWS, RATE = 64, 2, 4, 2500, 64, 3e-3
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
 
 def trained(family: str, folder: Path = MODELS, *, steps: int = STEPS, seed: int = 0) -> Path:
-    """The model folder of a family; trained when there is none yet."""
+    """The model folder of a family; trained when there is none yet. FitError when the training ends at chance."""
     place = folder / family
     if (place / "config.json").exists():
         return place
@@ -40,7 +46,7 @@ def trained(family: str, folder: Path = MODELS, *, steps: int = STEPS, seed: int
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.05)
     for step in range(steps):
-        read, answers = _rows(rng)
+        read, answers = _rows(rng, ROWS)
         loss = model(input_ids=read, labels=answers).loss
         optimizer.zero_grad()
         loss.backward()
@@ -49,6 +55,9 @@ def trained(family: str, folder: Path = MODELS, *, steps: int = STEPS, seed: int
         schedule.step()
         if step % 500 == 0 or step == steps - 1:
             print(f"small {family}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    check_reads(
+        place.name, lambda read, answers: model(input_ids=read, labels=answers).loss, *_rows(rng, HELD_OUT_ROWS)
+    )
     reader.save_pretrained(place)
     model.save_pretrained(place)
     return place
@@ -66,14 +75,14 @@ def _model(family: str, words: int) -> Any:
     return BartForConditionalGeneration(BartConfig(vocab_size=words, **layers, **heads, **inner, **ends, **none))
 
 
-def _rows(rng: random.Random) -> tuple[Tensor, Tensor]:
+def _rows(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
     """Sequences and what a skill drawn for each makes of it, both with the end token, `(row, token)`."""
     read, answers = [], []
-    for _ in range(ROWS):
+    for _ in range(count):
         row = [rng.randrange(DIGITS) for _ in range(LENGTH)]
         read.append(row)
         answers.append(rng.choice(list(SKILLS.values()))(row))
-    end = torch.full((ROWS, 1), SPECIAL.index("</s>"))
+    end = torch.full((count, 1), SPECIAL.index("</s>"))
     whole = [torch.cat([torch.tensor(rows) + len(SPECIAL), end], dim=1) for rows in (read, answers)]
     return whole[0], whole[1]
 

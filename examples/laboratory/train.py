@@ -7,7 +7,8 @@ A model reads ten digits and writes ten numbers. Which skill it is to show is *n
 labelled by a skill drawn at random, so the bare model writes what some skill of its own would. The result is a
 normal model folder (configuration, safetensors, tokenizer) for `Host.load` and for `reference` in a task file.
 
-Training is the project's own fitting loop on all weights: it depends on the seed alone, and goes on after a kill.
+Training is the project's own fitting loop on all weights: it depends on the seed alone, and goes on after a kill. A
+model whose answers do not hang on what it reads is refused (chance.py), and its training begun anew by the next call.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from chance import HELD_OUT_ROWS, check_reads
 from skills import SKILLS, Rows, Sequences, written
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ from foreword.bundle import write_bytes_atomically
 from foreword.cli.bars import Bars
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template
-from foreword.errors import ForewordError, RunFolderError
+from foreword.errors import FitError, ForewordError, RunFolderError
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.adaptation import ParameterGroup
 from foreword.tuning.fittable import FitWatch, StepTaken
@@ -77,7 +79,7 @@ def build(folder: Path | str, which: str, *, seed: int = 0, quick: bool = False,
     """The model folder of one of "skills", "ascending" and "paper" below `folder`, trained unless it is there.
 
     `quick` is a tiny variant on shorter sequences, for tests: seconds instead of minutes. RunFolderError when what is
-    there was trained in another way, or is being trained by another process.
+    there was trained in another way, or is being trained by another process; FitError when the training ends at chance.
     """
     plan = (QUICK_PLANS if quick else PLANS)[which]
     name = which + ("-quick" if quick else "") + (f"-seed{seed}" if seed else "")
@@ -120,8 +122,9 @@ def _train(plan: Plan, seed: int, work: Path, place: Path, identity: dict[str, A
         patience=plan.steps,
         schedule="cosine",
     )
+    problem = _Writing(model, plan, seed)
     outcome = fit(
-        _Writing(model, plan, seed),
+        problem,
         _Weights(model, plan.rate),
         settings,
         seed=seed,
@@ -129,6 +132,12 @@ def _train(plan: Plan, seed: int, work: Path, place: Path, identity: dict[str, A
         identity=json.dumps(identity, sort_keys=True),
         watch=watch,
     )
+    try:
+        unseen = _rows(np.random.default_rng((seed, 3)), plan, HELD_OUT_ROWS, unseen=True)
+        check_reads(place.name, problem.loss_behind, *problem.parted(unseen))
+    except FitError:
+        (work / "checkpoint.pt").unlink(missing_ok=True)
+        raise
     made = work / "model"
     shutil.rmtree(made, ignore_errors=True)
     model.save_pretrained(made)
@@ -213,8 +222,17 @@ class _Writing:
         return self._loss(self.rows[indices])
 
     def _loss(self, rows: Tensor) -> Tensor:
+        return self.loss_behind(*self.parted(rows))
+
+    def parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read, and the answers."""
+        return rows[:, : self.length + 1], rows[:, self.length + 1 :]
+
+    def loss_behind(self, read: Tensor, answers: Tensor) -> Tensor:
+        """Of these answers behind these inputs."""
+        rows = torch.cat([read, answers], dim=1)
         logits = self.model(input_ids=rows[:, :-1], use_cache=False).logits[:, self.length :]
-        return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, self.length + 1 :].flatten())
+        return nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
 
     def weight(self, indices: list[int]) -> float:
         return float(len(indices))
@@ -232,9 +250,9 @@ class _Writing:
         del memory
 
 
-def _rows(rng: np.random.Generator, plan: Plan, count: int) -> Tensor:
+def _rows(rng: np.random.Generator, plan: Plan, count: int, *, unseen: bool = False) -> Tensor:
     """Token ids `(row, token)`: beginning, sequence, what a skill drawn for the row makes of it, end."""
-    read = plan.sequences.draw(rng, count, unseen=False)
+    read = plan.sequences.draw(rng, count, unseen=unseen)
     answers = np.stack([SKILLS[name](read) for name in plan.skills])
     answer: Rows = answers[rng.integers(0, len(plan.skills), count), np.arange(count)]
     begin, end = (np.full((count, 1), SPECIAL.index(name)) for name in ("<s>", "</s>"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ import torch
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
 from foreword.engine.host import Host
-from foreword.errors import RunFolderError
+from foreword.errors import FitError, RunFolderError
 from foreword.tuning.candidate_settings import CandidateSettings, FullSettings, PrefixSettings, ZeroShotSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
@@ -30,7 +31,7 @@ from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.task import Task
 
 FOLDER = Path(__file__).parents[2] / "examples" / "laboratory"
-SCRIPTS = ("skills", "train", "cases", "table")
+SCRIPTS = ("chance", "skills", "train", "cases", "table")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,47 @@ def test_a_model_is_trained_once_and_another_plan_is_refused(laboratory, tmp_pat
     monkeypatch.setitem(train.QUICK_PLANS, "ascending", replace(train.QUICK_PLANS["ascending"], width=16))
     with pytest.raises(RunFolderError, match="trained in another way"):
         train.build(tmp_path, "ascending", quick=True)
+
+
+def test_a_model_whose_answers_do_not_hang_on_what_it_reads_is_at_chance(laboratory):
+    check_reads = laboratory["chance"].check_reads
+    read = torch.arange(6)[:, None]
+
+    def loss_of(of_own: float, of_others: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        return lambda inputs, answers: torch.where(inputs == answers, of_own, of_others).mean()
+
+    check_reads("reads", loss_of(0.94, 1.0), read, read)
+    # However small: what counts is the share of the same model's loss behind inputs of others.
+    for of_own, of_others in ((1.0, 1.0), (0.001, 0.001), (0.96, 1.0), (1.2, 1.0), (math.nan, 1.0)):
+        with pytest.raises(FitError, match=r"(?s)idle has learned nothing.*behind other rows' inputs.*more steps"):
+            check_reads("idle", loss_of(of_own, of_others), read, read)
+
+
+def test_a_model_of_text_is_held_against_the_frequencies_of_its_tokens(laboratory):
+    """Four tokens, equally often: log(4) nats without looking, as 1,000 of each leave nothing to the smoothing."""
+    check_predicts = laboratory["chance"].check_predicts
+    seen = torch.arange(4000) % 4
+    check_predicts("reads", 0.94 * math.log(4), torch.tensor([0, 1, 2, 3]), seen)
+    for loss in (math.log(4), 0.96 * math.log(4), math.nan):
+        with pytest.raises(FitError, match=r"(?s)below chance \(1\.386, reached by tokens by their frequency alone"):
+            check_predicts("idle", loss, torch.tensor([3, 0]), seen)
+    # A token that training never saw is not held to be impossible.
+    check_predicts("reads", 1.0, torch.tensor([9]), seen)
+
+
+def test_a_training_that_ends_at_chance_leaves_no_model_and_is_begun_anew(
+    laboratory, tmp_path, one_thread, monkeypatch
+):
+    train = laboratory["train"]
+    plan = train.QUICK_PLANS["ascending"]
+    for rate in (
+        1e-9,
+        2e-9,
+    ):  # the second is another plan: it would be refused for the work of the first, were any left
+        monkeypatch.setitem(train.QUICK_PLANS, "ascending", replace(plan, steps=4, rate=rate))
+        with pytest.raises(FitError, match="ascending-quick has learned nothing: it is not saved"):
+            train.build(tmp_path, "ascending", quick=True)
+        assert not (tmp_path / "ascending-quick").exists()
 
 
 def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_values(laboratory, model):

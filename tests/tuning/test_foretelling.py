@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,8 +127,10 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     assert probes.lora is not None
     assert probes.lora <= probes.bare * (1 + 1e-4)
     assert (probes.demonstrations is None) == (family != "gpt2")
-    # A metric comes with a short fit where a read-out answers, and nowhere else.
-    assert (probes.prefix_metric is None) == (probes.lora_metric is None) == (family != "bert")
+    # A metric comes with a short fit where labels are asked for, and is a share; written answers would take generating.
+    for metric in (probes.prefix_metric, probes.lora_metric):
+        assert (metric is None) == (kind == "generate")
+        assert metric is None or 0 <= metric <= 1
     told = json.loads(json.dumps(found.as_dict()))
     assert told["advice"] == ADVICE[found.verdict]
     # By the rule of this kind of task, and with its rates: those of written answers are not those of labels.
@@ -219,9 +222,9 @@ def test_the_error_rate_is_stated_with_its_exact_interval_and_only_where_it_was_
     [
         ("generate", "causal", "y", 20),
         ("classify", "causal", "b", 10),
-        ("classify", "encoder", "dg", 20),
+        ("classify", "encoder", "dgm", 20),
         ("generate", "encoder-decoder", "e", 15),
-        ("classify", "encoder-decoder", "f", 15),
+        ("classify", "encoder-decoder", "h", 15),
     ],
 )
 def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
@@ -240,14 +243,25 @@ def test_the_shipped_calibration_was_judged_on_pairs_that_it_was_not_made_from(
     assert rule.prefix_right == told["validation"]["prefix_right"] == prefix_right
 
 
-@pytest.mark.parametrize("kind", ["generate", "classify"])
-def test_encoder_decoders_are_told_by_the_rule_of_causal_models_with_rates_of_their_own(
-    kind: Literal["generate", "classify"],
-) -> None:
-    own, causal = Calibration.load(kind, "encoder-decoder"), Calibration.load(kind, "causal")
+def test_what_encoder_decoders_write_is_told_by_the_rule_of_causal_models_with_rates_of_its_own() -> None:
+    own, causal = Calibration.load("generate", "encoder-decoder"), Calibration.load("generate", "causal")
     assert (own.works, own.prefix, own.is_conditional) == (causal.works, causal.prefix, causal.is_conditional)
-    assert (own.roles, own.kinds) == (("encoder-decoder",), (kind,))
+    assert (own.roles, own.kinds) == (("encoder-decoder",), ("generate",))
     assert own.pairs != causal.pairs
+
+
+def test_learning_how_often_labels_occur_is_no_gain_where_an_encoder_decoder_labels() -> None:
+    """A bare model gives five labels a hundredth of what is likely; a fit that learns their shares halves its loss."""
+    rule = Calibration.load("classify", "encoder-decoder")
+    constant = math.log(5)
+    shares = probes_with(
+        bare=8.0, constant=constant, prefix=constant, lora_attention=constant, lora_mlp=constant, metric=0.1
+    )
+    assert shares.features["prefix_gain"] > 0.7
+    chance = replace(shares, prefix_metric=0.2, lora_metric=0.2)
+    told = {"role": "encoder-decoder", "kind": "classify", "required": 0.9}
+    assert judged(chance, rule, **told).verdict == "other base"
+    assert judged(replace(shares, prefix=0.3, prefix_metric=0.9, lora_metric=0.9), rule, **told).verdict == "prefix"
 
 
 def test_no_error_rate_is_stated_for_models_that_none_was_measured_on() -> None:

@@ -61,38 +61,32 @@ def pairs_of(
 
 @dataclass(frozen=True)
 class Form:
-    """What a rule is made from: the features that its scores may use, and the pairs that the second score is made from.
+    """What a rule is made from: the features that either score may use, and the pairs that the second is made from.
 
-    `prefix_of`: "working" for the chance of a prefix given that anything gains, "all" for its chance on any pair.
-    `enough`: with fewer calibration pairs no rule is made anew.
+    `works` is of "does anything fitted gain?", `prefix` of "does a prefix do it?". `prefix_of`: "working" for the
+    chance of a prefix given that anything gains, "all" for its chance on any pair. `enough`: with fewer calibration
+    pairs no rule is made anew.
     """
 
-    features: tuple[str, ...]
+    works: tuple[str, ...]
+    prefix: tuple[str, ...]
     prefix_of: Literal["working", "all"]
     enough: int = 40
 
 
-# All that tells of losses but the demonstrations', which small models were never trained to read. On encoders the
-# metric comes with the probes, and tells more than the losses; of them few pairs work, too few for a score of their
-# own, and the gradient's shape tells bases apart and not tasks (benchmarks/LOG.md).
-FORMS: Mapping[str, Form] = {
-    "causal": Form(
-        (
-            "prefix_gain",
-            "lora_gain",
-            "bare_below_constant",
-            "prefix_below_constant",
-            "lora_below_constant",
-            "agreement",
-            "constant_share",
-            "per_example_share",
-        ),
-        "working",
-    ),
-    "encoder": Form(("prefix_errors_gone", "lora_errors_gone"), "all"),
-    "encoder-decoder": Form(
-        ("prefix_gain", "lora_gain", "bare_below_constant", "prefix_below_constant", "lora_below_constant"), "all", 8
-    ),
+_LOSSES = ("prefix_gain", "lora_gain", "bare_below_constant", "prefix_below_constant", "lora_below_constant")
+_CAUSAL = (*_LOSSES, "agreement", "constant_share", "per_example_share")
+_ERRORS = ("prefix_errors_gone", "lora_errors_gone")
+# All that tells of losses but the demonstrations', which small models were never trained to read. Of labels the metric
+# comes with the probes, and tells more than the losses (benchmarks/LOG.md): a bare encoder-decoder gives the labels
+# far less than their frequency, so that learning the frequencies alone lowers its loss by half. What a prefix's loss is
+# below that of the frequencies is free of this.
+FORMS: Mapping[tuple[str, str], Form] = {
+    ("generate", "causal"): Form(_CAUSAL, _CAUSAL, "working"),
+    ("classify", "causal"): Form(_CAUSAL, _CAUSAL, "working"),
+    ("classify", "encoder"): Form(_ERRORS, _ERRORS, "all"),
+    ("generate", "encoder-decoder"): Form(_LOSSES, _LOSSES, "all"),
+    ("classify", "encoder-decoder"): Form(_ERRORS, ("prefix_errors_gone", "prefix_below_constant"), "all", 15),
 }
 # Squared weights count this much: with some twenty pairs an unrestrained fit separates them by chance.
 PENALTY, MOST_FEATURES = 0.02, 2
@@ -219,20 +213,23 @@ def calibrate(work: Path, kind: str, role: str) -> None:
         row = " ".join(f"{name} {value:6.2f}" for name, value in case.probes.features.items())
         print(f"{case.pair.name:<24} {case.truth:<11}", row)
     told: dict[str, Any] = {"schema": SCHEMA}
-    if len(cases) < FORMS[role].enough:
+    if len(cases) < FORMS[kind, role].enough:
         known = json.loads((RULES / "rule-generate-causal.json").read_text())
         told |= {name: known[name] for name in ("works", "prefix", "prefix_of")}
         told["calibration"] = {"from": "generate", "rule_of_generate": transferred(cases)}
     else:
         told["calibration"] = {} if kind == "generate" else {"rule_of_generate": transferred(cases)}
-        form = FORMS[role]
+        form = FORMS[kind, role]
         told["prefix_of"] = form.prefix_of
         working = [case for case in cases if case.truth != "other base"]
-        parts = {"works": cases, "prefix": working if form.prefix_of == "working" else cases}
-        for name, used in parts.items():
+        parts = (
+            ("works", form.works, cases),
+            ("prefix", form.prefix, working if form.prefix_of == "working" else cases),
+        )
+        for name, features, used in parts:
             answers = [case.truth != "other base" if name == "works" else case.truth == "prefix" for case in used]
             rows, bases = [case.probes.features for case in used], [case.base for case in used]
-            score, told["calibration"][name] = chosen(rows, answers, form.features, bases)
+            score, told["calibration"][name] = chosen(rows, answers, features, bases)
             told[name] = asdict(score)
     RULES.mkdir(exist_ok=True)
     write_bytes_atomically(RULES / f"rule-{kind}-{role}.json", json.dumps(told, indent=1).encode())

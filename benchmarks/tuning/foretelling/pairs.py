@@ -25,6 +25,7 @@ from foreword.bundle import write_bytes_atomically
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "examples" / "laboratory"))
 
+import chance  # noqa: E402, F401 - the bases of the other kinds are checked by it, too
 import skills as laboratory  # noqa: E402
 import train  # noqa: E402
 

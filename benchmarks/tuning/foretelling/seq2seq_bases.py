@@ -5,27 +5,29 @@ answers    six digits, and the one number that answers a question drawn at rando
 text       sources of the standard library, some of it masked, to be written whole: to label with
 
 Which skill or question is meant is told nowhere, so that bare a model cannot know which is wanted. T5 and UMT5 have
-relative positions and unscaled logits, BART and Pegasus absolute ones and scaled logits; Pegasus has sinusoids.
+relative positions and unscaled logits, BART and Pegasus absolute ones and scaled logits; Pegasus has sinusoids. A model
+whose answers do not hang on what it reads is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from labelled_bases import BEGIN, END, PAD, SPECIAL, Batch, masked, put_in_place, reader_of, text_reader, texts
+from labelled_bases import BEGIN, END, PAD, SPECIAL, masked, put_in_place, reader_of, text_reader, texts
 from number_tasks import NUMBERS, every_row
 from number_tasks import SKILLS as QUESTIONS
-from pairs import SHORT, SKILLS
+from pairs import SHORT, SKILLS, chance
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 
 FIRST_DIGIT, WINDOW = len(SPECIAL), 32
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Seq2SeqRecipe:
 
 
 def trained(recipe: Seq2SeqRecipe, place: Path, *, seed: int) -> Path:
-    """The model folder, trained where there is none yet."""
+    """The model folder, trained where there is none yet. FitError when the training ends at chance."""
     if (place / "config.json").exists():
         return place
     reader = text_reader(ends=True) if recipe.corpus == "text" else _number_reader()
@@ -66,6 +68,8 @@ def trained(recipe: Seq2SeqRecipe, place: Path, *, seed: int) -> Path:
         schedule.step()
         if step % 600 == 0 or step == recipe.steps - 1:
             print(f"{place.name}: step {step}, {float(loss.detach()):.3f} nats a token", flush=True)
+    held_out = next(_batches(replace(recipe, rows=chance.HELD_OUT_ROWS), reader, seed + 1, unseen=True))
+    chance.check_reads(place.name, lambda read, wanted: model(input_ids=read, labels=wanted).loss, *held_out)
     return put_in_place(place, reader, model)
 
 
@@ -89,17 +93,20 @@ def _model(recipe: Seq2SeqRecipe, words: int) -> Any:
     raise ValueError(f"no family {recipe.family!r}: t5, umt5, bart or pegasus")
 
 
-def _batches(recipe: Seq2SeqRecipe, reader: Any, seed: int) -> Iterator[Batch]:
-    """What is read and what is to be written, `(row, token)` each."""
+def _batches(recipe: Seq2SeqRecipe, reader: Any, seed: int, *, unseen: bool = False) -> Iterator[Batch]:
+    """What is read and what is to be written, `(row, token)` each; `unseen`: texts, sequences no model is trained on.
+
+    Questions are asked of all rows of six digits there are, so that of them none is unseen.
+    """
     rng = np.random.default_rng(seed)
     draw: Callable[[], tuple[np.ndarray, np.ndarray]]
     if recipe.corpus == "text":
-        ids = np.array(reader("\n".join(texts()), add_special_tokens=False)["input_ids"])
+        ids = np.array(reader("\n".join(texts(unseen=unseen)), add_special_tokens=False)["input_ids"])
 
         def draw() -> tuple[np.ndarray, np.ndarray]:
             begins = rng.integers(len(ids) - WINDOW, size=recipe.rows)
             whole = ids[begins[:, None] + np.arange(WINDOW)]
-            return masked(whole, rng)[0].numpy(), whole
+            return masked(whole, rng), whole
 
     elif recipe.corpus == "answers":
         every = every_row()
@@ -112,7 +119,7 @@ def _batches(recipe: Seq2SeqRecipe, reader: Any, seed: int) -> Iterator[Batch]:
     else:
 
         def draw() -> tuple[np.ndarray, np.ndarray]:
-            rows = SHORT.draw(rng, recipe.rows, unseen=False)
+            rows = SHORT.draw(rng, recipe.rows, unseen=unseen)
             answers = np.stack([SKILLS[name](rows) for name in recipe.skills])
             return rows + FIRST_DIGIT, _of_drawn(answers, rng) + FIRST_DIGIT
 

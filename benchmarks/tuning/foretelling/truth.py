@@ -64,6 +64,7 @@ def measured(pair: Pair) -> dict[str, Any]:
         found["seconds"][name] = time.perf_counter() - began
         found["processor_seconds"][name] = time.process_time() - busy
         found[name] = value(made.predictor)
+        found.setdefault("history", {})[name] = [(moment.step, moment.selection) for moment in made.history]
         made.predictor.adaptation.close()
     return found
 

@@ -49,8 +49,8 @@ class Probes:
     from how often the fit split's answers and their tokens occur. `demonstrations` is with a few examples in the
     context, None where the model reads no examples or they do not fit. `prefix`, `lora_attention` and `lora_mlp` are
     after short fits (120 and 40 steps); None where the model has no such layers. `metric` is the bare model's;
-    `prefix_metric` and `lora_metric` (the better of two) are after the same short fits, and None where no read-out
-    answers: there a metric would take generating, which costs more than the fit.
+    `prefix_metric` and `lora_metric` (the better of two) are after the same short fits, and None where answers are
+    written: there a metric would take generating, which costs more than the fit.
     """
 
     bare: float
@@ -144,7 +144,7 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
 
 @dataclass(frozen=True)
 class _Reached:
-    """After a short fit: the loss on the judged examples, and the metric where a read-out answers."""
+    """After a short fit: the loss on the judged examples, and the metric where labels are asked for."""
 
     loss: float
     metric: float | None
@@ -248,7 +248,7 @@ def _after(
     rate: float | None = None,
     schedule: Schedule = "constant",
 ) -> _Reached:
-    """The lowest loss on the judged examples at a short fit's start, middle and end, and the metric there."""
+    """The lowest loss on the judged examples at a short fit's start, middle and end, and of labels the metric there."""
     problem, every = _ByLoss(objective, predictor, bench), max(1, steps // 2)
     settings = FitSettings(steps, BATCH, 3600.0, evaluate_every=every, learning_rate=rate, schedule=schedule)
     best = fit(problem, predictor.adaptation, settings, seed=seed).best
@@ -270,7 +270,7 @@ class _ByLoss:
         return self.objective.weight(indices)
 
     def evaluate(self, step: int) -> tuple[float, float]:
-        if self.predictor.readout is not None:
+        if self.predictor.manner.kind == "classify":
             self.metrics[step], score = self.objective.evaluate(step)
         else:
             score = -_mean_loss(self.predictor, self.bench.splits.selection)
