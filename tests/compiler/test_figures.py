@@ -43,7 +43,7 @@ def drafted(construction: Construction, function: object, domain: Domain, **wish
 @pytest.mark.parametrize(
     ("function", "domain", "positions", "error"),
     [
-        (wave, Sphere(1), 24, 1e-7),
+        pytest.param(wave, Sphere(1), 24, 1e-7, marks=pytest.mark.slow),
         pytest.param(wave, Sphere(2), 128, 1e-5, marks=pytest.mark.slow),
         (bump, Sphere(2), 128, 1e-5),
         pytest.param(wave, Sphere(2), 192, 1e-6, marks=pytest.mark.slow),

@@ -258,7 +258,14 @@ def test_a_long_prefix_is_looked_at_from_fewer_points(monkeypatch: pytest.Monkey
     assert f"each weighs most of {points:,} points" in compiled.plot().axes[-1].get_title(loc="left")
 
 
-@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
+@pytest.mark.parametrize(
+    ("suffix", "start"),
+    [
+        (".png", b"\x89PNG"),
+        pytest.param(".svg", b"<?xml", marks=pytest.mark.slow),
+        pytest.param(".PDF", b"%PDF", marks=pytest.mark.slow),
+    ],
+)
 def test_a_figure_is_written_in_its_suffix_format_and_is_the_same_each_time(
     tmp_path: Path, suffix: str, start: bytes
 ) -> None:

@@ -185,6 +185,7 @@ def test_fresh_discards_the_work_of_another_request(whole: CompiledFunction, tmp
     assert not kept.exists()
 
 
+@pytest.mark.slow
 def test_a_python_function_of_the_same_name_with_other_values_is_refused(tmp_path: Path) -> None:
     def black(scale: float) -> Target:
         return Target(lambda x: scale * np.sin(np.array(x.tolist()))[:, 0], domain=Cube([(-1, 1)]), lipschitz=2.0)
