@@ -27,8 +27,12 @@ LEAST = 0.05
 HELD_OUT_ROWS = 256
 
 
+class ChanceError(FitError):
+    """A base model ended its training at chance."""
+
+
 def check_reads(name: str, loss: Callable[[Tensor, Tensor], Tensor], read: Tensor, answers: Tensor) -> None:
-    """FitError unless the model's answers hang on what it reads.
+    """ChanceError unless the model's answers hang on what it reads.
 
     `read` and `answers` are `(row, token)`; `loss` gives the model's mean loss on some answers behind some inputs.
     """
@@ -38,14 +42,14 @@ def check_reads(name: str, loss: Callable[[Tensor, Tensor], Tensor], read: Tenso
 
 
 def check_predicts(name: str, loss: float, wanted: Tensor, seen: Tensor) -> None:
-    """FitError unless the model's `loss` on the tokens `wanted` is below that by their frequency among those `seen`."""
+    """ChanceError unless the `loss` on the tokens `wanted` is below that by their frequency among those `seen`."""
     counts = torch.bincount(seen.flatten(), minlength=int(wanted.max()) + 1).double() + 1
     _check(name, loss, float(-(counts / counts.sum()).log()[wanted].mean()), "tokens by their frequency alone")
 
 
 def _check(name: str, loss: float, chance: float, reached_by: str) -> None:
     if not loss <= (1 - LEAST) * chance:  # a loss that is no number is refused as well
-        raise FitError(
+        raise ChanceError(
             f"The base model {name} has learned nothing: it is not saved.",
             expected=f"a held-out loss of at most {(1 - LEAST) * chance:.3f} nats a token, {LEAST:.0%} below chance "
             f"({chance:.3f}, reached by {reached_by})",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,22 +10,12 @@ import pytest
 
 from foreword.errors import FitError
 
-TUNING = Path(__file__).parents[2] / "benchmarks" / "tuning"
-
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The scripts that train them, by name; the modules they bring along are forgotten afterwards."""
-    before = set(sys.modules)
-    for folder in (TUNING, TUNING / "foretelling"):
-        monkeypatch.syspath_prepend(str(folder))
+def scripts(import_scripts: Callable[..., dict[str, ModuleType]]) -> dict[str, ModuleType]:
+    """The scripts that train them, by name."""
     names = ("small_causal", "small_seq2seq", "labelled_bases", "seq2seq_bases")
-    yield {name: importlib.import_module(name) for name in names}
-    ours = (TUNING, TUNING.parents[1] / "examples")
-    for name in set(sys.modules) - before:
-        place = getattr(sys.modules[name], "__file__", None)
-        if place is not None and any(Path(place).is_relative_to(folder) for folder in ours):
-            del sys.modules[name]
+    return import_scripts(*names, folders=("foretelling",))
 
 
 @pytest.mark.parametrize("script", ["labelled_bases", "seq2seq_bases"])

@@ -25,14 +25,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from labelled import BASES as LABELLED
 from labelled import REQUIRED, bases_of, labelled_pairs
-from pairs import ROOT, Pair, pairs
+from pairs import BASES as WRITTEN
+from pairs import ROOT, Pair, chance, pairs
 from scipy.optimize import minimize
+from seq2seq import BASES as SEQ2SEQ
 from seq2seq import seq2seq_pairs
 
 import foreword as fw
 from foreword.bundle import write_bytes_atomically
 from foreword.confidence import rate_interval
+from foreword.errors import FitError
 from foreword.record import Stopwatch, command_line
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.examples import load_splits
@@ -47,16 +51,37 @@ SHIPPED = ROOT / "src" / "foreword" / "tuning" / "calibration"
 GAIN, SHARE = 0.2, 0.5
 
 
+def base_names(kind: str, role: str, part: str | None = None) -> list[str]:
+    """The bases of a role that pairs of a kind are on, or those of a part."""
+    bases: Sequence[Any] = ()
+    if role == "encoder-decoder":
+        bases = [base for base in SEQ2SEQ if base.kind == kind]
+    elif kind == "classify":
+        bases = [base for base in LABELLED if base.name in bases_of(role)]
+    elif role == "causal":
+        bases = WRITTEN
+    return [base.name for base in bases if part in (None, base.part)]
+
+
 def pairs_of(
     work: Path, kind: str, role: str, part: str | None = None, bases: Sequence[str] | None = None
-) -> list[Pair]:
-    """The pairs of a kind of task on models of a role, or those of a part and of some bases."""
-    if role == "encoder-decoder":
-        return seq2seq_pairs(work, kind, part, bases)
-    if kind == "classify":
-        named = [name for name in bases_of(role) if bases is None or name in bases]
-        return labelled_pairs(work, part, named)
-    return pairs(work, part, bases) if role == "causal" else []
+) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs of a kind of task on models of a role, or those of a part and of some bases.
+
+    Also the bases whose training ended at chance, and how: they have no pairs.
+    """
+    found, refused = list[Pair](), dict[str, str]()
+    for name in base_names(kind, role, part):
+        if bases is not None and name not in bases:
+            continue
+        try:
+            if role == "encoder-decoder":
+                found += seq2seq_pairs(work, kind, part, [name])
+            else:
+                found += (labelled_pairs if kind == "classify" else pairs)(work, part, [name])
+        except chance.ChanceError as error:
+            refused[name] = f"at chance: a held-out loss of {error.found}, expected {error.expected}"
+    return found, refused
 
 
 @dataclass(frozen=True)
@@ -123,7 +148,10 @@ class Case:
 def cases_of(work: Path, kind: str, part: str, role: str) -> list[Case]:
     """The measured pairs of a part on such models, but for classifiers that are good enough bare."""
     found = []
-    for pair in pairs_of(work, kind, role, part):
+    there, refused = pairs_of(work, kind, role, part)
+    for name, why in refused.items():
+        print(f"{name}: left out, {why}")
+    for pair in there:
         place = work / "truth" / f"{pair.name}.json"
         if not place.exists():
             print(f"{pair.name}: left out, not measured")
@@ -206,9 +234,33 @@ def chosen(
     return fitted(rows, answers, names), told
 
 
+def check_enough(pairs: int, kind: str, role: str) -> None:
+    """FitError when so few pairs are there that no rule can be made, and one that was made from pairs is kept.
+
+    A rule that was taken over from written answers is not lost by taking it over again.
+    """
+    place, enough = RULES / f"rule-{kind}-{role}.json", FORMS[kind, role].enough
+    if pairs >= enough or not place.exists():
+        return
+    made = json.loads(place.read_text())["calibration"]
+    if made.get("from") == "generate":
+        return
+    raise FitError(
+        f"{place.name} is not overwritten: too few calibration pairs are there to make that rule from.",
+        expected=f"at least {enough} measured pairs (the rule that is kept was made from {made['works']['pairs']})",
+        found=f"{pairs}",
+        fix=f"Measure the others (truth.py --kind {kind} --role {role} --part calibration), or move {place} away if "
+        "the rule of written answers is to take its place.",
+    )
+
+
 def calibrate(work: Path, kind: str, role: str) -> None:
-    """Write the rule from the calibration pairs; with too few of them the rule of written answers stays as it is."""
+    """Write the rule from the calibration pairs; with too few of them the rule of written answers stays as it is.
+
+    FitError when there are too few and the role has a rule that was made from pairs, which would be lost.
+    """
     cases = cases_of(work, kind, "calibration", role)
+    check_enough(len(cases), kind, role)
     for case in cases:
         row = " ".join(f"{name} {value:6.2f}" for name, value in case.probes.features.items())
         print(f"{case.pair.name:<24} {case.truth:<11}", row)

@@ -3,7 +3,8 @@
     python benchmarks/tuning/foretelling/truth.py --work runs/foretelling
     python benchmarks/tuning/foretelling/truth.py --work runs/foretelling-labels --kind classify
 
-Each pair's figures stay in `truth/NAME.json` below the work folder, so that an interrupted run goes on.
+Each pair's figures stay in `truth/NAME.json` below the work folder, so that an interrupted run goes on. Bases whose
+training ends at chance are passed over; a table at the end says what was left out and why.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibrate import ROLES, pairs_of, probed
+from calibrate import ROLES, base_names, pairs_of, probed
 from pairs import Pair
 
 import foreword as fw
@@ -80,8 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--probes", action="store_true", help="take the probes of each pair as well")
     parser.add_argument("--part", choices=("calibration", "validation"), help="left out: both, one after the other")
     options = parser.parse_args(arguments)
+    known = base_names(options.kind, options.role, options.part)
+    if unknown := sorted(set(options.bases or ()) - set(known)):
+        parser.error(f"--bases: expected some of {', '.join(known)}, found {', '.join(unknown)}")
     torch.set_num_threads(1)
-    for pair in pairs_of(options.work, options.kind, options.role, options.part, options.bases):
+    pairs, left_out = pairs_of(options.work, options.kind, options.role, options.part, options.bases)
+    for pair in pairs:
         if options.pairs is not None and pair.name not in options.pairs:
             continue
         place = options.work / "truth" / f"{pair.name}.json"
@@ -90,8 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = measured(pair)
             write_bytes_atomically(place, json.dumps(found, indent=1).encode())
             print(pair.name, {name: found.get(name) for name in ("bare", "prefix", "lora")}, flush=True)
-        if options.probes and "lora" in json.loads(place.read_text()):
+        reached = json.loads(place.read_text())
+        if "lora" not in reached:
+            left_out[pair.name] = f"nothing needed: {reached['bare']:.3f} bare"
+        elif options.probes:
             probed(pair, options.work)
+    if left_out:
+        print("\n| left out | why |\n|---|---|")
+        for name, why in left_out.items():
+            print(f"| {name} | {why} |")
 
 
 if __name__ == "__main__":

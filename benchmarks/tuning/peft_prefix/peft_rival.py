@@ -2,7 +2,11 @@
 
 Two heads, as users build them: `sequence` is transformers' own sequence classifier (pooler and linear layer, what
 PEFT's SEQ_CLS task type fits along); `mean` is a linear layer on the mean of the tokens, what this encoder was
-published with.
+published with. A third, `unit mean`, reads that mean at unit length, as our read-out does.
+
+A head's linear layer begins drawn, as in PEFT's documentation, or `solved`: with the logistic regression that our
+read-out is, by the same code, on what the layer reads of the fit examples behind the prefix's first values. No
+documentation of PEFT's does so; it is there to tell the prefix's part in a comparison from the read-out's.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from foreword.engine.host import Host
 from foreword.engine.loading import load_model
 from foreword.engine.rendering import padded
+from foreword.tuning.readout import best_logistic_regression
 
 # Tokens, padding included, that are read at once: rows of like length together, so that little of it is padding.
 TOKENS = 384
@@ -29,17 +34,19 @@ TOKENS = 384
 class PeftSettings:
     """What of PEFT's prefix tuning is chosen: rate, reparametrisation by a network (`projection`), head, first values.
 
-    `start` is "drawn", PEFT's default, or "zero".
+    `start` is "drawn", PEFT's default, or "zero"; `classifier`, of the head's linear layer, "drawn" or "solved".
     """
 
     learning_rate: float
     projection: bool
     head: str
     start: str = "drawn"
+    classifier: str = "drawn"
 
     def as_dict(self) -> dict[str, Any]:
-        """What a run is known by: a start that is not the default's is named."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("start", "drawn")}
+        """What a run is known by: what begins otherwise than by PEFT's default is named."""
+        drawn = {"start": "drawn", "classifier": "drawn"}
+        return {name: value for name, value in asdict(self).items() if drawn.get(name) != value}
 
 
 # The documentation's rate is 1e-2; its neighbours are tried so that the peer is at its best.
@@ -62,22 +69,39 @@ DOCUMENTED_HERE = {
     ),
 }
 
+# Its example, but for a classifier that begins solved: on what its own head reads, and on what our read-out reads.
+_NOWHERE = "nowhere: its example, but for the classifier"
+SOLVED_HERE = {
+    "peft, example, solved classifier": Documented(
+        PeftSettings(1e-2, False, "sequence", classifier="solved"), 0.06, _NOWHERE
+    ),
+    "peft, example, our read-out": Documented(
+        PeftSettings(1e-2, False, "unit mean", classifier="solved"), 0.06, _NOWHERE
+    ),
+}
+
 
 class _MeanHead(nn.Module):
-    def __init__(self, body: nn.Module, hidden: int, labels: int) -> None:
+    def __init__(self, body: nn.Module, hidden: int, labels: int, *, is_unit: bool) -> None:
         super().__init__()
-        self.body, self.line = body, nn.Linear(hidden, labels)
+        self.body, self.line, self.is_unit = body, nn.Linear(hidden, labels), is_unit
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         weights = attention_mask[:, :, None].to(hidden.dtype)
-        return self.line((hidden * weights).sum(dim=1) / weights.sum(dim=1))
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        return self.line(nn.functional.normalize(mean, dim=1) if self.is_unit else mean)
 
 
 class _SequenceHead(nn.Module):
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
+
+    @property
+    def line(self) -> nn.Module:
+        """The linear layer that is fitted along; PEFT keeps the untouched one beside it."""
+        return self.body.base_model.classifier.modules_to_save["default"]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.body(input_ids=input_ids, attention_mask=attention_mask).logits
@@ -101,7 +125,38 @@ def _model(reference: str, labels: int, settings: PeftSettings, positions: int, 
         body = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=labels)
         return _SequenceHead(get_peft_model(body, config))
     body = AutoModel.from_pretrained(folder)
-    return _MeanHead(get_peft_model(body, config), body.config.hidden_size, labels)
+    is_unit = settings.head == "unit mean"
+    return _MeanHead(get_peft_model(body, config), body.config.hidden_size, labels, is_unit=is_unit)
+
+
+def solve_classifier(model: nn.Module, host: Host, rows: Sequence[list[list[int]]], targets: Sequence[Tensor]) -> None:
+    """Let the line of `model`'s head begin with the read-out that ours would begin with, on what this line reads.
+
+    Solved on `rows[0]`, its penalty chosen on `rows[1]`. The read-out's scores are W x/|x| + b. A line does not divide
+    by the length of what it reads, so that W is divided by its mean over the fit examples: exact for unit lengths.
+    """
+    read = [_read_by(model.line, model, host, part) for part in rows[:2]]
+    labels = int(targets[0].max()) + 1
+    readout, _ = best_logistic_regression(read[0], targets[0], read[1], targets[1], labels)
+    with torch.no_grad():
+        model.line.weight.copy_(readout.weights / read[0].norm(dim=1).mean())
+        model.line.bias.copy_(readout.bias)
+
+
+def _read_by(line: nn.Module, model: nn.Module, host: Host, rows: Sequence[list[int]]) -> Tensor:
+    """What a layer of `model` reads `(row, hidden)`."""
+    found = torch.empty(len(rows), line.in_features)
+    with torch.no_grad():
+        for indices in _of_like_length([len(row) for row in rows]):
+            part = padded(host, [rows[index] for index in indices])
+            given = list[Tensor]()
+            hook = line.register_forward_pre_hook(lambda _, inputs, given=given: given.append(inputs[0]))
+            try:
+                model(part.ids, part.mask)
+            finally:
+                hook.remove()
+            (found[indices],) = given
+    return found
 
 
 def run_peft(
@@ -118,6 +173,8 @@ def run_peft(
 ) -> dict[str, Any]:
     """Fit on `rows[0]`, look at `rows[1]` and, without choosing by it, at `rows[2]` every few steps."""
     model = _model(host.reference, int(targets[0].max()) + 1, settings, fixed.positions, seed).eval()
+    if settings.classifier == "solved":
+        solve_classifier(model, host, rows, targets)
 
     def losses(indices: list[int]) -> Iterator[Tensor]:
         for part in _of_like_length([len(rows[0][index]) for index in indices]):

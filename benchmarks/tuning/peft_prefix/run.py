@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from peft_rival import DOCUMENTED_HERE, GRID, PeftSettings, run_peft
+from peft_rival import DOCUMENTED_HERE, GRID, SOLVED_HERE, PeftSettings, run_peft
 from runs import METHODS, WARM_UP, Bench, Fixed, Ledger, Run
 
 from foreword.engine.host import Host
@@ -33,7 +33,8 @@ from text_tasks import BASE, TASKS, task_named  # noqa: E402  it lies one folder
 class TextBench(Bench):
     """One classification task on the encoder: the rows and targets of its three splits."""
 
-    grid, documented, fixed = GRID, DOCUMENTED_HERE, Fixed(positions=16, batch=16, every=4)
+    grid, documented = GRID, {**DOCUMENTED_HERE, **SOLVED_HERE}
+    fixed = Fixed(positions=16, batch=16, every=4)
 
     def __init__(self, name: str, host: Host, folder: Path) -> None:
         task = task_named(name, folder)
@@ -71,9 +72,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument(
-        "--methods", nargs="+", default=[*METHODS, *DOCUMENTED_HERE], choices=(*METHODS, *DOCUMENTED_HERE)
-    )
+    methods = (*METHODS, *DOCUMENTED_HERE, *SOLVED_HERE)
+    parser.add_argument("--methods", nargs="+", default=list(methods), choices=methods)
     arguments = parser.parse_args()
     ledger = Ledger(HERE / "results" / "runs.jsonl", search_steps=120)
     host = Host.load(BASE, device="cpu")

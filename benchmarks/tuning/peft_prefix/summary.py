@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import DOCUMENTED, STARTS
+from runs import DOCUMENTED, SOLVED, STARTS
 
 from foreword.confidence import mean_interval
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", default="runs", choices=("runs", "written", "written-documented", "texts"))
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
-    parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED))
+    parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED, *SOLVED))
     arguments = parser.parse_args()
     path = RESULTS / f"{arguments.file}.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
