@@ -296,6 +296,19 @@ def test_what_a_distant_key_may_round_to_does_not_hide_an_error() -> None:
     assert slack[0] > 1e-8  # there it matters
 
 
+def test_steep_keys_whose_values_are_near_each_other_hide_no_error_from_a_search() -> None:
+    # A score is off by 5 roundings of |key q| + |bias|, about 2 |key| here. Times the range of all values that would be
+    # a slack above the error; but within 1e-9 of the side, values with weight differ by about 1e-9^(1/2) = 3e-5 each.
+    unit = Cube([(0, 1)])
+    axis = graded_axis(30, 1.5, (-1.0,), 1e-10, 0.3, 400)
+    head = grid_head([axis], grid_values([axis], np.sqrt((axis.nodes + 1) / 2)[:, None], 10.0))
+    points = np.geomspace(1e-12, 1e-9, 50)[:, None]
+    errors, slack = Probe(head, chart_of(unit), _target(unit, "sqrt(x)"), unit).look(points)
+    by_range = 10 * 2.0**-53 * np.abs(head.keys).max() * float(np.ptp(head.values))
+    assert slack.max() < 0.01 * by_range
+    assert 10 * slack.max() < errors.max() < by_range
+
+
 def test_a_finite_domain_is_evaluated_at_every_point() -> None:
     points = np.array([[0.0], [0.5], [2.0]])
     table = FiniteSet(points)

@@ -49,7 +49,7 @@ class Probe:
             moved = np.stack([np.broadcast_to(known[p].error + known[p].rest, (rows,)) for p in places], axis=1)
             sizes = np.abs(queries) @ np.abs(head.keys).T + np.abs(head.biases)
             eta = (head.keys.shape[1] + 4) * ULP * sizes + 8 * ULP + moved @ np.abs(head.keys).T
-            slack = _moved_by(weights, eta) * float(np.ptp(head.values, axis=0).max())
+            slack = _moved_by(weights, eta, head, outputs)
             slack = slack + (2 * head.positions + 8) * ULP * float(np.abs(head.values).max())
             if self._tape.outputs:
                 own = [np.broadcast_to(known[p].error + known[p].rest, (rows,)) for p in self._tape.outputs]
@@ -61,21 +61,26 @@ class Probe:
         return np.where(is_known, errors, 0.0), np.where(is_known, slack * (1 + 1e-9), np.inf)
 
 
-def _moved_by(weights: Floats, eta: Floats) -> Floats:
-    """How far an average may move, in units of its range `(batch,)`, when scores move by at most `eta`.
+def _moved_by(weights: Floats, eta: Floats, head: Head, outputs: Floats) -> Floats:
+    """How far an output g `(batch, output)` may move `(batch,)` when scores move by at most `eta` `(batch, position)`.
 
-    Both are `(batch, position)`. If all scores move by eta at most, sum_k w_k |v_k - g| (e^(2 eta) - 1) bounds it, and
-    half the range bounds that sum. A key without weight may have a large score that moves far: then what the others
-    give moves by as much as they do, and the mass of those without weight, before and after, comes on top.
+    If all scores move by eta at most, sum_k w_k |v_k - g| (e^(2 eta) - 1) bounds it: next to a steep key the values
+    with weight are close to each other. A key without weight may have a large score that moves far: then what the
+    others give moves by as much as they do, and the mass of those without weight, before and after, comes on top, times
+    the range of the values.
     """
-    together = np.expm1(2 * eta.max(axis=1)) / 2
+    values, reach = head.values, float(np.ptp(head.values, axis=0).max())
+    gaps = [(weights * np.abs(values[:, o] - outputs[:, o, None])).sum(axis=1) for o in range(values.shape[1])]
+    spread = np.max(gaps, axis=0)
+    together = np.expm1(2 * eta.max(axis=1)) * spread
     is_light = weights < LIGHT
     others = np.where(is_light, 0.0, eta).max(axis=1)
     # A weight that is 0 because it underflows is at most the smallest number.
     before = np.where(is_light, np.maximum(weights, np.finfo(np.float64).tiny), 0.0)
     after = (before * np.exp(eta + others[:, None])).sum(axis=1) / np.where(is_light, 0.0, weights).sum(axis=1)
-    apart = np.expm1(2 * others) / 2 + before.sum(axis=1) + after
-    found: Floats = np.fmin(together, apart)
+    mass = before.sum(axis=1)  # what the others give by themselves is at most so much of the range from g
+    apart = np.expm1(2 * others) * (spread + mass * reach) / (1 - mass) + (mass + after) * reach
+    found: Floats = np.fmin(np.where(np.isnan(together), np.inf, together), apart)
     return found
 
 

@@ -29,9 +29,10 @@ MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished: some se
 SAMPLED = 3  # fitting points for each of them
 LEAST_SAMPLES = 600
 LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
-PARTS = (1.0, 0.56, 0.42, 0.25, 0.12)  # of the most that can be polished: sizes that are tried
+# Of the most that can be polished: sizes that are tried. Those in the middle are worth their time most, and come first.
+PARTS = (0.56, 0.42, 1.0, 0.25, 0.12)
 LEAST_PART = 12  # positions
-HOPELESS = 5.0  # times the error of the whole length on a net: then no shorter part is tried
+HOPELESS = 5.0  # times the least error so far: then no shorter part is tried
 PROMISING = 30.0  # times the tolerance: a part with a larger error is not extended
 MOST_LENGTHENED = 3  # of the polished ones: the best
 MOST_EXTENDED = 600  # positions that a polished part is extended to: a second
@@ -62,19 +63,21 @@ class OffNet:
 
     def best_of(self, count: int) -> Candidate:
         """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them."""
-        best = self.problem.best_of(count)
-        if best.error > self._exact and count <= self.most and isinstance(self.problem, DenseProblem):
+        even = self.problem.best_of(count)
+        if even.error > self._exact and count <= self.most and isinstance(self.problem, DenseProblem):
             other = crowded(self.problem, count)
-            if other is not None and other.error < WORTHWHILE * best.error:
+            if other is not None and other.error < WORTHWHILE * even.error:
                 return self.improved(other)
-        best = self.improved(best)
+        best, hopeless = even, 0
         for size in self._parts(count):
             if best.error <= self._exact or self.problem.request.is_over():
                 break
-            small = self._small(size)
-            if small.error > HOPELESS * best.error:
-                break
-            best = min(best, small, self._extended(small, count), key=error_of)
+            if size == count:
+                best = min(best, self.improved(even), key=error_of)
+            elif size > hopeless:
+                small = self._small(size)
+                hopeless = size if small.error > HOPELESS * best.error else hopeless
+                best = min(best, small, self._extended(small, count), key=error_of) if size > hopeless else best
         return best
 
     def shortest(self, request: Request, most: float) -> Candidate | None:
@@ -142,9 +145,9 @@ class OffNet:
         return 0 if outputs > LEVELLED_OUTPUTS else MOST_PARAMETERS // parameters(1, self.placement.width, outputs)
 
     def _parts(self, count: int) -> list[int]:
-        """Sizes below `count` that can be polished, the largest first."""
+        """Sizes up to `count` that can be polished."""
         most = min(count, self.most)
-        return [size for part in PARTS if LEAST_PART <= (size := int(part * most)) < count]
+        return [size for part in PARTS if (size := int(part * most)) >= LEAST_PART or size == count]
 
     def _small(self, size: int) -> Candidate:
         if isinstance(self.problem, GridProblem):
