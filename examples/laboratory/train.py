@@ -129,7 +129,7 @@ def _train(plan: Plan, seed: int, work: Path, place: Path, identity: dict[str, A
         settings,
         seed=seed,
         checkpoint=work / "checkpoint.pt",
-        identity=json.dumps(identity, sort_keys=True),
+        identity=identity,
         watch=watch,
     )
     try:

@@ -31,7 +31,7 @@ from foreword.compiler.domain import Cube
 from foreword.compiler.target import Target
 
 CLOSER = (0.1, 0.01)  # times the scale of the last attempt
-LEAST_SCALE = 1e-11  # of keys about a kink
+LEAST_SCALE = 1e-9  # of keys about a kink: closer ones are so large that their rounding is more than they gain
 LIMIT = 20_000  # positions: float64 evaluation of more takes longer than their solution
 SMOOTH = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7), (1.2, 0.2))  # (reach, overlap) of `gaussian_axis`
 # The same where a side is like a root, whose error is a root of the scale.
