@@ -65,11 +65,13 @@ def test_steps_that_bend_with_the_valley_end_below_what_straight_ones_reach() ->
 def test_a_polish_is_given_up_only_where_its_errors_foretell_a_miss() -> None:
     falling = [2.0**-part for part in range(PARTS + 3)]
     end = 2.0 ** (1 - SWEEPS * PARTS)  # what the last part will have, at that rate
-    assert not _is_hopeless(falling, end)
-    assert _is_hopeless(falling, end / 8)
-    assert not _is_hopeless(falling[:PARTS], end / 8), "too early to tell"
-    assert not _is_hopeless(falling, 0.0), "nothing is asked for"
-    assert _is_hopeless([1.0] * (PARTS + 1), 0.4)
+    assert not _is_hopeless(falling, end, 8)
+    assert _is_hopeless(falling, end / 8, 8)
+    assert not _is_hopeless(falling[:PARTS], end / 8, 8), "too early to tell"
+    assert not _is_hopeless(falling, 0.0, 8), "nothing is asked for"
+    assert _is_hopeless([1.0] * (PARTS + 1), 0.4, 8)
+    assert _is_hopeless([1.0] * (PARTS + 1), 0.0, 8), "without a goal: hardly fallen"
+    assert not _is_hopeless([1.0] * (PARTS + 1), 0.0, 1), "after a few steps that is not told"
 
 
 @pytest.mark.parametrize("limit", [30.0, 2.0])

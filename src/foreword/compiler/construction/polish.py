@@ -37,6 +37,7 @@ SWEEPS = 4  # times that the samples are weighted anew
 PARTS = 5  # of a sweep, after each of which the goal may be reached
 WITHIN_REACH = 2.0  # times the goal: what the errors so far foretell must be below, or the rest is not worth its time
 HARDLY = 0.9  # times the least error before a sweep: where the least in it is above, the rest is not worth its time
+FEWEST_EACH = 5  # steps of a part from which on this is told: the first few hardly lower an error that falls later
 SPARED = 0.97  # of the limit on values: what holds them is not quite stiff
 STIFFNESS = 1e-3  # of what holds values within the limit, in units of the samples' share each
 
@@ -126,7 +127,7 @@ def polished(
         if error.max() < goal and np.abs(head.values).max() <= limit:
             break
         errors.append(float(error.max()))
-        if is_over() or _is_hopeless(errors, goal):
+        if is_over() or _is_hopeless(errors, goal, math.ceil(steps / (SWEEPS * PARTS))):
             break
         if sweep % PARTS < PARTS - 1:
             continue
@@ -135,15 +136,15 @@ def polished(
     return head
 
 
-def _is_hopeless(errors: list[float], goal: float) -> bool:
+def _is_hopeless(errors: list[float], goal: float, each: int) -> bool:
     """Whether errors that go on falling as in the last sweep miss the goal: they fall slower and slower, as a rule.
 
-    Without a goal, whether they have hardly fallen in the last sweep.
+    Without a goal, whether they have hardly fallen in the last sweep, if its parts had more than a few steps `each`.
     """
     if len(errors) <= PARTS or min(errors) <= 0:
         return False
     if not goal > 0:
-        return min(errors[-PARTS:]) > HARDLY * min(errors[:-PARTS])
+        return each >= FEWEST_EACH and min(errors[-PARTS:]) > HARDLY * min(errors[:-PARTS])
     fall = max(0.0, math.log(errors[-1 - PARTS] / errors[-1])) / PARTS
     return math.log(min(errors) / (WITHIN_REACH * goal)) > fall * (SWEEPS * PARTS - len(errors))
 
