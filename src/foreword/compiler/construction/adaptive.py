@@ -71,7 +71,7 @@ class Adaptive:
         kinks, known = kinks_of(target, domain, rng)
         rooted, sides = list[Kink](), list[Kink]()
         if isinstance(domain, Cube) and domain.dimension in NODES:
-            rooted = rooted_planes(target.evaluate, domain, kinks, rng)
+            rooted = rooted_planes(target.evaluate, domain, kinks, np.random.default_rng(0))  # others' draws stay
             sides = [plane for plane in rooted if not any(plane is kink for kink in kinks)]
         if isinstance(domain, FiniteSet) or not (kinks or sides):
             return Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
