@@ -73,8 +73,9 @@ class Adaptive:
         if isinstance(domain, Cube) and domain.dimension in NODES:
             rooted = rooted_planes(target.evaluate, domain, kinks, np.random.default_rng(0))  # others' draws stay
             sides = [plane for plane in rooted if not any(plane is kink for kink in kinks)]
+        nothing = Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
         if isinstance(domain, FiniteSet) or not (kinks or sides):
-            return Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
+            return nothing
         notes = {"kinks": _told(kinks), "known": known} | ({"like_roots": _told(rooted)} if rooted else {})
         # One kink's keys lie along its normal already, and their proof is tighter than that of graded axes.
         reductions = Reduction.all_of(target, domain, request) if len(kinks) > 1 else []
@@ -82,7 +83,7 @@ class Adaptive:
         if isinstance(inner, Draft):
             return replace(inner, notes={**inner.notes, **notes})
         is_along = all(along_axis(normal) is not None for normal, _ in kinks)
-        candidate: Candidate | Obstacle | None = None
+        candidate: Candidate | Obstacle = nothing
         if kinks and not (rooted and is_along):  # beside gates the target is to be smooth
             candidate = _Gates.of(target, domain, chart, request, kinks, rng).found()
         if (
@@ -93,10 +94,9 @@ class Adaptive:
         ):
             planes, is_rooted = [*kinks, *sides], bool(rooted)
             grid = GridProblem.of(target, domain, chart, request, rng, kinks=planes, is_rooted=is_rooted)
-            made = _on_grid(grid, request)
-            candidate = made if candidate is None else _better(request, candidate, made)
-        if candidate is None or isinstance(candidate, Obstacle):
-            return candidate or Obstacle("kinks", f"No grid of keys can be graded towards the sides of {domain}.")
+            candidate = _better(request, candidate, _on_grid(grid, request))
+        if isinstance(candidate, Obstacle):
+            return candidate
         judged = unseen(target, domain, chart, candidate.head.positions, kinks=[*kinks, *sides])
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
 
