@@ -283,6 +283,16 @@ def test_a_root_along_one_side_of_a_square_takes_few_cells() -> None:
     assert told.effort["cells"] < 2_000
 
 
+def test_a_cell_without_a_double_inside_is_not_halved() -> None:
+    # 4.5 million doubles lie in [1, 1 + 1e-9], and the bound cannot come within 1e-9 of the error on their spacing.
+    narrow = Cube([(1, 1 + 1e-9)])
+    goal = 1 + 1e-9
+    told = prove(_constant(0.0), chart_of(narrow), _target(narrow, "sqrt(x - 1)"), narrow, tightness=goal).certificate
+    assert told.effort["open"] == 0
+    assert told.effort["cells"] < 500
+    assert told.seen * goal < told.bound < 1.001 * told.seen
+
+
 def test_what_a_distant_key_may_round_to_does_not_hide_an_error() -> None:
     # Two keys make the output; a third has a score of -1e9 on most of the domain, and a rounding of 1e-7 there.
     head = Head(np.array([[1.0], [-1.0], [-1e9]]), np.array([0.0, 0.0, -1e9]), np.array([[1.0], [-1.0], [0.0]]))

@@ -265,9 +265,17 @@ def _step(search: Search, residual: Residual, probe: Probe, aims: Aims) -> Searc
     search = _followed(search, residual, probe, found, block)
     wanted = aims.at(search)
     is_noise = (found.noise > NOISY * wanted) & (upper <= wanted + 2 * found.noise)
-    is_done = (upper <= wanted) | is_noise | (levels.max(axis=1) >= DEEPEST - 1)
+    is_done = (upper <= wanted) | is_noise | (levels.max(axis=1) >= DEEPEST - 1) | ~_can_be_halved(block, found.shares)
     children = _halves(levels[~is_done], indices[~is_done], upper[~is_done], found.shares[~is_done])
     return search.stepped(left, (levels[is_done], indices[is_done], upper[is_done]), children)
+
+
+def _can_be_halved(block: Cover, shares: Floats) -> NDArray[np.bool_]:
+    """Whether a double lies inside each cell along its axis of the largest share: else a half is the cell again."""
+    rows, axis = np.arange(len(block)), shares.argmax(axis=1)
+    lower, upper = block.lower[rows, axis], block.upper[rows, axis]
+    found: NDArray[np.bool_] = np.nextafter(lower, upper) < upper
+    return found
 
 
 def _halves(levels: NDArray[np.int8], indices: NDArray[np.uint64], bounds: Floats, shares: Floats) -> Cells:
