@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from foreword.certificate import Verdict
 from foreword.compiler.checks import check
+from foreword.compiler.construction.contract import Instant, Request
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.pipeline import compile_function, load_compiled
 from foreword.compiler.target import Target
@@ -183,3 +185,14 @@ def test_a_contradicting_pair_of_points_is_named_and_true_constants_pass() -> No
 
     assert obstacles(45.0) == ["lipschitz"]  # the largest slope is 50
     assert obstacles(50.0) == []
+
+
+def test_a_draft_s_time_is_the_thread_s_work_and_half_of_its_waiting() -> None:
+    made = Instant()
+    time.sleep(0.2)
+    assert 0.1 <= made.since() <= (time.perf_counter() - made.clock) / 2
+    while time.thread_time() - made.work < 0.2:
+        sum(range(1_000))
+    assert made.since() >= 0.2
+    assert Request(None, 1e-3, seconds=0.15, made=made).is_over()
+    assert not Request(None, 1e-3, seconds=1_000.0, made=made).is_over()

@@ -59,12 +59,12 @@ def test_a_draft_ends_after_its_first_tries_when_time_is_up(
 
     target, rng = Target(jumping, domain=Cube([(-1, 1)] * 2), kinks=tuple(kinks)), np.random.default_rng(1)
     started = time.process_time()
-    found = construction.draft(target, target.domain, Request(None, 1e-3, until=0.0), rng=rng)
+    found = construction.draft(target, target.domain, Request(None, 1e-3, seconds=0.0), rng=rng)
     assert isinstance(found, Obstacle)
     assert found.code == (OUT_OF_TIME if kinks or construction.name != "adaptive" else "kinks")
     assert found.remedy or found.code == "kinks"
     assert time.process_time() - started < 4  # 0.2 s; 9 s where the polish has no clock
-    short = construction.draft(target, target.domain, Request(30, None, until=0.0), rng=rng)
+    short = construction.draft(target, target.domain, Request(30, None, seconds=0.0), rng=rng)
     assert isinstance(short, Draft) or found.code == "kinks"
 
 

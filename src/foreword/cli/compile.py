@@ -45,7 +45,10 @@ def compile_expression(
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
     seconds: float = typer.Option(
-        60.0, "--seconds", min=0.0, help="Time limit of all proofs together, and of all drafts."
+        60.0,
+        "--seconds",
+        min=0.0,
+        help="Time limit of all proofs together, and of all drafts (of work: up to twice that by the clock).",
     ),
     certify: bool = typer.Option(True, "--certify/--no-certify", help="Without a proof nothing is claimed."),
     out: Path | None = typer.Option(

@@ -17,7 +17,7 @@ from foreword.certificate import Certificate, Verdict
 from foreword.compiler.a_priori import a_priori_certificate
 from foreword.compiler.branching import Search
 from foreword.compiler.compiled import Tried
-from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Obstacle, Request
+from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Instant, Obstacle, Request
 from foreword.compiler.construction.unit import drafted
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain
@@ -80,7 +80,7 @@ class Attempt:
 
 @dataclass
 class Clock:
-    """The time for drafts or for proofs: `left` seconds of it."""
+    """The time for drafts, of this thread's work, or for proofs, by the clock: `left` seconds of it."""
 
     left: float
 
@@ -91,6 +91,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """What is done herein takes from it."""
         started = time.perf_counter()
         try:
             yield
@@ -122,11 +123,11 @@ class Wish:
         if name not in self.work.drafts:
             self.tell(Stage("drafting", construction.name, 0.0))
             started = time.perf_counter()
-            tolerance = self.request.tolerance
-            until = started + max(self.drafting.left * (1.0 if is_last else SHARE), LEAST_EACH)
-            request = replace(self.request, tolerance=None if tolerance is None else share * tolerance, until=until)
-            with self.drafting.running():
-                outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
+            tolerance = None if self.request.tolerance is None else share * self.request.tolerance
+            left = max(self.drafting.left * (1.0 if is_last else SHARE), LEAST_EACH)
+            request = replace(self.request, tolerance=tolerance, seconds=left, made=Instant())
+            outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
+            self.drafting.left -= request.made.since()
             seconds = time.perf_counter() - started
             if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
                 self.work.drafts[name] = (outcome, seconds)

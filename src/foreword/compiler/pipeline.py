@@ -56,9 +56,10 @@ def compile_function(
     `f` is what `target_of` takes: a Target, an expression or its text, a catalogue name, a NumPy function of points
     `(batch, column)`, or samples on a FiniteSet. `lipschitz` (geodesic on a sphere) is the caller's claim. `method` is
     "auto" or the name of one construction. No value's magnitude exceeds `value_limit`, unless twice the target's own
-    does. `seconds` is for all proofs together, and as many, ten at least, for all drafts: a construction ends with what
-    it has. Without `certify` there are no proofs. `progress` is told of every stage, and what it raises ends the
-    compilation. CompileError lists every obstacle.
+    does. `seconds` is for all proofs together, by the clock, and as many, ten at least, of this thread's work for all
+    drafts, on a busy machine up to twice that by the clock: a construction ends with what it has. Without `certify`
+    there are no proofs. `progress` is told of every stage, and what it raises ends the compilation. CompileError lists
+    every obstacle.
 
     `resume` names a file for unfinished work. Whatever interrupts the compilation, time that is up included, leaves its
     state there, and the same call goes on from it to the same result; when nothing is left to do the file is removed.

@@ -27,6 +27,7 @@ SELECTED = 4_000  # other points, at which a construction chooses among its cand
 WORK = 200_000_000  # weights that one report of an error may take: fewer points for a very long prefix
 BLOCK = 1 << 23  # weights in memory at once, 64 MB
 OUT_OF_TIME = "time"  # the code of the obstacle that no more time was left
+WAITING = 2.0  # seconds of waiting that count as one of work
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,35 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Instant:
+    """A moment, by the clock and by how long this thread has worked.
+
+    What a draft becomes should not hang on who else uses the machine, so that its time is the thread's work. But nobody
+    waits for ever: a target that asks another process works little here, and half of the waiting counts.
+    """
+
+    clock: float = field(default_factory=time.perf_counter)
+    work: float = field(default_factory=time.thread_time)
+
+    def since(self) -> float:
+        """Seconds that this thread has worked since then, or half of those that have gone by, whichever is more."""
+        return max(time.thread_time() - self.work, (time.perf_counter() - self.clock) / WAITING)
+
+
+@dataclass(frozen=True)
 class Request:
     """What a draft should be: at most `positions` long and as good as possible, or as short as `tolerance` allows.
 
     Of both, `positions` is the length and `tolerance` tells when there is no use in doing better. No value's magnitude
-    is above `value_limit`, except where the target itself comes near to it: then twice the target's. From `until` on
-    (perf_counter) a draft is to end with what it has.
+    is above `value_limit`, except where the target itself comes near to it: then twice the target's. `seconds` after it
+    was `made` a draft is to end with what it has.
     """
 
     positions: int | None
     tolerance: float | None
     value_limit: float = 10.0
-    until: float = math.inf
+    seconds: float = math.inf
+    made: Instant = field(default_factory=Instant)
 
     def limit_for(self, wanted: Floats) -> float:
         """The largest magnitude of a value, given the target's values `(batch, output)`."""
@@ -78,7 +96,7 @@ class Request:
 
     def is_over(self) -> bool:
         """Whether the time for drafts is up: then nothing more is tried."""
-        return time.perf_counter() >= self.until
+        return self.made.since() >= self.seconds
 
     def is_met_by(self, sampled: float) -> bool:
         """Whether so small an error at sampled points leaves room for a proof of the tolerance."""
