@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from foreword.compiler.construction.nearest import net_of_at_most
 from foreword.compiler.domain import Sphere
-from foreword.compiler.lattices import icosahedral, points_of, size_of, tori, triangle_numbers
+from foreword.compiler.lattices import icosahedral, points_of, regular, size_of, tori, triangle_numbers
 from foreword.compiler.nets import covering_radius, finest_sphere_net, net_within, sphere_net_of
 
 
@@ -57,3 +59,30 @@ def test_the_finest_net_has_at_most_so_many_points_and_is_no_coarser_than_a_spir
         assert 1 <= len(net.points) <= count
         assert net.radius <= sphere_net_of(dimension, count).radius
         assert net.radius == covering_radius(net.points)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
+def test_few_points_are_a_regular_body_s_corners_and_cover_as_it_does(dimension: int) -> None:
+    seen = Sphere(dimension).sample(20_000, np.random.default_rng(2))
+    cross = math.acos((dimension + 1) ** -0.5)
+    bodies = {1: math.pi, 2: math.pi / 2, dimension + 2: math.acos(1 / (dimension + 1)), 2 * (dimension + 1): cross}
+    for count, radius in bodies.items():
+        found = regular(dimension, radius + 1e-9)
+        assert found is not None
+        points, covered = found
+        assert len(points) == count
+        np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1.0, atol=1e-15)
+        assert np.arccos((seen @ points.T).max(axis=1).min()) <= covered <= radius + 1e-9
+        if count > dimension + 1 and dimension <= 3:
+            assert covered == pytest.approx(covering_radius(points), rel=1e-9)
+    assert regular(dimension, cross - 1e-9) is None
+
+
+@pytest.mark.parametrize(("dimension", "count"), [(5, 60), (6, 24), (8, 100)])
+def test_few_points_on_a_sphere_of_many_dimensions_are_found_at_once(dimension: int, count: int) -> None:
+    started = time.process_time()
+    net = net_of_at_most(Sphere(dimension), count)
+    assert time.process_time() - started < 5.0  # 0.2 s; 200 s when every layer's net was searched for to the last
+    assert dimension + 2 <= len(net.points) <= count
+    seen = Sphere(dimension).sample(20_000, np.random.default_rng(3))
+    assert np.arccos((seen @ net.points.T).max(axis=1).min()) <= net.radius < math.pi / 2

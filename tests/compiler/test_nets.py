@@ -48,7 +48,7 @@ def test_a_net_with_a_hole_is_seen() -> None:
 
 @pytest.mark.parametrize(
     ("dimension", "radius"),
-    [(1, 0.03), (2, 0.15), (2, 0.05), (3, 0.3), (4, 0.6), pytest.param(6, 1.0, marks=pytest.mark.slow)],
+    [(1, 0.03), (2, 0.15), (2, 0.05), (3, 0.3), (4, 0.6), (6, 1.0)],
 )
 def test_a_net_for_a_radius_keeps_it_and_is_not_much_longer_than_promised(dimension: int, radius: float) -> None:
     net = net_within(Sphere(dimension), radius, limit=100_000)

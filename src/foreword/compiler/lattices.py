@@ -157,3 +157,30 @@ def _torus(angle: float, height: float, radius: float) -> Torus:
             if math.isfinite(columns[best]):
                 found.append(Torus(angle, int(rows[best]), int(columns[best]), bool(is_staggered), bool(is_swapped)))
     return min(found, key=lambda torus: torus.count)
+
+
+def regular(dimension: int, radius: float) -> tuple[Floats, float] | None:
+    """The fewest corners of a regular body, or of less, that cover S^m within `radius`, and their covering radius.
+
+    One point covers within pi, two within pi/2, the m + 2 corners of a simplex within arccos(1/(m + 1)), those of a
+    cross-polytope, 2 (m + 1), within arccos((m + 1)^(-1/2)): furthest are the middles of their faces.
+    """
+    columns = dimension + 1
+    unit = np.eye(columns)
+    if radius >= math.pi:
+        return unit[:1], math.pi
+    radii = (math.pi / 2, math.acos(1 / columns), math.acos(columns**-0.5))
+    for number, found in enumerate(radii):
+        if found * (1 + 1e-12) <= radius:
+            bodies = (np.stack([unit[0], -unit[0]]), _simplex(columns), np.concatenate([unit, -unit]))
+            return bodies[number], found * (1 + 1e-12)
+    return None
+
+
+def _simplex(columns: int) -> Floats:
+    """Its `columns + 1` corners, of norm 1: those of the standard one, a dimension higher, seen along its diagonal."""
+    corners = np.eye(columns + 1) - 1 / (columns + 1)
+    plane = np.linalg.svd(corners)[2][:columns]
+    found = corners @ plane.T
+    made: Floats = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return made

@@ -7,7 +7,6 @@ target.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +19,7 @@ from scipy.special import gammaln
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Sphere
-from foreword.compiler.lattices import icosahedral, points_of, size_of, tori, triangle_numbers
+from foreword.compiler.lattices import icosahedral, points_of, regular, size_of, tori, triangle_numbers
 
 Indices = NDArray[np.intp]
 
@@ -187,9 +186,11 @@ def net_within(domain: Sphere | Cube, radius: float, *, limit: int) -> Net | Non
         return cube_net(domain, counts) if math.prod(counts.tolist()) <= limit else None
     if positions_for(domain, radius) > 2.0 * limit + 50:
         return None
+    coarse = regular(domain.dimension, radius)
+    if coarse is not None:
+        return Net(*coarse) if len(coarse[0]) <= limit else None
     if domain.dimension > 3:
-        net = _layered(domain.dimension, radius)
-        return net if net is not None and len(net.points) <= limit else None
+        return _layered(domain.dimension, radius, limit)
     if domain.dimension == 1:
         count = max(2, math.ceil(math.pi / (radius - SLACK)))
         return _spiral_within(1, radius, count, limit)
@@ -314,28 +315,32 @@ def cube_net(domain: Cube, counts: NDArray[np.int_]) -> Net:
     return Net(points, float(np.linalg.norm(half)) * (1 + 1e-15))
 
 
-def _layered(dimension: int, radius: float) -> Net | None:
-    """Layers of equal latitude, each carrying a net of the sphere one dimension lower; any dimension.
+def _layered(dimension: int, radius: float, limit: int) -> Net | None:
+    """Layers of equal latitude, each carrying a net of the sphere one dimension lower; any dimension above one.
 
     A point at latitude a within half a step of a layer at a' is at angle t <= r' from a point of the layer's net, so
     cos d = sin a sin a' + cos a cos a' cos t is smallest at t = r' and, being a sinusoid in a that is concave where it
-    is positive, at one of the strip's two ends.
+    is positive, at one of the strip's two ends. A layer north of the equator mirrors one south of it.
     """
-    if dimension <= 3:
-        return net_within(Sphere(dimension), radius, limit=200_000)
     layers = max(1, math.ceil(math.pi / (2 * radius / math.sqrt(dimension))))
-    edges = np.linspace(-math.pi / 2, math.pi / 2, layers + 1)
+    edges = np.linspace(-math.pi / 2, math.pi / 2, layers + 1).tolist()
     points: list[Floats] = []
-    worst = 0.0
-    for lower, upper in itertools.pairwise(edges.tolist()):
-        middle = (lower + upper) / 2
-        lesser = _layered(dimension - 1, _reach(lower, middle, upper, radius))
-        if lesser is None or sum(len(ring) for ring in points) > 2_000_000:
+    worst, left = 0.0, limit
+    for number in range((layers + 1) // 2):
+        lower, upper = edges[number], edges[number + 1]
+        is_mirrored = number != layers - 1 - number
+        middle = (lower + upper) / 2 if is_mirrored else 0.0
+        share = left // 2 if is_mirrored else left
+        lesser = net_within(Sphere(dimension - 1), _reach(lower, middle, upper, radius), limit=share)
+        if lesser is None:
             return None
-        ring = np.concatenate(
-            [np.full((len(lesser.points), 1), math.sin(middle)), math.cos(middle) * lesser.points], axis=1
-        )
-        points.append(ring / np.linalg.norm(ring, axis=1, keepdims=True))
+        count = len(lesser.points)
+        ring = np.concatenate([np.full((count, 1), math.sin(middle)), math.cos(middle) * lesser.points], axis=1)
+        ring /= np.linalg.norm(ring, axis=1, keepdims=True)
+        points.append(ring)
+        if is_mirrored:
+            points.append(ring * np.array([-1.0] + [1.0] * dimension))
+        left -= count * (1 + is_mirrored)
         worst = max(worst, _strip_radius(lower, middle, upper, lesser.radius))
     return Net(np.concatenate(points), worst)
 
