@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Without their compiled code the tests and the package take ten seconds more of every start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help pilot gallery bench-fit test test-all check format clean
 

@@ -45,6 +45,13 @@ def few_timed_requests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without its pictures, which take longer than a tiny pilot: for tests of something else."""
+    for name in ("interval_picture", "fit_curves", "value_against_cost"):
+        monkeypatch.setattr(f"foreword.assessment.plots.{name}", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module")
 def hardly_polished() -> Iterator[None]:
     """A short prefix's keys are hardly moved to better places, which takes seconds: for tests of something else."""
