@@ -8,6 +8,7 @@ Binomial(repetitions, delta) misses in fewer than one of a million seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
