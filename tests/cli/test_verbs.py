@@ -423,7 +423,8 @@ def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("foreword.tuning.probes.STEPS", 1)
+    for name in ("STEPS", "LORA_STEPS"):
+        monkeypatch.setattr(f"foreword.tuning.probes.{name}", 2)
     task = write_task(tmp_path / "task", model_folder("gpt2"), [], kind="generate")
     ran = foreword("foretell", task, "-q")
     assert (ran.code, ran.err) == (0, "")
