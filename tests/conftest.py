@@ -45,6 +45,14 @@ def few_timed_requests() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report or a sweep without its pictures, which take longer than a tiny pilot: for tests of something else."""
+    monkeypatch.setattr("foreword.tuning.length.length_picture", lambda _: "<svg/>")
+    for name in ("interval_picture", "fit_curves", "value_against_cost"):
+        monkeypatch.setattr(f"foreword.assessment.plots.{name}", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module")
 def hardly_polished() -> Iterator[None]:
     """A short prefix's keys are hardly moved to better places, which takes seconds: for tests of something else."""
@@ -229,19 +237,26 @@ def shared_host(load_host: Callable[..., Host]) -> Callable[[str], Host]:
     return host
 
 
-@pytest.fixture(params=ENCODERS + CAUSAL)
+def _each(*families: str) -> list[Any]:
+    """Families as parameters; the two that only the slow tests and the conformance matrix add to the others."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("distilbert", "qwen2") else []) for name in families
+    ]
+
+
+@pytest.fixture(params=_each(*ENCODERS, *CAUSAL))
 def host(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) -> Host:
     """Each family in turn."""
     return shared_host(request.param)
 
 
-@pytest.fixture(params=ENCODERS)
+@pytest.fixture(params=_each(*ENCODERS))
 def encoder(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) -> Host:
     """Each encoder in turn."""
     return shared_host(request.param)
 
 
-@pytest.fixture(params=CAUSAL)
+@pytest.fixture(params=_each(*CAUSAL))
 def causal(request: pytest.FixtureRequest, shared_host: Callable[[str], Host]) -> Host:
     """Each causal model in turn."""
     return shared_host(request.param)

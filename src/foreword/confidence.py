@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -221,11 +222,13 @@ def _mean_lower_limit(values: Floats, bets: Floats, target: float) -> float:
     return excluded
 
 
+@lru_cache(maxsize=1024)
 def _difference_lower_limit(wins: int, losses: int, trials: int, level: float) -> float:
     """Lower limit of `paired_rate_difference_interval`: bisection, ending on a difference that is excluded.
 
     All differences below an excluded one are excluded too: the set of outcomes grows with a win and shrinks with a
-    loss, so its probability increases in P(win) and decreases in P(loss).
+    loss, so its probability increases in P(win) and decreases in P(loss). Remembered, since it takes milliseconds and
+    candidates that are compared with each other have the same few counts.
     """
     alpha = 1 - level
     rates = _clopper_pearson(wins + losses, trials, NUISANCE_SHARE * alpha / 2)

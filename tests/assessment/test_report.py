@@ -55,16 +55,6 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def no_picture(evidence: Evidence, *, narrow: bool = False) -> None:
-    return None
-
-
-@pytest.fixture
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("interval_picture", "fit_curves", "value_against_cost"):
-        monkeypatch.setattr(plots, name, no_picture)
-
-
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Every value of a JSON tree that is not itself a tree, with its path."""
     if isinstance(value, dict):
@@ -139,7 +129,8 @@ def test_hostile_names_stay_text_inside_the_pictures(sample_evidence: Sample) ->
     "name", ["$\\frac{", "札幌市の文書", "مرحبا", "🙂", "\x00\x1b[31m", "", " ", "#1d2433", "a" * 400]
 )
 def test_any_name_can_be_drawn(sample_evidence: Sample, name: str) -> None:
-    found = [c.model_copy(update={"name": c.name + name}) for c in sample_evidence().candidates]
+    prefix, rival = (sample_evidence().candidate(kind) for kind in ("prefix", "lora"))
+    found = [c.model_copy(update={"name": c.name + name}) for c in (prefix, rival)]
     text = render(sample_evidence(candidates=found))
     for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(picture)  # noqa: S314  this very test made it
@@ -276,6 +267,7 @@ def test_a_pilot_that_measured_little_still_has_a_page(sample_evidence: Sample) 
         assert "None" not in "".join(Page(page).text)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_of_a_model_that_writes_the_nats_added_to_other_text_are_shown(sample_evidence: Sample) -> None:
     evidence = sample_evidence()
     found = []
@@ -291,6 +283,7 @@ def test_of_a_model_that_writes_the_nats_added_to_other_text_are_shown(sample_ev
     assert "nearest neighbour" not in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("verdict", ["GO", "CONDITIONAL", "NO-GO", "NOT ENOUGH EVIDENCE"])
 def test_the_verdict_is_said_in_words(sample_evidence: Sample, verdict: str) -> None:
     evidence = sample_evidence(decision={"verdict": verdict, "chosen": None, "reasons": [], "changes": []})
@@ -299,6 +292,7 @@ def test_the_verdict_is_said_in_words(sample_evidence: Sample, verdict: str) -> 
     assert wording.VERDICTS[verdict][1] in text
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_changed_base_model_is_an_alarm_on_the_first_screen(sample_evidence: Sample) -> None:
     base = sample_evidence().base.model_dump()
     alarm = "its weights did not stay frozen"
@@ -306,6 +300,7 @@ def test_a_changed_base_model_is_an_alarm_on_the_first_screen(sample_evidence: S
     assert alarm in render(sample_evidence(base={**base, "fingerprint_after": "00"}))
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_written_page_is_what_is_rendered_and_nothing_is_left_beside_it(
     sample_evidence: Sample, tmp_path: Path
 ) -> None:
@@ -314,6 +309,7 @@ def test_the_written_page_is_what_is_rendered_and_nothing_is_left_beside_it(
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_full_disk_leaves_the_old_page_whole(
     sample_evidence: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +325,7 @@ def test_a_full_disk_leaves_the_old_page_whole(
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_folder_that_is_not_there_is_refused_with_a_remedy(sample_evidence: Sample, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="--out"):
         write_report(sample_evidence(), tmp_path / "missing" / "report.html")

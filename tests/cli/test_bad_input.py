@@ -17,7 +17,7 @@ from filelock import FileLock
 
 import foreword as fw
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "without_pictures")
 
 PROBE: list[dict[str, Any]] = [{"kind": "zero-shot"}, {"kind": "probe"}]
 SCREEN = 25
@@ -503,7 +503,9 @@ def test_a_truncated_or_tampered_bundle(
 
 def test_a_fitted_and_a_compiled_prefix_are_told_apart(foreword: Any, finished: Path, tmp_path: Path) -> None:
     compiled = tmp_path / "compiled.prefix"
-    fw.compile_function(lambda x: x[:, 0], domain=fw.Sphere(1), positions=4).save(compiled)
+    fw.compile_function(lambda x: x[:, 0], domain=fw.Sphere(1), positions=4, method="spectral", certify=False).save(
+        compiled
+    )
     for verb in (["inspect"], ["predict", "--bundle"]):
         assert "Check it with `foreword verify`" in refused(foreword(*verb, compiled, stdin=b'"apple"'))
     assert "See what it is with `foreword inspect`" in refused(foreword("verify", finished / "best.prefix"))

@@ -14,6 +14,8 @@ from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.pipeline import compile_function
 from foreword.errors import CertificateError, CompileError
 
+pytestmark = pytest.mark.usefixtures("hardly_polished")
+
 
 def test_a_function_is_compiled_proved_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "f.prefix"

@@ -24,7 +24,9 @@ from foreword.compiler.checker import CheckResult
 from foreword.compiler.compiled import CompiledFunction, load_compiled
 from foreword.compiler.domain import FiniteSet, Sphere
 
-WAVE = ["compile", "sin(2*x)*y", "--domain", "S2", "--tolerance", "1e-2", "--method", "spectral"]
+pytestmark = pytest.mark.usefixtures("hardly_polished")
+
+WAVE = ["compile", "sin(2*x)*y", "--domain", "S1", "--tolerance", "1e-2", "--method", "spectral"]
 
 Run = Callable[..., Any]
 
@@ -37,7 +39,7 @@ def timeless(file: Path) -> Certificate:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(branching, "BLOCK", 4)
+    monkeypatch.setattr(branching, "BLOCK", 1)
     monkeypatch.setattr(attempts, "BETWEEN", 0.0)
 
 
@@ -118,7 +120,7 @@ INTERRUPTED = """
 import signal, time
 from foreword.compiler import attempts, branching
 signal.signal(signal.SIGINT, signal.default_int_handler)
-branching.BLOCK, attempts.BETWEEN, step = 4, 0.0, branching._step
+branching.BLOCK, attempts.BETWEEN, step = 1, 0.0, branching._step
 def slow(*parts):
     time.sleep(0.3)
     return step(*parts)

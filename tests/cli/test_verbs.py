@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from foreword.tuning.examples import load_splits
 from foreword.tuning.task import Task
 from foreword.version import __version__
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "without_pictures")
 
 HEAVY = ("torch", "transformers", "numpy", "scipy", "matplotlib")
 
@@ -153,29 +154,35 @@ def test_ctrl_c_says_that_nothing_is_lost_and_ends_with_130(
     assert "what was finished is kept; the same command goes on from there" in ran.err
 
 
-def _heed_interrupts() -> None:
-    """A shell starts background jobs with SIGINT ignored, and their children inherit that: these tests must not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and their children inherit that: this process must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_a_signal_in_the_middle_of_a_fit_loses_nothing(
-    tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
+    foreword: Any, tmp_path: Path, model_folder: Callable[[str], Path], write_task: Callable[..., Path]
 ) -> None:
+    """A real signal at any moment after the first checkpoint; this process gets it, as another would load torch."""
     endless = {"steps": 100_000, "seconds": 900.0, "patience": 100_000}
     long = [{"kind": "zero-shot"}, {"kind": "prefix", "positions": 2, **endless}]
     task, out = write_task(tmp_path, model_folder("bert"), long), tmp_path / "run"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "foreword.cli.main", "pilot", str(task), "--out", str(out)]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_heed_interrupts
-    ) as running:
-        while running.poll() is None and not (out / "candidates" / "prefix" / "seed-0.pt").exists():
+
+    def interrupt() -> None:
+        while not (out / "candidates" / "prefix" / "seed-0.pt").exists() and not ended.is_set():
             time.sleep(0.05)
-        time.sleep(0.5)  # some steps more
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "the same command goes on from there" in said
+        if not ended.wait(0.5):  # some steps more
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ended = threading.Event()
+    threading.Thread(target=interrupt, daemon=True).start()
+    ran = foreword("pilot", task, "--out", out)
+    ended.set()
+    assert ran.code == 130
+    assert "the same command goes on from there" in ran.err
     assert [path.name for path in out.rglob("*.part")] == []
     steps: list[int] = []
 
@@ -416,7 +423,8 @@ def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("foreword.tuning.probes.STEPS", 2)
+    for name in ("STEPS", "LORA_STEPS"):
+        monkeypatch.setattr(f"foreword.tuning.probes.{name}", 2)
     task = write_task(tmp_path / "task", model_folder("gpt2"), [], kind="generate")
     ran = foreword("foretell", task, "-q")
     assert (ran.code, ran.err) == (0, "")

@@ -26,7 +26,7 @@ def few(columns: int, count: int, *, seed: int, outputs: int = 1) -> tuple[Targe
     return Target(function, domain=Sphere(columns - 1)), Target(function, domain=box), directions.T @ directions
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 @pytest.mark.parametrize(
     ("columns", "count"), [(columns, count) for columns in (2, 3, 4, 6) for count in range(1, columns)]
 )

@@ -173,7 +173,7 @@ def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None
         ("abs(0.6*x + 0.8*y - 0.3)", Sphere(2), 1e-4, 10),
         ("exp(-abs(0.6*x - 0.8*y))", Cube([(-1, 1)] * 2), 1e-4, 20),
         pytest.param("abs(0.6*x + 0.8*y - 0.3) * sin(2*z + x)", Sphere(2), 1e-3, 160, marks=pytest.mark.slow),
-        ("max", Sphere(2), 1e-3, 96),
+        pytest.param("max", Sphere(2), 1e-3, 96, marks=pytest.mark.slow),
     ],
 )
 def test_a_kink_costs_about_twice_the_keys_of_a_smooth_target(

@@ -30,8 +30,15 @@ pytestmark = pytest.mark.usefixtures("hardly_polished")
 LINE, SQUARE = Cube([(0, 2)]), Cube([(-1, 1)] * 2)
 
 
-def small(f: Any, domain: Domain, positions: int = 9, **wish: Any) -> CompiledFunction:
-    return compile_function(f, domain, positions=positions, method="spectral", **{"certify": False, **wish})
+MADE: dict[tuple[str, str, int, bool], CompiledFunction] = {}
+
+
+def small(f: Any, domain: Domain, positions: int = 9, *, certify: bool = False) -> CompiledFunction:
+    """A short prefix, compiled once for each expression."""
+    asked = (str(f), str(domain), positions, certify)
+    if asked not in MADE or not isinstance(f, str):
+        MADE[asked] = compile_function(f, domain, positions=positions, method="spectral", certify=certify)
+    return MADE[asked]
 
 
 def panel(figure: Figure, title: str) -> Axes:
@@ -200,7 +207,7 @@ def test_a_table_without_extent_is_drawn(points: list[list[float]]) -> None:
     compile_function(np.ones(len(points)), table, positions=1, method="spectral").plot().draw_without_rendering()
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e150, 1e300])
+@pytest.mark.parametrize("size", [1e-300, pytest.param(1e150, marks=pytest.mark.slow), 1e300])
 def test_numbers_of_any_size_are_drawn(size: float) -> None:
     compiled = small("x", Sphere(2))
     heads = [replace(compiled.head, keys=size * compiled.keys), replace(compiled.head, values=size * compiled.values)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foreword.compiler.pretrained import HIDDEN, compile_for_head
+from foreword.compiler.pretrained import HIDDEN, HeadPrefix, compile_for_head
 from foreword.compiler.relevance import relevance
 from foreword.errors import CompileError
 
@@ -34,25 +34,29 @@ def product(seen: Seen) -> Any:
     return (seen.queries[:, 0] - 2) * (seen.queries[:, 1] - 2) / 6
 
 
-def test_eight_positions_give_a_product_of_two_coordinates(seen: Seen) -> None:
-    found = compile_for_head(seen, product(seen), positions=8)
-    emitted = found.evaluate(seen)[:, 0]
+@pytest.fixture(scope="module")
+def eight(seen: Seen) -> HeadPrefix:
+    """Eight positions for the product."""
+    return compile_for_head(seen, product(seen), positions=8)
+
+
+def test_eight_positions_give_a_product_of_two_coordinates(seen: Seen, eight: HeadPrefix) -> None:
+    emitted = eight.evaluate(seen)[:, 0]
     unexplained = np.square(emitted - product(seen)).mean() / product(seen).var()
-    assert found.keys.shape == (8, 6)
+    assert eight.keys.shape == (8, 6)
     assert unexplained < 0.01
-    assert found.report.explained > 0.99
-    assert found.report.limit == "none"
-    assert np.abs(found.values).max() == found.report.largest_value <= 1e3
+    assert eight.report.explained > 0.99
+    assert eight.report.limit == "none"
+    assert np.abs(eight.values).max() == eight.report.largest_value <= 1e3
 
 
-def test_the_prefix_outweighs_the_context_for_every_query_whatever(seen: Seen) -> None:
+def test_the_prefix_outweighs_the_context_for_every_query_whatever(eight: HeadPrefix) -> None:
     """Position 0 has key 0, so also for queries far from all that were seen."""
-    found = compile_for_head(seen, product(seen), positions=8)
     far = 50.0 * np.random.default_rng(1).normal(size=(2000, 6))
-    scores = found.scale * far @ found.keys.T + found.biases
+    scores = eight.scale * far @ eight.keys.T + eight.biases
     log_sums = scores.max(axis=1) + np.log(np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1))
-    assert (log_sums >= found.report.safe_log_sum + 16.6 - 1e-9).all()
-    assert found.report.context_share <= 2.0**-23
+    assert (log_sums >= eight.report.safe_log_sum + 16.6 - 1e-9).all()
+    assert eight.report.context_share <= 2.0**-23
 
 
 def test_values_stay_within_the_limit(seen: Seen) -> None:
@@ -93,8 +97,8 @@ def test_the_metric_finds_the_directions_that_matter() -> None:
     assert found.unexplained < 0.01
 
 
-def test_the_other_heads_of_the_site_are_hidden_from_the_prefix(seen: Seen) -> None:
-    prefix = compile_for_head(seen, product(seen), positions=8).prefix("h.0.attn", head=1, heads=3)
+def test_the_other_heads_of_the_site_are_hidden_from_the_prefix(eight: HeadPrefix) -> None:
+    prefix = eight.prefix("h.0.attn", head=1, heads=3)
     layer = prefix.layer("h.0.attn")
     assert layer.bias is not None
     assert (layer.bias[[0, 2]] == HIDDEN).all()

@@ -43,7 +43,7 @@ def _violations(seed: int) -> tuple[int, int, int]:
     return CELLS, int(found.is_sampled.sum()), int(wrong.sum())
 
 
-@pytest.mark.parametrize("start", range(0, 300, 50))
+@pytest.mark.parametrize("start", range(0, 150, 50))
 def test_no_error_inside_a_cell_exceeds_its_bound(start: int) -> None:
     counts = np.sum([_violations(seed) for seed in range(start, start + 50)], axis=0)
     assert counts[2] == 0
@@ -111,7 +111,7 @@ def test_a_prover_that_leaves_a_part_out_is_caught(part: str, monkeypatch: pytes
         monkeypatch.setattr(Residual, "_remainders", lambda *given: remainders(*given) * 1e-3)
     else:
         monkeypatch.setattr(Model, "surface", half_a_swing)
-    assert sum(_violations(seed)[2] for seed in range(120)) > 0
+    assert any(_violations(seed)[2] for seed in range(120))
 
 
 @pytest.mark.parametrize("is_whole", [True, False])

@@ -23,9 +23,11 @@ from foreword.compiler.pipeline import Stage, compile_function
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
-WAVE = "0.5*sin(3*x) + 0.5*cos(2*y)*z"
-# With 24 positions, as looking for the shortest prefix takes three times as long.
-REQUEST: dict[str, Any] = {"f": WAVE, "domain": Sphere(2), "tolerance": 1e-2, "positions": 24}
+pytestmark = pytest.mark.usefixtures("hardly_polished")
+
+# On a circle, as cells of a sphere take three times as long; so does looking for the shortest prefix.
+WAVE = "0.5*sin(3*x) + 0.5*cos(2*y)*x"
+REQUEST: dict[str, Any] = {"f": WAVE, "domain": Sphere(1), "tolerance": 1e-2, "positions": 10}
 SHORTEST = {**REQUEST, "positions": None}
 
 
@@ -35,8 +37,8 @@ class StoppedError(BaseException):
 
 @pytest.fixture(autouse=True)
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of 4 cells, each of them told: there are many places to stop at."""
-    monkeypatch.setattr(branching, "BLOCK", 4)
+    """Steps of 2 cells, each of them told: there are many places to stop at."""
+    monkeypatch.setattr(branching, "BLOCK", 2)
     monkeypatch.setattr(attempts, "BETWEEN", 0.0)
 
 
@@ -59,18 +61,18 @@ def timeless(compiled: CompiledFunction) -> Certificate:
 
 
 @pytest.fixture(scope="module")
-def whole() -> CompiledFunction:
+def whole(hardly_polished: None) -> CompiledFunction:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branching, "BLOCK", 4)
+        patch.setattr(branching, "BLOCK", 2)
         return compile_function(**REQUEST)
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def begun(hardly_polished: None, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """What the request's compilation left when it was interrupted in its proof."""
     kept = tmp_path_factory.mktemp("begun") / "f.partial"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branching, "BLOCK", 4)
+        patch.setattr(branching, "BLOCK", 2)
         patch.setattr(attempts, "BETWEEN", 0.0)
         with pytest.raises(StoppedError):
             compile_function(**REQUEST, progress=stopping_after(2), resume=kept)
@@ -147,7 +149,7 @@ def test_what_more_time_cannot_change_is_not_kept(tmp_path: Path) -> None:
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("target", {"f": WAVE + " + x"}),
     ("target", {"lipschitz": 2.5}),
-    ("domain", {"domain": Sphere(3), "f": WAVE.replace("x", "x0").replace("y", "x1").replace("z", "x2")}),
+    ("domain", {"domain": Sphere(2)}),
     ("tolerance", {"tolerance": 2e-4}),
     ("positions", {"positions": 40, "tolerance": None}),
     ("value_limit", {"value_limit": 9.0}),
@@ -249,11 +251,12 @@ def test_a_step_that_is_cut_off_in_the_middle_leaves_the_state_before_it(
 SLOW = """
 import sys, time
 from foreword.compiler import branching, unfinished
+from foreword.compiler.construction import polish
 from foreword.compiler.domain import Sphere
 from foreword.compiler.pipeline import compile_function
-branching.BLOCK, unfinished.PERIOD = 4, 0.0
+branching.BLOCK, unfinished.PERIOD, polish.MOST_STEPS = 2, 0.0, 20
 compile_function(
-    "sin(2*x)*y", Sphere(2), tolerance=1e-2, method="spectral", resume=sys.argv[1],
+    "sin(2*x)*y", Sphere(1), tolerance=1e-2, method="spectral", resume=sys.argv[1],
     progress=lambda stage: time.sleep(0 if stage.name == "drafting" else 2),
 )
 """
@@ -272,7 +275,7 @@ def test_a_killed_process_leaves_what_it_had_written_last(tmp_path: Path) -> Non
         process.send_signal(signal.SIGKILL)
         process.wait()
     stages: list[Stage] = []
-    request: dict[str, Any] = {"f": "sin(2*x)*y", "domain": Sphere(2), "tolerance": 1e-2, "method": "spectral"}
+    request: dict[str, Any] = {"f": "sin(2*x)*y", "domain": Sphere(1), "tolerance": 1e-2, "method": "spectral"}
     compiled = compile_function(**request, resume=kept, progress=stages.append)
     assert not [stage for stage in stages if stage.name == "drafting" and stage.share == 0.0]
     assert timeless(compiled) == timeless(compile_function(**request))

@@ -79,9 +79,12 @@ class Kept:
         assert torch.equal(output(self.host), self.bare)
 
 
-@pytest.fixture(params=["bert", "gpt2", "llama", "bloom"])
+@pytest.fixture(scope="module", params=["bert", "gpt2", "llama", "bloom"])
 def kept(request: pytest.FixtureRequest, load_host: Callable[[str], Host]) -> Kept:
-    """An encoder, two causal models on the interface, and one whose attention is watched."""
+    """An encoder, two causal models on the interface, and one whose attention is watched; each for all tests.
+
+    What a refused call left behind would show in its own test, which computes anew what the model gave before.
+    """
     return Kept.of(bloom() if request.param == "bloom" else load_host(request.param))
 
 

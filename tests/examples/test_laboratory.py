@@ -135,25 +135,35 @@ def short(laboratory: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, on
     monkeypatch.setitem(plans, "ascending", replace(plans["ascending"], steps=40))
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_weights(laboratory, tmp_path, short):
+@pytest.fixture(scope="module")
+def barely_trained(laboratory: dict[str, ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model after a training of 40 steps; never to be changed."""
+    plans, threads = laboratory["train"].QUICK_PLANS, torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(plans, "ascending", replace(plans["ascending"], steps=40))
+        torch.set_num_threads(1)
+        made: Path = laboratory["train"].build(tmp_path_factory.mktemp("barely"), "ascending", quick=True)
+        torch.set_num_threads(threads)
+    return made
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(laboratory, barely_trained, tmp_path, short):
     build = laboratory["train"].build
-    whole = build(tmp_path / "whole", "ascending", quick=True)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "stopped", "ascending", quick=True, watch=_Killed())
     assert not (tmp_path / "stopped" / "ascending-quick").exists()
     resumed = build(tmp_path / "stopped", "ascending", quick=True)
-    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (resumed / "model.safetensors").read_bytes() == (barely_trained / "model.safetensors").read_bytes()
 
 
-def test_a_model_is_trained_once_and_another_plan_is_refused(laboratory, tmp_path, short, monkeypatch):
-    train = laboratory["train"]
-    first = train.build(tmp_path, "ascending", quick=True)
-    written = (first / "training.json").stat().st_mtime_ns
-    assert train.build(tmp_path, "ascending", quick=True) == first
-    assert (first / "training.json").stat().st_mtime_ns == written
+def test_a_model_is_trained_once_and_another_plan_is_refused(laboratory, barely_trained, short, monkeypatch):
+    train, folder = laboratory["train"], barely_trained.parent
+    written = (barely_trained / "training.json").stat().st_mtime_ns
+    assert train.build(folder, "ascending", quick=True) == barely_trained
+    assert (barely_trained / "training.json").stat().st_mtime_ns == written
     monkeypatch.setitem(train.QUICK_PLANS, "ascending", replace(train.QUICK_PLANS["ascending"], width=16))
     with pytest.raises(RunFolderError, match="trained in another way"):
-        train.build(tmp_path, "ascending", quick=True)
+        train.build(folder, "ascending", quick=True)
 
 
 def test_a_model_whose_answers_do_not_hang_on_what_it_reads_is_at_chance(laboratory):
@@ -197,14 +207,14 @@ def test_a_training_that_ends_at_chance_leaves_no_model_and_is_begun_anew(
         assert not (tmp_path / "ascending-quick").exists()
 
 
-def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_values(laboratory, model):
+def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_values(barely_trained):
     """With s the prefix's share, attention to the content is (1 - s) times what it was, and the head's output
     (1 - s) times what it was, plus a mixture of the prefix's values: exact in the first layer, whatever the prefix.
 
     The class takes its softmax in float32, so each weight is off by some 1e-7 of itself; sums of at most 20 of them,
     times values of at most about 8, by less than 2e-6.
     """
-    host = Host.load(str(model("ascending")), dtype="float64", device="cpu")
+    host = Host.load(str(barely_trained), dtype="float64", device="cpu")
     host.model.set_attn_implementation("eager")
     generator = torch.Generator().manual_seed(0)
     (site,) = host.sites
@@ -221,14 +231,14 @@ def test_a_prefix_keeps_the_proportions_of_attention_and_adds_a_bias_out_of_its_
     torch.testing.assert_close(bias, to_prefix @ values[0], atol=2e-6, rtol=0)
 
 
-def test_in_double_precision_a_head_puts_out_its_bare_output_and_prefix_values_in_shares(laboratory, model):
+def test_in_double_precision_a_head_puts_out_its_bare_output_and_prefix_values_in_shares(barely_trained):
     """The same identity without the class's own softmax: out = (1 - s) bare + sum of w(p) v(p), with s = sum of w(p).
 
     For each token the five shares are solved from the 32 numbers that the head puts out: 27 equations are left over,
     and hold to float64's rounding of sums of 20 terms of order 1: five vectors, four of them drawn at random in 32
     dimensions, are far from dependent, and 1e-11 is far above.
     """
-    host = Host.load(str(model("ascending")), dtype="float64", device="cpu")
+    host = Host.load(str(barely_trained), dtype="float64", device="cpu")
     generator = torch.Generator().manual_seed(1)
     (site,) = host.sites
     keys, values = (2 * torch.randn(1, 4, site.key_dim, generator=generator, dtype=torch.float64) for _ in range(2))

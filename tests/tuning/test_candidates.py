@@ -89,6 +89,14 @@ class Case:
 
 
 CASES = [(family, kind) for family in ("bert", "llama", "t5") for kind in TABLES]
+# For laws that take many fits: what is fitted to T5 otherwise than by a prefix is fitted to two more families.
+MANY_FITS = [
+    pytest.param(
+        *case, marks=[pytest.mark.slow] if case in [("t5", k) for k in ("soft-prompt", "lora", "full")] else []
+    )
+    for case in CASES
+]
+MANY_DESCENTS = [case for case in MANY_FITS if case.values[1] in BY_DESCENT]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
@@ -202,9 +210,9 @@ def test_no_weight_of_the_base_model_was_touched(case: Case) -> None:
     assert not case.bench.host.model.training
 
 
-@pytest.mark.parametrize(("family", "kind"), CASES)
+@pytest.mark.parametrize(("family", "kind"), MANY_FITS)
 def test_closing_it_leaves_the_base_model_as_it_was_loaded(
-    bench: Bench, load_host: Callable[[str], Host], family: str, kind: str
+    bench: Bench, shared_host: Callable[[str], Host], family: str, kind: str
 ) -> None:
     """The host's own fingerprint too, though it is first asked for while the candidate is in the model."""
     made = bench(family, kind, TABLES[kind])
@@ -212,7 +220,7 @@ def test_closing_it_leaves_the_base_model_as_it_was_loaded(
     fitted = fit_on(made)
     told = made.host.fingerprint
     fitted.predictor.adaptation.close()
-    fresh = load_host(family)
+    fresh = shared_host(family)
     assert made.host.measure_fingerprint() == told == fresh.fingerprint
     assert torch.equal(probe(made.host), bare)
     assert [name for name, _ in made.host.model.named_modules()] == [name for name, _ in fresh.model.named_modules()]
@@ -221,7 +229,7 @@ def test_closing_it_leaves_the_base_model_as_it_was_loaded(
     assert made.host.measure_fingerprint() == told
 
 
-@pytest.mark.parametrize(("family", "kind"), CASES)
+@pytest.mark.parametrize(("family", "kind"), MANY_FITS)
 def test_the_same_seed_gives_the_same_answers_without_seeing_the_test_split(
     bench: Bench, family: str, kind: str
 ) -> None:
@@ -248,7 +256,7 @@ class StopsAfter(FitWatch):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in CASES if k in BY_DESCENT])
+@pytest.mark.parametrize(("family", "kind"), MANY_DESCENTS)
 def test_a_fit_interrupted_anywhere_goes_on_to_the_same_answers(
     bench: Bench, tmp_path: Path, family: str, kind: str
 ) -> None:
@@ -257,18 +265,18 @@ def test_a_fit_interrupted_anywhere_goes_on_to_the_same_answers(
     whole = fit_on(made)
     wanted = outcome(made, whole)
     whole.predictor.adaptation.close()
-    for stops in (1, 3, STEPS):
-        kept = tmp_path / f"after {stops}"
+    kept = tmp_path / "checkpoint"
+    for stops in (1, 3, STEPS):  # each time going on from the last stop
         with pytest.raises(KeyboardInterrupt):
             fit_on(made, checkpoint=kept, watch=StopsAfter(stops))
         assert torch.equal(probe(made.host), before)  # the interrupted one took itself out of the model
-        resumed = fit_on(made, checkpoint=kept)
-        assert outcome(made, resumed) == wanted
-        assert [m.selection for m in resumed.history] == [m.selection for m in whole.history]
-        resumed.predictor.adaptation.close()
+    resumed = fit_on(made, checkpoint=kept)
+    assert outcome(made, resumed) == wanted
+    assert [m.selection for m in resumed.history] == [m.selection for m in whole.history]
+    resumed.predictor.adaptation.close()
 
 
-@pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in CASES if k in BY_DESCENT])
+@pytest.mark.parametrize(("family", "kind"), MANY_DESCENTS)
 def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_alone(
     bench: Bench, tmp_path: Path, family: str, kind: str
 ) -> None:
@@ -290,11 +298,11 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_model_left_alone(
     ["gpt2", pytest.param("qwen3", marks=pytest.mark.slow), "t5", pytest.param("bart", marks=pytest.mark.slow)],
 )
 def test_fitting_makes_the_fit_examples_more_likely(bench: Bench, family: str, kind: str) -> None:
-    """Thirty steps on eighteen examples: their likelihood must rise, whatever the tiny model can do in general.
+    """Twelve steps on eighteen examples: their likelihood must rise, whatever the tiny model can do in general.
 
     It is what is minimised here: cross-entropy over the labels can fall while every label's text gets less likely.
     """
-    made = bench(family, kind, {**TABLES[kind], "steps": 30, "batch_size": 18, "objective": "completion"})
+    made = bench(family, kind, {**TABLES[kind], "steps": 12, "batch_size": 18, "objective": "completion"})
     # The best state is chosen on the selection split: here that is the fit split, so the last loss is the best one.
     made = replace(made, splits=replace(made.splits, selection=made.splits.fit))
     fitted = fit_on(made)

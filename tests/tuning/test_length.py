@@ -181,6 +181,7 @@ def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: P
     assert single.prefix == fw.load_bundle(out / "lengths" / "001" / "best.prefix").prefix
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_sweep_stopped_anywhere_goes_on_to_the_same_numbers(task: Path, tmp_path: Path) -> None:
     lengths, out = (1, 3), tmp_path / "out"
     whole = fw.fit(None, task, length="auto", lengths=lengths, **OPTIONS)
@@ -243,6 +244,7 @@ def test_a_sweep_killed_at_random_until_it_ends_is_the_same_sweep(task: Path, tm
     assert again.prefix == whole.prefix
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_damaged_note_of_a_length_is_made_again(task: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = fw.fit(None, task, length="auto", lengths=(1, 2), out=out, **OPTIONS)
@@ -254,6 +256,7 @@ def test_a_damaged_note_of_a_length_is_made_again(task: Path, tmp_path: Path) ->
         assert json.loads(note.read_text())["outcomes"] == before["outcomes"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_usual_lengths_stop_where_longer_ones_make_no_sense(task: Path) -> None:
     """18 examples of 5 words with their labels: 45 positions would be half of all words."""
     made = fw.fit(None, task, length="auto", **(OPTIONS | {"steps": 1}))
@@ -261,6 +264,7 @@ def test_the_usual_lengths_stop_where_longer_ones_make_no_sense(task: Path) -> N
     assert [trial.length for trial in made.sweep.trials] == [1, 2, 4, 8, 16, 32]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_other_lengths_in_the_folder_are_refused_and_discarded_when_asked(task: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fw.fit(None, task, length="auto", lengths=(1, 2), out=out, **OPTIONS)
@@ -295,6 +299,7 @@ def test_wrong_lengths_are_refused_before_any_model_is_loaded(
         fw.fit(None, task, **options)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_sweep_of_written_answers_compares_them(
     write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -8,7 +8,6 @@ Binomial(repetitions, delta) misses in fewer than one of a million seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from scipy import stats
 
 from foreword.assessment.metrics import compare, measure
 from foreword.confidence import (
-    Interval,
     mean_interval,
     paired_rate_difference_interval,
     rate_interval,
@@ -76,11 +74,6 @@ def test_paired_interval_covers_every_pair_of_rates_exactly_counted(n: int, leve
                 assert mass[covers].sum() >= level - ROUNDING, (win, loss)
 
 
-@cache
-def paired(wins: int, losses: int, trials: int) -> Interval:
-    return paired_rate_difference_interval(wins, losses, trials)
-
-
 @pytest.mark.parametrize(
     ("win", "loss"),
     [(0.02, 0.01), (0.16, 0.04), pytest.param(0.35, 0.25, marks=pytest.mark.slow)],
@@ -88,7 +81,7 @@ def paired(wins: int, losses: int, trials: int) -> Interval:
 )
 def test_paired_interval_covers_at_the_size_of_a_real_test_split(win: float, loss: float) -> None:
     draws = np.random.default_rng(17).multinomial(60, [win, loss, 1 - win - loss], size=400)
-    found = [paired(int(wins), int(losses), 60) for wins, losses, _ in draws]
+    found = [paired_rate_difference_interval(int(wins), int(losses), 60) for wins, losses, _ in draws]
     assert sum(not interval.low <= win - loss <= interval.high for interval in found) <= most_misses(400, 0.05)
 
 
@@ -142,9 +135,9 @@ def macro_f1(prior: NDArray[np.float64], rows: NDArray[np.float64], present: NDA
     ("classes", "n", "accuracy", "skew"),
     [
         (2, 20, 0.8, 1.0),
-        (2, 300, 0.3, 0.6),
+        pytest.param(2, 300, 0.3, 0.6, marks=pytest.mark.slow),
         (3, 50, 0.3, 1.0),
-        (5, 100, 0.8, 0.6),
+        pytest.param(5, 100, 0.8, 0.6, marks=pytest.mark.slow),
         (10, 20, 0.6, 1.0),
         (10, 60, 0.99, 0.6),
     ],
