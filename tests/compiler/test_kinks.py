@@ -14,6 +14,7 @@ from foreword.compiler.construction.kinks import (
     expression_kinks,
     kinks_of,
     near_kinks,
+    range_along,
     rooted_planes,
     sampled_kinks,
 )
@@ -144,6 +145,22 @@ def test_points_near_a_kink_lie_in_the_domain_and_come_close(domain: Sphere | Cu
     distance = np.abs(points[:, 0] - 0.25)
     for exponent in range(-8, -1):  # every decade is visited on purpose: 2,000 uniform points would not come to 1e-6
         assert ((distance > 10.0**exponent) & (distance < 10.0 ** (exponent + 1))).sum() > 20
+
+
+def test_points_beside_a_kink_reach_the_corners_of_a_cube_of_many_dimensions() -> None:
+    domain, normal = Cube([(-1, 1), (0, 3), (-2, 0), (0, 1), (5, 6)]), np.ones(5) / 5**0.5
+    rng, (low, high) = np.random.default_rng(1), range_along(domain, normal)
+    drawn = domain.sample(2_000, rng)
+    points = near_kinks(domain, drawn, [(normal, (low + high) / 2)], rng)
+    domain.check(points)
+    edge = 0.02 * (high - low)
+
+    def at_ends(found: np.ndarray) -> int:
+        along = found @ normal
+        return int(min((along < low + edge).sum(), (along > high - edge).sum()))
+
+    assert at_ends(drawn) <= 2
+    assert at_ends(points) > 20
 
 
 def test_more_positions_are_never_worse_across_one_kink() -> None:

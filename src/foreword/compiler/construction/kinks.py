@@ -328,12 +328,21 @@ def near_kinks(domain: Domain, points: Floats, kinks: list[Kink], rng: np.random
 
 
 def _moved(domain: Sphere | Cube, points: Floats, normal: Floats, wanted: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """The points moved along (on the sphere: around) until <normal, x> is as wanted; and which stay in the domain."""
+    """The points moved along (on the sphere: around) until <normal, x> is as wanted; and which could be.
+
+    In a cube those that would leave it go towards the corner that is the furthest along: only there are values of
+    <normal, x> near its ends, and of three or more dimensions hardly a point drawn at random has one.
+    """
     along = points @ normal
     if isinstance(domain, Cube):
         moved: Floats = points + (wanted - along)[:, None] * normal
         lower, upper = domain.box.T
-        return np.clip(moved, lower, upper), ((moved >= lower) & (moved <= upper)).all(axis=1)
+        has_left = ((moved < lower) | (moved > upper)).any(axis=1)
+        corner = np.where((normal > 0) == (wanted > along)[:, None], upper, lower)
+        rise = corner @ normal
+        share = np.clip((wanted - along) / np.where(rise == along, 1.0, rise - along), 0.0, 1.0)
+        moved[has_left] = (points + share[:, None] * (corner - points))[has_left]
+        return np.clip(moved, lower, upper), np.ones(len(points), dtype=bool)
     across = points - along[:, None] * normal
     length = np.linalg.norm(across, axis=1, keepdims=True)
     shrink = np.sqrt(np.maximum(1.0 - wanted**2, 0.0))[:, None]
