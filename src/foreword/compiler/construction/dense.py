@@ -17,8 +17,8 @@ from foreword.compiler.head import Head
 CHEAP = 260  # positions up to which the shape is looked for from scratch: a second in all
 DENSE_LIMIT = 1_536  # positions of a dense least-squares problem: 15 s for one decomposition
 LEVELLED_OUTPUTS = 8  # outputs up to which reweighting, which is for each output by itself, is worth its time
-STEPS = {1: (5, 0), 2: (16, 8)}  # of the search for a shape of so many numbers: where it is cheap, where it is dear
-DEAREST = 500  # positions from which on there is no search but the best of a few shapes
+STEPS = {1: (5, 6), 2: (16, 8)}  # of the search for a shape of so many numbers: where it is cheap, where it is dear
+DEAREST = 1_100  # positions from which on there is no search but the best of a few shapes
 TRIED = (2_000, 3)  # samples, at least, and for each position, by which shapes are compared; the best gets all
 
 
