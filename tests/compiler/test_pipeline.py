@@ -183,3 +183,12 @@ def test_a_contradicting_pair_of_points_is_named_and_true_constants_pass() -> No
 
     assert obstacles(45.0) == ["lipschitz"]  # the largest slope is 50
     assert obstacles(50.0) == []
+
+
+def test_a_compiled_function_is_shown_on_one_line_and_a_domain_must_be_one() -> None:
+    compiled = compile_function("x + 1", FiniteSet(np.array([[0.0], [1.0]])), positions=2)
+    assert repr(compiled).startswith("CompiledFunction(x + 1: 2 positions by ")
+    assert len(repr(compiled)) < 150
+    with pytest.raises(CompileError, match="This is no domain") as refused:
+        compile_function("x + 1", "S2", tolerance=1e-3)  # type: ignore[arg-type]
+    assert refused.value.found == "str 'S2'"

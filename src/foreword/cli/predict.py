@@ -20,7 +20,9 @@ CHUNK = 256
 
 
 def predict(
-    bundle: Path = typer.Option(..., "--bundle", help="The bundle that `foreword pilot` wrote (best.prefix)."),
+    bundle: Path = typer.Option(
+        ..., "--bundle", help="The bundle that `foreword fit` or `foreword pilot` wrote (best.prefix)."
+    ),
     source: str = typer.Option("-", "--input", help="JSONL file with the inputs, or - for stdin."),
     column: str = typer.Option("text", "--column", help="The field of each line that holds the input."),
     out: Path | None = typer.Option(
@@ -129,7 +131,7 @@ def _row(number: int, line: bytes, column: str) -> dict[str, Any]:
         json.dumps(row, ensure_ascii=False).encode()  # ValueError for half a surrogate pair, which UTF-8 cannot write
         reason = _reason(row, column)
     except (ValueError, RecursionError) as error:
-        reason = str(error)
+        reason = f"what is no JSON ({error})"
     if not reason and len(row[column]) <= LONGEST_INPUT:
         return dict(row)
     raise DataError(
@@ -137,7 +139,7 @@ def _row(number: int, line: bytes, column: str) -> dict[str, Any]:
         expected=f'JSON in UTF-8: an object with text in "{column}", or a text in quotes, of at most '
         f"{LONGEST_INPUT:,} characters",
         found=reason or f"{len(row[column]):,} characters",
-        fix="Correct the line, or name the field with --column.",
+        fix="Correct the line, put a bare text in quotes, or name the field with --column.",
     )
 
 
