@@ -433,5 +433,6 @@ def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
     assert f"verdict: {told['verdict']}" in ran.out
     assert told["advice"] in ran.out
     assert f"short prefix fit         {told['probes']['prefix']:.3f}" in ran.out
+    assert f"metric on them: bare model {told['probes']['metric']:.3f}\n" in ran.out
     missing = foreword("foretell", tmp_path / "none.toml")
     assert (missing.code, "cannot be read" in missing.err) == (2, True)
