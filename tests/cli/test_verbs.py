@@ -294,6 +294,15 @@ def test_a_model_that_moved_is_named_with_model(
     assert predict(b'"apple"', "--model", moved) == predict(b'"apple"')
 
 
+def test_somebody_at_a_terminal_is_told_what_is_waited_for(
+    foreword: Any, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foreword.cli.predict._is_typed", lambda source: source == "-")
+    ran = foreword("predict", "--bundle", finished / "best.prefix", stdin=b'"apple"')
+    assert (ran.code, "one input a line" in ran.err) == (0, True)
+    assert json.loads(ran.out)["output"]
+
+
 def test_an_empty_text_is_answered(predict: Callable[..., list[dict[str, Any]]]) -> None:
     assert [answer["text"] for answer in predict(b'""\n{"text": " "}')] == ["", " "]
 

@@ -54,8 +54,15 @@ def predict(
     elif sys.stdout is None:
         raise ForewordError("There is no output to write to.", found="a closed stdout", fix="Name a file with --out.")
     else:
+        if _is_typed(source):
+            typer.echo('one input a line, such as "a text in quotes"; Ctrl-D ends, then come the answers', err=True)
         for chunk in _chunks(source, column):
             _write(chunk, predictor, sys.stdout.buffer, column)
+
+
+def _is_typed(source: str) -> bool:
+    """Whether the inputs come from somebody at a terminal, who would wait for a word as the command waits for them."""
+    return source == "-" and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _dtype(bundle: Bundle) -> str:
