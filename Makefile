@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help pilot gallery bench-fit test test-all check format clean
+.PHONY: help install pilot gallery bench-fit test test-all check format clean
 
 help: ## what there is to run
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -19,6 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,compare,parquet,sign,tensorboard,dev]'
 	@touch $(STAMP)
+
+install: $(STAMP) ## .venv with everything in it, and nothing run
 
 pilot: $(STAMP) ## the main job: the pilot of examples/docs-routing, with its report
 	$(BIN)/python examples/docs-routing/build.py
