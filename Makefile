@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Without their compiled code the tests and the package take ten seconds more of every start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help pilot gallery bench-fit test test-all check format clean
+.PHONY: help install pilot gallery bench-fit test test-all check format clean
 
 help: ## what there is to run
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,compare,parquet,sign,tensorboard,dev]'
 	@touch $(STAMP)
+
+install: $(STAMP) ## .venv with everything in it, and nothing run
 
 pilot: $(STAMP) ## the main job: the pilot of examples/docs-routing, with its report
 	$(BIN)/python examples/docs-routing/build.py

@@ -57,7 +57,7 @@ def broken(path: Path, found: str) -> BundleError:
         f"{path} is not a whole foreword bundle.",
         expected="a safetensors file with a foreword manifest, as it was written",
         found=found,
-        fix="Copy it again from where it was made, or fit the prefix again.",
+        fix="Name a bundle, such as runs/TASK/best.prefix; if it is one, copy it again or fit the prefix again.",
     )
 
 
@@ -69,17 +69,18 @@ def read_content(path: Path) -> bytes:
             start = file.read(8)
             length = int.from_bytes(start, "little") if len(start) == 8 else -1
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
-                raise broken(path, f"a header of {length:,} bytes in a file of {size:,}")
+                raise broken(path, _not_a_length(start, length, size))
             _check_promise(path, _header(path, file.read(length)), size - 8 - length)
             _check_memory(path, size)
             file.seek(0)
             return file.read(size)  # and no more, should it be growing
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        inside = Path(path) / "best.prefix"
         raise BundleError(
             f"The bundle {path} cannot be read.",
             expected="a file written by foreword",
             found=found_in(error),
-            fix="Check the path and the permissions.",
+            fix=f"Name the bundle in it: {inside}" if _is_there(inside) else "Check the path and the permissions.",
         ) from error
 
 
@@ -193,6 +194,20 @@ def _header(path: Path, text: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise broken(path, f"a header that is a {type(header).__name__}")
     return header
+
+
+def _not_a_length(start: bytes, length: int, size: int) -> str:
+    """What a file begins with whose first eight bytes cannot be the length of its header."""
+    if len(start) == 8 and start.isascii() and all(chr(byte).isprintable() or byte in b"\t\r\n" for byte in start):
+        return f"a text that begins with {start.decode()!r}"
+    return f"a header of {length:,} bytes in a file of {size:,}"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # ValueError: a path with a NUL in it
+        return False
 
 
 def _check_promise(path: Path, header: dict[str, Any], size: int) -> None:

@@ -101,6 +101,8 @@ def test_a_missing_task_file(foreword: Any, tmp_path: Path) -> None:
 
 def test_a_folder_for_a_task_file(foreword: Any, tmp_path: Path) -> None:
     assert "Is a directory" in refused(foreword("pilot", tmp_path))
+    (tmp_path / "task.toml").write_text("")
+    assert f"Name the file in it: {tmp_path / 'task.toml'}" in refused(foreword("pilot", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,13 @@ def test_a_wrong_column_is_named_with_those_that_are_there(place: Callable[..., 
     said = place(content=GOOD, data={column: "txet"}).refusal()
     assert "expected a column 'txet'" in said
     assert "found 'text', 'label'" in said
+
+
+@pytest.mark.parametrize(("mark", "name"), [(b";", "semicolons"), (b"\t", "tabs")])
+def test_a_csv_without_commas(place: Callable[..., Place], mark: bytes, name: str) -> None:
+    found = place(data={"files": ["data.csv"]})
+    (found.folder / "data.csv").write_bytes(b"text" + mark + b"label\na" + mark + b"red\n")
+    assert f"expected commas between columns, found {name}" in found.refusal()
 
 
 def test_a_label_without_examples(place: Callable[..., Place]) -> None:
@@ -309,6 +318,7 @@ def test_a_model_without_a_readable_configuration(
         ("package:", "is not installed"),
         ("package:filelock", "carries no model"),
         ("nobody/no-such-model", "could not be loaded"),
+        ("models/mine", "No folder of this name is in"),
         (" ", "model.reference: expected text that is not blank"),
     ],
 )
@@ -338,6 +348,7 @@ def test_only_an_unknown_candidate(place: Callable[..., Place]) -> None:
     said = place().refusal("--only", "prob")
     assert "The task has no candidate 'prob'" in said
     assert "did you mean 'probe'?" in said
+    assert "--only A --only B" in said
     assert "expected: zero-shot, probe" in said
 
 
@@ -524,6 +535,15 @@ def test_an_output_without_a_name_is_refused(foreword: Any, command: list[str]) 
 def test_a_bundle_that_is_not_there(foreword: Any, tmp_path: Path, verb: list[str]) -> None:
     assert "No such file" in refused(foreword(*verb, tmp_path / "none.prefix"))
     refused(foreword(*verb, tmp_path))
+    (tmp_path / "best.prefix").write_bytes(b"")
+    assert f"Name the bundle in it: {tmp_path / 'best.prefix'}" in refused(foreword(*verb, tmp_path))
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
+def test_a_text_or_nothing_in_place_of_a_prefix(foreword: Any, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "task.toml").write_text("# A task for foreword")
+    assert "a text that begins with '# A task'" in refused(foreword(verb, tmp_path / "task.toml"))
+    assert "Check the path" in refused(foreword(verb, tmp_path / "none.prefix"))
 
 
 def test_a_bundle_for_another_base(foreword: Any, finished: Path, model_folder: Callable[[str], Path]) -> None:
@@ -549,7 +569,7 @@ def test_a_base_that_is_gone_and_a_device_that_is_not_there(foreword: Any, finis
     [
         (b"", "The input is empty"),
         (b"\n \n", "The input is empty"),
-        (b"apple\n", "Line 1"),
+        (b"apple\n", "put a bare text in quotes"),
         (b'"apple"\n{"text": "sky"\n', "Line 2"),
         (b'{"text": "apple"}\n\n{"txt": "sky"}\n', "Line 3"),
         (b'{"text": 3}', "int in 'text'"),

@@ -46,7 +46,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def interrupting_after(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Ctrl-C at the so-manieth word on the proof."""
 
-    def watch(_: object) -> Callable[[Stage], None]:
+    def watch(*_: object) -> Callable[[Stage], None]:
         told: list[Stage] = []
 
         def shown(stage: Stage) -> None:
@@ -95,6 +95,7 @@ def test_another_request_beside_unfinished_work_is_refused_unless_fresh(
     ran = foreword(*WAVE, "--seed", 1, "--out", file)
     assert (ran.code, ran.out) == (2, "")
     assert "seed 0, not 1" in ran.err
+    assert "going on" not in ran.err
     assert "--fresh" in ran.err
     assert partial.read_bytes() == kept
     assert foreword(*WAVE, "--seed", 1, "--out", file, "--fresh").code == 0
@@ -222,11 +223,12 @@ REFUSED: list[tuple[list[str], str]] = [
     ([], "none of these"),
     (["sin(x)"], "EXPRESSION"),
     (["sin(x)", "--out", "f.prefix"], "EXPRESSION, --out"),
-    (["sin(x)", "--domain", "S1"], "EXPRESSION, --domain"),
+    (["sin(x)", "--domain", "S1"], "EXPRESSION, --domain; no --out"),
     (["sin(x)", "--samples", "f.csv", "--domain", "S1", "--out", "f.prefix"], "--samples"),
     (["--samples", "f.csv", "--domain", "S1", "--out", "f.prefix"], "--samples"),
     (["--samples", "missing.csv", "--tolerance", "1", "--out", "f.prefix"], "No such file"),
     (["--samples", "f.parquet", "--tolerance", "1", "--out", "f.prefix"], ".parquet"),
+    (["sin(x)", "--domain", "S1", "--out", "f.prefix"], "a tolerance, such as 1e-3, or the most positions"),
     (["sin(x)", "--domain", "S1", "--tolerance", "1e-3", "--out", "."], "a folder"),
     (["sin(x)", "--domain", "S1", "--tolerance", "1e-3", "--out", "file/f.prefix"], "no writable folder"),
     (["sin(x)", "--domain", "S1", "--tolerance", "1e-3", "--out", "f.prefix", "--seconds", "nan"], "seconds"),

@@ -90,6 +90,8 @@ def test_a_key_is_made_and_used_in_one_go_with_a_passphrase(
     assert "a long one" not in ran.out
     assert foreword("sign", bundle, "--key", tmp_path / "k.key").code == 0
     assert len(load_bundle(bundle).signatures) == 1
+    assert foreword("sign", "--new-key", tmp_path / "other.key").code == 0
+    assert {path.name for path in tmp_path.glob("other*")} == {"other.key", "other.pub"}
     monkeypatch.delenv("FOREWORD_KEY_PASSPHRASE")
     ran = foreword("sign", bundle, "--key", tmp_path / "k.key")
     assert ran.code == 2

@@ -65,6 +65,13 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert in_another_process(code, *arguments).splitlines()[-1] == "imported []"
 
 
+def test_a_paragraph_of_help_is_broken_by_the_terminal_alone(foreword: Any) -> None:
+    told = [line.strip() for line in foreword("predict", "--help").out.splitlines()]
+    first = next(n for n, line in enumerate(told) if line.startswith("Each line out"))
+    paragraph = told[first : told.index("", first)]
+    assert all(len(line) > 60 for line in paragraph[:-1]), paragraph  # of 80 columns
+
+
 def test_a_wrong_task_file_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom foreword.cli.main import run\nsys.argv = ['foreword', 'pilot', sys.argv[1]]\n"
@@ -108,6 +115,8 @@ def test_the_starter_s_pilot_runs_on_minilm(foreword: Any, starter: Path) -> Non
     found = read_evidence(starter / "run" / "evidence.json")
     assert [candidate.name for candidate in found.candidates] == ["zero-shot", "probe"]
     assert min(candidate.metric.value for candidate in found.candidates) > 0.5  # it understands the texts
+    reasons = ran.out.partition("\nWhy\n")[2].partition("\n\n")[0].splitlines()
+    assert all(line.startswith(("  + ", "  - ", "  ? ", "  ! ", "    ")) for line in reasons), reasons
     for told in (found.decision.verdict, "zero-shot", "probe", str(starter / "run" / "report.html")):
         assert told in ran.out
     assert f"--limit 12 --only zero-shot --only probe --out {starter / 'run'}" in found.provenance.command
@@ -292,6 +301,15 @@ def test_a_model_that_moved_is_named_with_model(
     assert predict(b'"apple"', "--model", moved) == predict(b'"apple"')
 
 
+def test_somebody_at_a_terminal_is_told_what_is_waited_for(
+    foreword: Any, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foreword.cli.predict._is_typed", lambda source: source == "-")
+    ran = foreword("predict", "--bundle", finished / "best.prefix", stdin=b'"apple"')
+    assert (ran.code, "one input a line" in ran.err) == (0, True)
+    assert json.loads(ran.out)["output"]
+
+
 def test_an_empty_text_is_answered(predict: Callable[..., list[dict[str, Any]]]) -> None:
     assert [answer["text"] for answer in predict(b'""\n{"text": " "}')] == ["", " "]
 
@@ -432,5 +450,6 @@ def test_foretell_prints_a_table_with_advice_and_all_of_it_as_json(
     assert f"verdict: {told['verdict']}" in ran.out
     assert told["advice"] in ran.out
     assert f"short prefix fit         {told['probes']['prefix']:.3f}" in ran.out
+    assert f"metric on them: bare model {told['probes']['metric']:.3f}\n" in ran.out
     missing = foreword("foretell", tmp_path / "none.toml")
     assert (missing.code, "cannot be read" in missing.err) == (2, True)

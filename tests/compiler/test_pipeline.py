@@ -196,3 +196,12 @@ def test_a_draft_s_time_is_the_thread_s_work_and_half_of_its_waiting() -> None:
     assert made.since() >= 0.2
     assert Request(None, 1e-3, seconds=0.15, made=made).is_over()
     assert not Request(None, 1e-3, seconds=1_000.0, made=made).is_over()
+
+
+def test_a_compiled_function_is_shown_on_one_line_and_a_domain_must_be_one() -> None:
+    compiled = compile_function("x + 1", FiniteSet(np.array([[0.0], [1.0]])), positions=2)
+    assert repr(compiled).startswith("CompiledFunction(x + 1: 2 positions by ")
+    assert len(repr(compiled)) < 150
+    with pytest.raises(CompileError, match="This is no domain") as refused:
+        compile_function("x + 1", "S2", tolerance=1e-3)  # type: ignore[arg-type]
+    assert refused.value.found == "str 'S2'"

@@ -21,6 +21,7 @@ from foreword.compiler.compiled import CompiledFunction
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.pipeline import Stage, compile_function
 from foreword.compiler.target import Target
+from foreword.compiler.unfinished import Unfinished
 from foreword.errors import CompileError
 
 pytestmark = pytest.mark.usefixtures("hardly_polished")
@@ -225,6 +226,14 @@ def test_a_damaged_file_is_refused_and_fresh_starts_anew(change: str, begun: byt
         compile_function(**REQUEST, resume=kept)
     assert "--fresh" in refused.value.fix
     compile_function(**REQUEST, resume=kept, fresh=True)
+
+
+def test_an_error_that_would_come_again_leaves_no_file_in_the_way_of_a_corrected_request(tmp_path: Path) -> None:
+    kept = tmp_path / "f.partial"
+    kept.write_bytes(b"written a while ago")
+    with pytest.raises(CompileError, match="not finite"), Unfinished(kept).kept():
+        raise CompileError("The target has a value that is not finite.")
+    assert not kept.exists()
 
 
 def test_a_step_that_is_cut_off_in_the_middle_leaves_the_state_before_it(

@@ -114,7 +114,7 @@ def _selected(task: Task, only: Sequence[str]) -> list[AnyCandidate]:
                 f"The task has no candidate {name!r}.",
                 expected=", ".join(dict.fromkeys(known)),
                 found=name + did_you_mean(name, known),
-                fix="Name candidates of the task file, by name or kind.",
+                fix="Name candidates of the task file, by name or kind, each on its own: --only A --only B.",
             )
     return [found for found in task.candidates if not only or found.name in only or found.kind in only]
 

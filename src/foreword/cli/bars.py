@@ -43,6 +43,7 @@ class Bars:
         )
         self._bars: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
+        self._last = ""
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -61,8 +62,10 @@ class Bars:
             now = time.monotonic()
             if done >= of or now >= self._said.get(stage, 0.0) + EVERY or stage not in self._said:
                 share = f"{done}{self._unit}" if self._unit else f"{done}/{of}"
-                self._console.print(f"{stage}: {share} {note}".rstrip(), highlight=False, markup=False)
-                self._said[stage] = now
+                line = f"{stage}: {share} {note}".rstrip()
+                if line != self._last:  # an end that is told twice
+                    self._console.print(line, highlight=False, markup=False)
+                self._said[stage], self._last = now, line
             return
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=of, note=note)

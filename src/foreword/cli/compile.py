@@ -29,7 +29,7 @@ def compile_expression(
         None, help='A function such as "sin(3*x)*exp(-y**2)", or a name of the catalogue.'
     ),
     domain: str | None = typer.Option(
-        None, "--domain", help='"[-1,1]^2", "[0,1]x[-2,2]" or "S2" (the sphere in 3-space).'
+        None, "--domain", help='"[-1,1]^2", "[0,1]x[-2,2]", or a sphere: "S1" (the circle), "S2", "S3".'
     ),
     samples: Path | None = typer.Option(
         None,
@@ -40,7 +40,9 @@ def compile_expression(
         None, "--tolerance", help="The error to stay below, in the function's unit."
     ),
     positions: int | None = typer.Option(None, "--positions", help="The most positions, instead of a tolerance."),
-    lipschitz: float | None = typer.Option(None, "--lipschitz", help="A Lipschitz constant of the function."),
+    lipschitz: float | None = typer.Option(
+        None, "--lipschitz", help="How steep the function is at most, if you know it."
+    ),
     method: str = typer.Option("auto", "--method", help="auto, adaptive, nearest or spectral."),
     value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
@@ -76,8 +78,7 @@ def compile_expression(
         from foreword.compiler.pipeline import compile_function
 
         with Bars(quiet=quiet, in_percent=True) as bars:
-            if partial.exists() and not fresh:
-                bars.say(f"going on from {partial}")
+            going_on = partial if partial.exists() and not fresh else None
             compiled = compile_function(
                 target,
                 where,
@@ -89,7 +90,7 @@ def compile_expression(
                 seed=seed,
                 seconds=seconds,
                 certify=certify,
-                progress=_watch(bars),
+                progress=_watch(bars, going_on),
                 resume=partial,
                 fresh=fresh,
                 save_to=file,
@@ -118,10 +119,13 @@ def _asked(
 
     if out is None or (expression is None) == (samples is None) or (domain is None) != (expression is None):
         told = {"EXPRESSION": expression, "--domain": domain, "--samples": samples, "--out": out}
+        given = [name for name, value in told.items() if value is not None]
+        source = ["--samples"] if samples is not None else ["EXPRESSION", "--domain"]
+        lacking = [name for name in (*source, "--out") if told[name] is None]
         raise CompileError(
             "What to compile is not clear.",
             expected="EXPRESSION --domain DOMAIN --out FILE, or --samples TABLE --out FILE",
-            found=", ".join(name for name, value in told.items() if value is not None) or "none of these",
+            found=", ".join(given) + (f"; no {' or '.join(lacking)}" if lacking else "") if given else "none of these",
             fix='Say foreword compile "sin(3*x)" --domain "[-1,1]" --tolerance 1e-4 --out f.prefix, for example. A '
             "table's points are its domain. Built-in targets: foreword compile --list.",
         )
@@ -145,8 +149,14 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _watch(bars: Bars) -> Callable[[Stage], None]:
+def _watch(bars: Bars, going_on: Path | None) -> Callable[[Stage], None]:
+    """Progress as bars; the first stage also says that work in the file `going_on` was taken up."""
+
     def shown(stage: Stage) -> None:
+        nonlocal going_on
+        if going_on is not None:  # only now: unfinished work of another request is refused before any stage
+            bars.say(f"going on from {going_on}")
+            going_on = None
         note = "" if stage.positions is None else f"{stage.positions:,} positions"
         if stage.name == "proving":
             note = f"{stage.open:,} open, {stage.closed:,} closed, bound {stage.bound:.2g}"
@@ -164,8 +174,8 @@ def _is_proved(compiled: CompiledFunction) -> bool:
 
 def _report(file: Path, compiled: CompiledFunction, unfinished: Path | None) -> None:
     for row in compiled.tried:
-        length = "no prefix" if row.positions is None else f"{row.positions} positions"
-        typer.echo(on_one_screen(f"{row.method}: {length}, {row.verdict} {row.note}".rstrip()))
+        outcome = "no prefix" if row.positions is None else f"{row.positions} positions, {row.verdict}"
+        typer.echo(on_one_screen(f"{row.method}: {outcome}. {row.note}" if row.note else f"{row.method}: {outcome}"))
     typer.echo(f"{file}: {compiled.positions} positions by {compiled.method}")
     proved = compiled.certificate
     if proved is None:

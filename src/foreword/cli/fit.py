@@ -25,7 +25,11 @@ def fit(
         None, "--length", help="Positions (of LoRA: the rank), or auto: the shortest as good as the best."
     ),
     lengths: str | None = typer.Option(None, "--lengths", help="What --length auto tries, such as 2,8,32."),
-    start: str | None = typer.Option(None, "--start", help="First values of a prefix; auto is what measured best."),
+    start: str | None = typer.Option(
+        None,
+        "--start",
+        help="First values of a prefix: zero, random, text, demonstrations, vocabulary, prefix or closed-form.",
+    ),
     steps: int | None = typer.Option(None, "--steps", min=1, help="At most so many steps."),
     batch_size: int | None = typer.Option(None, "--batch-size", min=1, help="Examples in a step."),
     learning_rate: str | None = typer.Option(None, "--learning-rate", help="The largest step size, or find."),

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from foreword.tuning.foretelling import Foretelling
+    from foreword.tuning.probes import Probes
 
 
 def foretell(
@@ -39,6 +40,12 @@ def foretell(
     typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else _table(found))
 
 
+def _metrics(probes: Probes) -> list[tuple[str, float]]:
+    """The task's metric of the bare model, which the requirement is held against first, and after the short fits."""
+    found = [("bare model", probes.metric), ("prefix", probes.prefix_metric), ("LoRA", probes.lora_metric)]
+    return [(name, value) for name, value in found if value is not None]
+
+
 def _table(found: Foretelling) -> str:
     """What was measured, one line a probe, then the verdict, its reliability and the advice."""
     probes = found.probes
@@ -52,6 +59,7 @@ def _table(found: Foretelling) -> str:
     ]
     lines = [f"loss on {probes.judged} examples, in nats"]
     lines += [f"  {name:<24} {'not measured' if loss is None else f'{loss:.3f}'}" for name, loss in rows]
+    lines += [f"metric on them: {', '.join(f'{name} {value:.3f}' for name, value in _metrics(probes))}"]
     shape = probes.gradient
     lines += ["what the gradient wants of attention's output"]
     for name, share in (

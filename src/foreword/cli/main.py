@@ -6,9 +6,12 @@ Nothing heavy is imported here, so that `foreword --help` answers at once.
 from __future__ import annotations
 
 import errno
+import inspect as inspection
 import io
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -42,16 +45,26 @@ def options(
     del version
 
 
-app.command("init")(init.init)
-app.command("pilot")(pilot.pilot)
-app.command("fit")(fit.fit)
-app.command("foretell")(foretell.foretell)
-app.command("predict")(predict.predict)
-app.command("inspect")(inspect.inspect)
-app.command("sign")(sign.sign)
-app.command("compile")(compiling.compile_expression)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
+def _help(verb: Callable[..., Any]) -> str:
+    """A verb's docstring as its help: a paragraph is one line, which the terminal's width breaks and not ours."""
+    paragraphs = (inspection.getdoc(verb) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "init": init.init,
+    "pilot": pilot.pilot,
+    "fit": fit.fit,
+    "foretell": foretell.foretell,
+    "predict": predict.predict,
+    "inspect": inspect.inspect,
+    "sign": sign.sign,
+    "compile": compiling.compile_expression,
+    "verify": verify.verify,
+    "doctor": doctor.doctor,
+}
+for _name, _verb in _VERBS.items():
+    app.command(_name, help=_help(_verb))(_verb)
 
 
 def run() -> None:

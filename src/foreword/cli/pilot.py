@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import typer
@@ -17,7 +18,9 @@ def pilot(
         None, "--out", parser=named, metavar="PATH", help="Run folder. Default: runs/TASK-NAME."
     ),
     only: list[str] = typer.Option([], "--only", help="Run only this candidate, by name or kind; repeatable."),
-    seed: list[int] = typer.Option([], "--seed", min=0, max=2**32 - 1, help="Not the task's seeds; repeatable."),
+    seed: list[int] = typer.Option(
+        [], "--seed", min=0, max=2**32 - 1, help="This seed instead of the task's; repeatable."
+    ),
     limit: int | None = typer.Option(None, "--limit", min=1, help="Use at most this many examples of each split."),
     fresh: bool = typer.Option(False, "--fresh", help="Discard what an earlier run left in the run folder."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bars."),
@@ -57,7 +60,8 @@ def pilot(
         typer.echo("\ninterrupted: what was finished is kept; the same command goes on from there.", err=True)
         raise typer.Exit(130) from error
     console.print(summary_table(result.evidence))
-    console.print(summary_text(result.evidence), highlight=False, markup=False)
+    for line in summary_text(result.evidence).splitlines():
+        console.print(_hanging(line, console.width), highlight=False, markup=False)
     for failed in result.evidence.failed:
         typer.echo(f"\n{failed.name} failed. {on_one_screen(failed.message)}")
     typer.echo()
@@ -67,3 +71,9 @@ def pilot(
         typer.echo(f"bundle    {result.bundle}")
     if not result.evidence.candidates:
         raise typer.Exit(1)
+
+
+def _hanging(line: str, width: int) -> str:
+    """A line of the summary broken at the terminal's width, what follows a mark below what it marks."""
+    margin = len(line) - len(line.lstrip())
+    return textwrap.fill(line, width, subsequent_indent=" " * (margin + 2)) if margin else line

@@ -20,7 +20,9 @@ CHUNK = 256
 
 
 def predict(
-    bundle: Path = typer.Option(..., "--bundle", help="The bundle that `foreword pilot` wrote (best.prefix)."),
+    bundle: Path = typer.Option(
+        ..., "--bundle", help="The bundle that `foreword fit` or `foreword pilot` wrote (best.prefix)."
+    ),
     source: str = typer.Option("-", "--input", help="JSONL file with the inputs, or - for stdin."),
     column: str = typer.Option("text", "--column", help="The field of each line that holds the input."),
     out: Path | None = typer.Option(
@@ -52,8 +54,15 @@ def predict(
     elif sys.stdout is None:
         raise ForewordError("There is no output to write to.", found="a closed stdout", fix="Name a file with --out.")
     else:
+        if _is_typed(source):
+            typer.echo('one input a line, such as "a text in quotes"; Ctrl-D ends, then come the answers', err=True)
         for chunk in _chunks(source, column):
             _write(chunk, predictor, sys.stdout.buffer, column)
+
+
+def _is_typed(source: str) -> bool:
+    """Whether the inputs come from somebody at a terminal, who would wait for a word as the command waits for them."""
+    return source == "-" and sys.stdin is not None and sys.stdin.isatty()
 
 
 def _dtype(bundle: Bundle) -> str:
@@ -129,7 +138,7 @@ def _row(number: int, line: bytes, column: str) -> dict[str, Any]:
         json.dumps(row, ensure_ascii=False).encode()  # ValueError for half a surrogate pair, which UTF-8 cannot write
         reason = _reason(row, column)
     except (ValueError, RecursionError) as error:
-        reason = str(error)
+        reason = f"what is no JSON ({error})"
     if not reason and len(row[column]) <= LONGEST_INPUT:
         return dict(row)
     raise DataError(
@@ -137,7 +146,7 @@ def _row(number: int, line: bytes, column: str) -> dict[str, Any]:
         expected=f'JSON in UTF-8: an object with text in "{column}", or a text in quotes, of at most '
         f"{LONGEST_INPUT:,} characters",
         found=reason or f"{len(row[column]):,} characters",
-        fix="Correct the line, or name the field with --column.",
+        fix="Correct the line, put a bare text in quotes, or name the field with --column.",
     )
 
 

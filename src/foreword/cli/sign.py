@@ -39,10 +39,15 @@ def sign(
             "--key without a bundle" if key else "neither --key nor --new-key",
             fix="Make a key once with `foreword sign --new-key NAME`; then `foreword sign BUNDLE --key NAME.key`.",
         )  # fmt: skip
-    used = _read(key) if key is not None else _made(new_key or Path(), encrypt=encrypt)
+    used = _read(key) if key is not None else _made(_stem(new_key or Path()), encrypt=encrypt)
     for path in bundles or []:
         sign_bundle(path, used, signer=signer)
         typer.echo(on_one_screen(f"signed {path} with key {used.public.id}"))
+
+
+def _stem(name: Path) -> Path:
+    """The NAME of NAME.key and NAME.pub, where the name of one of them was given."""
+    return name.with_suffix("") if name.suffix in (".key", ".pub") else name
 
 
 def _made(name: Path, *, encrypt: bool) -> SigningKey:

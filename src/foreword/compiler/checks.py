@@ -72,7 +72,14 @@ def check(
 def _of_the_request(tolerance: float | None, positions: int | None, value_limit: float) -> list[Obstacle]:
     found = []
     if tolerance is None and positions is None:
-        found.append(Obstacle("request", "Neither a tolerance nor a number of positions is given.", "", "Give one."))
+        found.append(
+            Obstacle(
+                "request",
+                "Neither a tolerance nor a number of positions is given.",
+                "neither",
+                "Give a tolerance, such as 1e-3, or the most positions, such as 32.",
+            )
+        )
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         found.append(Obstacle("tolerance", "The tolerance is not a positive number.", repr(tolerance), "Say 1e-3."))
     if positions is not None and not 1 <= positions <= LIMIT:

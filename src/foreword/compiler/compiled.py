@@ -63,6 +63,14 @@ class CompiledFunction:
     cover: Cover | None
     tried: tuple[Tried, ...]
 
+    def __repr__(self) -> str:
+        """One line, as of a prefix: the numbers are in `keys`, `biases` and `values`."""
+        claim = "without a certificate"
+        if self.certificate is not None:
+            claim = f"{self.certificate.verdict}, error at most {self.certificate.bound:.3g}"
+        name = self.told.get("expression") or self.told.get("name") or "a function"
+        return f"CompiledFunction({name!s:.60}: {self.positions} positions by {self.method}, {claim})"
+
     @property
     def positions(self) -> int:
         """The prefix's length."""

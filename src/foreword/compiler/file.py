@@ -129,7 +129,11 @@ def read_compiled(path: str | Path) -> CompiledFile:
     try:
         content = read_content(path)
     except BundleError as error:
-        raise _broken(path, error.found or error.what) from error
+        if not isinstance(error.__cause__, OSError):
+            raise _broken(path, error.found or error.what) from error
+        raise CertificateError(
+            f"The compiled prefix {path} cannot be read.", expected=error.expected, found=error.found, fix=error.fix
+        ) from error
     try:
         file = decoded(path, content, dtypes=DTYPES)
         manifest = _manifest(path, file.texts, file.tensors)

@@ -326,6 +326,13 @@ def target_of(
         raise CompileError(
             "The target's domain is missing.", expected="a domain", found="none", fix="Pass domain=Sphere(2), say."
         )
+    elif not isinstance(domain, Domain):
+        raise CompileError(
+            "This is no domain.",
+            expected="Sphere, Cube or FiniteSet",
+            found=f"{type(domain).__name__} {domain!r:.60}",
+            fix="Pass Sphere(2), or Cube([(-1, 1), (0, 2)]), say.",
+        )
     elif isinstance(f, str) and f.strip() in CATALOGUE:
         target = _listed(CATALOGUE[f.strip()], domain, facts)
     elif isinstance(f, str):

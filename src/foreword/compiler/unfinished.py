@@ -134,10 +134,14 @@ class Unfinished:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever interrupts the work within leaves it in the file, but for an error that would come again."""
+        """Whatever interrupts the work within leaves it in the file, but for an error that would come again.
+
+        After such an error there is nothing to go on with, and a corrected request would find the file in its way.
+        """
         try:
             yield
         except CompileError:
+            self.discard()
             raise
         except BaseException:
             self.write()

@@ -147,6 +147,8 @@ def _load_config(reference: str, folder: str) -> Any:
 def _loading_error(reference: str, error: Exception) -> HostError:
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     hint = " (HF_HUB_OFFLINE is set: only local folders and packages can be loaded.)" if offline else ""
+    if not reference.startswith("package:") and not Path(reference).exists():
+        hint += f" No folder of this name is in {Path.cwd()}."
     return HostError(
         f"The base model {reference} could not be loaded.",
         expected="a hub id, a folder with config.json, tokenizer and *.safetensors, or package:NAME, of a family that "

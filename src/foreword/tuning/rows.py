@@ -230,7 +230,8 @@ def _usable(table: _Table, task: Task) -> tuple[list[UsableRow], list[str]]:
     """The usable rows of a table, and a line on each thing that is wrong with the others."""
     missing = [column for column in (task.data.input, task.data.target) if column not in table.columns]
     if missing and table.rows:
-        return [], [*(_no_column(column, table.columns) for column in missing), *table.problems]
+        others = [*_other_separators(table.columns), *table.problems]
+        return [], [*(_no_column(column, table.columns) for column in missing), *others]
     usable: list[UsableRow] = []
     problems = list(table.problems)
     for row in table.rows:
@@ -239,6 +240,13 @@ def _usable(table: _Table, task: Task) -> tuple[list[UsableRow], list[str]]:
         except ValueError as error:
             problems.append(f"{row.place}: {error}")
     return usable, problems
+
+
+def _other_separators(columns: Sequence[str]) -> list[str]:
+    """What is wrong with a table of one column whose name holds semicolons or tabs; nothing, mostly."""
+    (name,) = columns if len(columns) == 1 else ("",)
+    said = {";": "semicolons", "\t": "tabs"}
+    return [f"header: expected commas between columns, found {said[mark]}" for mark in said if mark in name]
 
 
 def _no_column(column: str, columns: Sequence[str]) -> str:

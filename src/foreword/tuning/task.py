@@ -154,11 +154,13 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
+        inside = path / "task.toml"
+        remedy = f"Name the file in it: {inside}" if path.is_dir() and inside.is_file() else None
         raise TaskError(
             f"The task file {path} cannot be read.",
             expected="a TOML file in UTF-8",
             found=found_in(error),
-            fix="Name a task file, or write one with `foreword init FOLDER`.",
+            fix=remedy or "Name a task file, or write one with `foreword init FOLDER`.",
         ) from error
     except (ValueError, RecursionError) as error:
         raise TaskError(
