@@ -10,6 +10,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.poles import pole_of
 from foreword.compiler.proof import LARGEST_NUMBER
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
@@ -63,6 +64,7 @@ def check(
             )
         )
     found += _of_the_table(target, domain)
+    found += _of_the_poles(target, domain, points)
     found += _of_the_constant(target, domain, points, values, rng)
     if method == "nearest" and tolerance is not None and positions is None and not found:
         found += _of_the_dimension(target, domain, tolerance)
@@ -105,6 +107,23 @@ def _of_the_table(target: Target, domain: Domain) -> list[Obstacle]:
     values = f"{target.samples[before[row]].tolist()} in row {before[row]}, {target.samples[row].tolist()} in row {row}"
     point = domain.points[row].tolist()
     return [Obstacle("table", "A point of the table has two values.", f"{values}, at {point}", "Keep one of them.")]
+
+
+def _of_the_poles(target: Target, domain: Domain, points: Floats) -> list[Obstacle]:
+    """A divisor of the expression that is 0 between two samples, where the target has no bound."""
+    if target.expression is None or isinstance(domain, FiniteSet):
+        return []
+    pole = pole_of(target.expression, domain, points)
+    if pole is None:
+        return []
+    return [
+        Obstacle(
+            "pole",
+            f"The target has a pole on the domain: it divides by {pole.divisor}, which is 0 there.",
+            f"about {pole.magnitude:.2g} beside {(np.round(pole.at, 6) + 0.0).tolist()}",
+            "Choose a domain without that point, or write the function so that it stays finite.",
+        )
+    ]
 
 
 def _of_the_constant(

@@ -62,7 +62,7 @@ class Expression:
     def evaluate(self, points: Floats) -> Floats:
         """Values `(batch, output)` in float64 at `points` `(batch, variable)`."""
         with np.errstate(all="ignore"):
-            columns = walk(self.outputs, lambda node, found: _apply(node, found, points))
+            columns = walk(self.outputs, lambda node, found: value_of(node, found, points))
         return np.stack([np.broadcast_to(columns[id(node)], points.shape[:1]) for node in self.outputs], axis=1)
 
 
@@ -90,7 +90,8 @@ def ordered(outputs: Sequence[Node]) -> Iterator[Node]:
             stack.extend((argument, False) for argument in reversed(node.arguments))
 
 
-def _apply(node: Node, found: list[Any], points: Floats) -> Any:
+def value_of(node: Node, found: list[Any], points: Floats) -> Any:
+    """What a node is at points `(batch, variable)`, from what its arguments are: `(batch,)`, or a number."""
     if node.operation == "variable":
         return points[:, int(node.value or 0)]
     if node.operation == "constant":
