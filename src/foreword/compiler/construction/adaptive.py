@@ -70,8 +70,9 @@ class Adaptive:
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
         rooted, sides = list[Kink](), list[Kink]()
-        if isinstance(domain, Cube) and domain.dimension in NODES:
-            rooted = rooted_planes(target.evaluate, domain, kinks, np.random.default_rng(0))  # others' draws stay
+        gridded = _gridded(domain)
+        if gridded is not None:
+            rooted = rooted_planes(target.evaluate, gridded, kinks, np.random.default_rng(0))  # others' draws stay
             sides = [plane for plane in rooted if not any(plane is kink for kink in kinks)]
         nothing = Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
         if isinstance(domain, FiniteSet) or not (kinks or sides):
@@ -86,19 +87,20 @@ class Adaptive:
         candidate: Candidate | Obstacle = nothing
         if kinks and not (rooted and is_along):  # beside gates the target is to be smooth
             candidate = _Gates.of(target, domain, chart, request, kinks, rng).found()
-        if (
-            isinstance(domain, Cube)
-            and domain.dimension in NODES
-            and is_along
-            and not (isinstance(candidate, Candidate) and candidate.notes["beside"] == "line")
-        ):
+        is_on_line = isinstance(candidate, Candidate) and candidate.notes["beside"] == "line"
+        if gridded is not None and is_along and not is_on_line:
             planes, is_rooted = [*kinks, *sides], bool(rooted)
-            grid = GridProblem.of(target, domain, chart, request, rng, kinks=planes, is_rooted=is_rooted)
+            grid = GridProblem.of(target, gridded, chart, request, rng, kinks=planes, is_rooted=is_rooted)
             candidate = _better(request, candidate, _on_grid(grid, request))
         if isinstance(candidate, Obstacle):
             return candidate
         judged = unseen(target, domain, chart, candidate.head.positions, kinks=[*kinks, *sides])
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
+
+
+def _gridded(domain: Domain) -> Cube | None:
+    """The domain, where it is a cube of so few dimensions that keys may lie on a grid."""
+    return domain if isinstance(domain, Cube) and domain.dimension in NODES else None
 
 
 def _told(kinks: Sequence[Kink]) -> list[list[object]]:
@@ -207,7 +209,7 @@ class _Gates:
 
     @property
     def _has_grid(self) -> bool:
-        return isinstance(self.domain, Cube) and self.domain.dimension in NODES
+        return _gridded(self.domain) is not None
 
     def _with(self, count: int, beside: str) -> Candidate:
         """The best of a few shapes, `count` keys in each group."""
