@@ -1,7 +1,8 @@
 """The tables of results/*.jsonl: steps to PEFT's best accuracy, accuracy on unseen examples, spread over seeds.
 
     .venv/bin/python benchmarks/tuning/peft_prefix/summary.py [--file written] [--method "prefix, closed form"]
-    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py --file texts --rival "peft, example"
+    .venv/bin/python benchmarks/tuning/peft_prefix/summary.py --file runs written-documented texts \\
+        --rival "peft, example"   # as documented, over all tasks
 
 Steps are counted to two goals: PEFT's best score on the selection split, by the score there; and the accuracy of the
 state that PEFT keeps on the unseen examples, by the accuracy there. Passes that first values take count as steps.
@@ -78,39 +79,53 @@ def spread(runs: list[Run]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", default="runs", choices=("runs", "written", "written-documented", "texts"))
+    files = ("runs", "written", "written-documented", "texts")
+    parser.add_argument("--file", nargs="+", default=["runs"], choices=files, help="the tasks of all of them together")
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
     parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED, *SOLVED))
     arguments = parser.parse_args()
-    path = RESULTS / f"{arguments.file}.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    every: list[tuple[float, float]] = []
+    every: list[list[tuple[float, float]]] = []
+    spreads: list[float] = []
     print(
         f"| task | seeds | steps / PEFT's: selection, unseen | ours | {arguments.rival} | LoRA "
         "| ours - PEFT | ours - LoRA | spread |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    for task in dict.fromkeys(row["task"] for row in rows):
-        by = {
-            method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
-            for method in (arguments.method, arguments.rival, "lora")
-        }
-        ours, rival, lora = by.values()
-        mine, theirs = together(ours, rival)
-        if not mine:
-            continue
-        found = [ratios(a, b) for a, b in zip(mine, theirs, strict=True)]
-        every += found
-        shown = ", ".join(f"{statistics.median(each):.2f}" for each in zip(*found, strict=True))
-        beside, updates = together(ours, lora)
-        means = [mean_accuracy(mine), mean_accuracy(theirs), mean_accuracy(updates)]
-        seeds = f"{len(mine)}" if len(updates) == len(mine) else f"{len(mine)} (LoRA {len(updates)})"
-        against_lora = compared(beside, updates) if updates else "-"
-        cells = [task, seeds, shown, *means, compared(mine, theirs), against_lora]
-        print("| " + " | ".join(map(str, [*cells, f"{spread(mine):.4f} / {spread(theirs):.4f}"])) + " |")
+    for file in arguments.file:
+        rows = [json.loads(line) for line in (RESULTS / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for task in dict.fromkeys(row["task"] for row in rows):
+            by = {
+                method: {r["seed"]: r for r in rows if (r["task"], r["method"]) == (task, method)}
+                for method in (arguments.method, arguments.rival, "lora")
+            }
+            ours, rival, lora = by.values()
+            mine, theirs = together(ours, rival)
+            if not mine:
+                continue
+            every.append([ratios(a, b) for a, b in zip(mine, theirs, strict=True)])
+            spreads.append(spread(mine) / spread(theirs) if spread(theirs) > 0 else math.nan)
+            beside, updates = together(ours, lora)
+            means = [mean_accuracy(mine), mean_accuracy(theirs), mean_accuracy(updates)]
+            seeds = f"{len(mine)}" if len(updates) == len(mine) else f"{len(mine)} (LoRA {len(updates)})"
+            against_lora = compared(beside, updates) if updates else "-"
+            cells = [task, seeds, medians(every[-1], 2), *means, compared(mine, theirs), against_lora]
+            print("| " + " | ".join(map(str, [*cells, f"{spread(mine):.4f} / {spread(theirs):.4f}"])) + " |")
     if every:
-        shown = ", ".join(f"{statistics.median(each):.3f}" for each in zip(*every, strict=True))
-        print(f"\nsteps over PEFT's, median over {len(every)} runs: {shown}")
+        runs = [run for task in every for run in task]
+        tasks = [tuple(statistics.median(each) for each in zip(*task, strict=True)) for task in every]
+        print(f"\nsteps over PEFT's, median over {len(runs)} runs: {medians(runs, 3)}")
+        print(f"median over {len(tasks)} tasks of the median over seeds: {medians(tasks, 3)}")
+    known = [ratio for ratio in spreads if math.isfinite(ratio)]
+    if known:
+        few = sum(ratio <= 0.5 for ratio in known)
+        print(
+            f"spread over PEFT's: median {statistics.median(known):.2f}, at most a half on {few} of {len(known)} tasks"
+        )
+
+
+def medians(pairs: Sequence[tuple[float, ...]], digits: int) -> str:
+    """Of each part of the pairs."""
+    return ", ".join(f"{statistics.median(each):.{digits}f}" for each in zip(*pairs, strict=True))
 
 
 if __name__ == "__main__":
