@@ -166,8 +166,9 @@ def test_a_number_is_the_double_nearest_to_it_and_pi_is_pi_itself() -> None:
 def test_names_of_coordinates_follow_the_number_of_columns() -> None:
     assert value("x + 10*x1 + 100*z", 1.0, 2.0, 3.0) == 321.0
     assert value("x3", 1.0, 2.0, 3.0, 4.0) == 4.0
-    with pytest.raises(CompileError, match='no name "x"'):
+    with pytest.raises(CompileError, match='no name "x"') as refused:
         parse_expression("x", 4)
+    assert refused.value.fix == "The 4 coordinates here are x0 to x3."
 
 
 @pytest.mark.parametrize("text", [b"x", None, 3, ["x"]])

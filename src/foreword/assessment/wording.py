@@ -108,7 +108,7 @@ REASONS: Mapping[str, str] = {
     "cost-per-month": "Running it costs about {currency} {amount:amount} a month.",
     "break-even": "It pays for itself after {months:months}.",
     "break-even.unknown": "It does not pay for itself under the stated assumptions.",
-    "limited-run": "The run was limited to {limit:count} examples; only a full run counts.",
+    "limited-run": "The run was limited to at most {limit:count} of each split's examples; only a full run counts.",
     "supported-requirement": "This evidence would support a requirement of up to {at_least_possible:low}.",
     "fix-probe": "Bring the failure rate under stress by {probe:probe} down to {limit:percent}.",
     "full-run": "Run it without --limit.",

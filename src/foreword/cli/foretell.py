@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from foreword.tuning.foretelling import Foretelling
     from foreword.tuning.probes import Probes
 
+PROBES = {  # what the probes are called, while they run and in the table
+    "demonstrations": "examples in context",
+    "prefix": "short prefix fit",
+    "lora_attention": "rank-1 LoRA, attention",
+    "lora_mlp": "rank-1 LoRA, MLP",
+}
+
 
 def foretell(
     task: Path = typer.Argument(..., help="The task file."),
@@ -35,7 +42,7 @@ def foretell(
         task,
         seed=seed,
         limit=limit,
-        watch=None if quiet else lambda name: typer.echo(f"probing: {name}", err=True),
+        watch=None if quiet else lambda name: typer.echo(f"probing: {PROBES.get(name, name)}", err=True),
     )
     typer.echo(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if as_json else _table(found))
 
@@ -52,10 +59,10 @@ def _table(found: Foretelling) -> str:
     rows = [
         ("bare model", probes.bare),
         ("ignoring the input", probes.constant),
-        ("examples in context", probes.demonstrations),
-        ("short prefix fit", probes.prefix),
-        ("rank-1 LoRA, attention", probes.lora_attention),
-        ("rank-1 LoRA, MLP", probes.lora_mlp),
+        (PROBES["demonstrations"], probes.demonstrations),
+        (PROBES["prefix"], probes.prefix),
+        (PROBES["lora_attention"], probes.lora_attention),
+        (PROBES["lora_mlp"], probes.lora_mlp),
     ]
     lines = [f"loss on {probes.judged} examples, in nats"]
     lines += [f"  {name:<24} {'not measured' if loss is None else f'{loss:.3f}'}" for name, loss in rows]

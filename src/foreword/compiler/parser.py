@@ -322,6 +322,8 @@ class _Reader:
         near = difflib.get_close_matches(token.text[:40], known, n=1)
         if kind == "name" and token.text in FUNCTIONS:
             fix = f"Give it its argument: {token.text}({self.coordinates[0]})."
+        elif kind == "name" and token.text in ("x", "y", "z") and len(self.coordinates) > 3:
+            fix = f"The {len(self.coordinates)} coordinates here are {self.coordinates[0]} to {self.coordinates[-1]}."
         else:
             fix = f'Did you mean "{near[0]}"?' if near else ""
         names = known if kind == "function" else [*self.coordinates[:8], "pi", "e"]
