@@ -205,3 +205,18 @@ def test_a_compiled_function_is_shown_on_one_line_and_a_domain_must_be_one() -> 
     with pytest.raises(CompileError, match="This is no domain") as refused:
         compile_function("x + 1", "S2", tolerance=1e-3)  # type: ignore[arg-type]
     assert refused.value.found == "str 'S2'"
+
+
+def test_what_another_construction_outdoes_by_far_is_not_polished() -> None:
+    asked = Request(24, None, rival=1e-7)
+    assert asked.is_outdone(2e-4)
+    assert not asked.is_outdone(5e-5)
+    assert not Request(24, None).is_outdone(1e300)
+    started = time.process_time()
+    compiled = compile_function("abs(0.6*x - 0.8*y - 0.2)", Sphere(2), positions=24, certify=False)
+    assert time.process_time() - started < 5.0  # 1.4 s; 9 s with a polish of keys that know no kink
+    assert compiled.method == "adaptive"
+    [by_kinks, smooth, _] = compiled.tried
+    assert by_kinks.sampled is not None
+    assert smooth.sampled is not None
+    assert by_kinks.sampled < 1e-6 < 1e-3 < smooth.sampled

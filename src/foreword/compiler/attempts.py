@@ -113,8 +113,12 @@ class Wish:
     clock: Clock
     drafting: Clock
 
-    def draft(self, construction: Construction, share: float = 1.0, *, is_last: bool = True) -> Attempt:
+    def draft(
+        self, construction: Construction, share: float = 1.0, *, is_last: bool = True, rival: float = math.inf
+    ) -> Attempt:
         """One draft, for a share of the tolerance, with its time; others may follow unless it `is_last`.
+
+        `rival` is the least error of those before it, for a length.
 
         What time cut short is kept if it is a draft: its proof goes on from it. No draft for want of time may be one
         the next time.
@@ -125,7 +129,7 @@ class Wish:
             started = time.perf_counter()
             tolerance = None if self.request.tolerance is None else share * self.request.tolerance
             left = max(self.drafting.left * (1.0 if is_last else SHARE), LEAST_EACH)
-            request = replace(self.request, tolerance=tolerance, seconds=left, made=Instant())
+            request = replace(self.request, tolerance=tolerance, seconds=left, made=Instant(), rival=rival)
             outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
             self.drafting.left -= request.made.since()
             seconds = time.perf_counter() - started

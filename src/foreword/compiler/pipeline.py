@@ -131,7 +131,8 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
     """One attempt for each method; `auto` leaves out what cannot be the shortest."""
     attempts: list[Attempt] = []
     for row, construction in enumerate(methods):
-        lengths = [a.outcome.head.positions for a in attempts if isinstance(a.outcome, Draft)]
+        drafts = [attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Draft)]
+        lengths = [draft.head.positions for draft in drafts]
         if len(methods) > 1 and wish.request.positions is None and isinstance(construction, Nearest):
             skipped = _too_long_for_auto(wish, lengths)
             if skipped is not None:
@@ -139,7 +140,9 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
                 continue
         if lengths and wish.request.positions is None and isinstance(construction, Spectral | Nearest):
             construction = replace(construction, most=min(lengths))
-        attempts.append(wish.draft(construction, is_last=row == len(methods) - 1))
+        has_rival = wish.request.positions is not None and drafts
+        rival = min(draft.sampled for draft in drafts) if has_rival else math.inf
+        attempts.append(wish.draft(construction, is_last=row == len(methods) - 1, rival=rival))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
         raise refusal([attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Obstacle)])
     return attempts

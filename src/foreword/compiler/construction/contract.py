@@ -27,6 +27,7 @@ SELECTED = 4_000  # other points, at which a construction chooses among its cand
 WORK = 200_000_000  # weights that one report of an error may take: fewer points for a very long prefix
 BLOCK = 1 << 23  # weights in memory at once, 64 MB
 OUT_OF_TIME = "time"  # the code of the obstacle that no more time was left
+FAR = 1e3  # times the error of a rival: polish gains less where another construction is in its place, as at a kink
 WAITING = 2.0  # seconds of waiting that count as one of work
 
 
@@ -81,7 +82,8 @@ class Request:
 
     Of both, `positions` is the length and `tolerance` tells when there is no use in doing better. No value's magnitude
     is above `value_limit`, except where the target itself comes near to it: then twice the target's. `seconds` after it
-    was `made` a draft is to end with what it has.
+    was `made` a draft is to end with what it has. `rival` is the least error of other drafts of that length: what is
+    far above it need not be made better.
     """
 
     positions: int | None
@@ -89,6 +91,7 @@ class Request:
     value_limit: float = 10.0
     seconds: float = math.inf
     made: Instant = field(default_factory=Instant)
+    rival: float = math.inf
 
     def limit_for(self, wanted: Floats) -> float:
         """The largest magnitude of a value, given the target's values `(batch, output)`."""
@@ -97,6 +100,10 @@ class Request:
     def is_over(self) -> bool:
         """Whether the time for drafts is up: then nothing more is tried."""
         return self.made.since() >= self.seconds
+
+    def is_outdone(self, error: float) -> bool:
+        """Whether no polish brings so large an error near to the rival's."""
+        return error > FAR * self.rival
 
     def is_met_by(self, sampled: float) -> bool:
         """Whether so small an error at sampled points leaves room for a proof of the tolerance."""

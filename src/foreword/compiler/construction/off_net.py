@@ -64,6 +64,8 @@ class OffNet:
     def best_of(self, count: int) -> Candidate:
         """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them."""
         even = self.problem.best_of(count)
+        if self.problem.request.is_outdone(even.error):
+            return even
         if even.error > self._exact and count <= self.most and isinstance(self.problem, DenseProblem):
             other = crowded(self.problem, count)
             if other is not None and other.error < WORTHWHILE * even.error:

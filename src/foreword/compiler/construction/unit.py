@@ -31,6 +31,7 @@ def drafted(
     inner = replace(
         request,
         tolerance=None if request.tolerance is None else math.ldexp(request.tolerance, -exponent),
+        rival=math.ldexp(request.rival, -exponent),
         value_limit=max(math.ldexp(request.value_limit, -exponent), 1e-300),
     )
     found = construction.draft(_measured(target, -exponent), domain, inner, rng=rng)
