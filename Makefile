@@ -39,7 +39,7 @@ bench-fit: $(STAMP) ## prefixes beside PEFT's and LoRA on the same batches (hour
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file written
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file texts
 
-test: $(STAMP) ## the tests that every change must pass (under five minutes on two cores)
+test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-all: $(STAMP) ## all tests, the slow ones included
