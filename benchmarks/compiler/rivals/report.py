@@ -24,7 +24,7 @@ COLOURS = {
 
 def report(lines: list[Line], folder: Path | None) -> None:
     """Print the tables; with a folder, write them to summary.md beside the picture."""
-    text = "\n".join([*_lengths(lines), *_nearest(lines), *_certificates(lines), *_rivals(lines)])
+    text = "\n".join([*_lengths(lines), *_nearest(lines), *_certificates(lines), *_thousandth(lines), *_rivals(lines)])
     print(text)
     if folder is not None:
         (folder / "summary.md").write_text(text + "\n", encoding="utf-8")
@@ -71,6 +71,17 @@ def _certificates(lines: list[Line]) -> list[str]:
         shown += [f"{line['bound']:.2e}", f"{line['ratio']:.2f}", f"{line['proof_seconds']:.1f}"]
         shown += [f"{line['seconds']:.1f}", line["verdict"], f"{line['check_seconds']:.1f}", line["checked"]]
         found += [_row(shown)]
+    return found
+
+
+def _thousandth(lines: list[Line]) -> list[str]:
+    found = ["", "## Asked for a thousandth of the error of the best network of its size, sines left out", ""]
+    columns = "domain, target, network's error, its s, prefix's error, network's / prefix's, prefix's s, positions"
+    found += [_row(columns.split(", ")), "|" + "---|" * 8]
+    for line in [line for line in lines if line["part"] == "thousandth"]:
+        shown = [line["domain"], line["target"], f"{line['network error']:.1e}", f"{line['network seconds']:.1f}"]
+        shown += [f"{line['error']:.1e}", f"{line['network error'] / line['error']:.3g}", f"{line['seconds']:.1f}"]
+        found += [_row([*shown, line["used"]])]
     return found
 
 

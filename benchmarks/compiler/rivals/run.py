@@ -187,6 +187,40 @@ def waves(lines: Lines, options: argparse.Namespace) -> None:
             compared(lines, case, options, WAVE_SECONDS, part="waves")
 
 
+def thousandth(lines: Lines, options: argparse.Namespace) -> None:
+    """How long a prefix takes to a thousandth of the error of the best network of its size: less than that, or longer?
+
+    The network's error and seconds are those of the part `smooth`, its whole search; sines are left out.
+    """
+    for domain in [name for name in options.domains if name != "cube"]:
+        for case in smooth_cases(domain):
+            same = {"part": "smooth", "domain": domain, "target": case.name, "settings": lines.settings}
+            networks = [
+                line
+                for line in lines.found.values()
+                if same.items() <= line.items() and line["method"].startswith("network")
+            ]
+            if networks:
+                best = min(networks, key=lambda line: float(line["error"]))
+                _thousandth(lines, case, float(best["error"]), float(best["seconds"]))
+
+
+def _thousandth(lines: Lines, case: Case, error: float, seconds: float) -> None:
+    asked = {"part": "thousandth", "domain": case.domain_name, "target": case.name, "kind": case.kind}
+    asked |= {"method": "prefix", "positions": case.positions, "tolerance": error / 1000}
+
+    def measurement() -> list[dict[str, Any]]:
+        started = time.process_time()
+        made = compile_function(case.target, positions=case.positions, tolerance=error / 1000, certify=False)
+        taken = time.process_time() - started
+        judged = drawn(case, JUDGED, 4)
+        found = float(np.abs(made.evaluate(judged.points)[:, 0] - judged.values).max())
+        told = {"error": found, "seconds": taken, "network error": error, "network seconds": seconds}
+        return [{**told, "used": made.positions}]
+
+    lines.measure(asked, measurement)
+
+
 def lengths(lines: Lines, options: argparse.Namespace) -> None:
     """The lengths and errors that were asked for."""
     for domain, positions, error in ASKED:
@@ -291,6 +325,7 @@ PARTS: dict[str, Callable[[Lines, argparse.Namespace], None]] = {
     "certificates": certificates,
     "kinks": kinks,
     "smooth": smooth,
+    "thousandth": thousandth,
     "waves": waves,
     "longer": longer,
 }

@@ -63,8 +63,8 @@ class OffNet:
 
     def best_of(self, count: int) -> Candidate:
         """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them."""
-        even = self.problem.best_of(count)
-        if self.problem.request.is_outdone(even.error):
+        even, request = self.problem.best_of(count), self.problem.request
+        if request.is_outdone(even.error):
             return even
         if even.error > self._exact and count <= self.most and isinstance(self.problem, DenseProblem):
             other = crowded(self.problem, count)
@@ -72,7 +72,7 @@ class OffNet:
                 return self.improved(other)
         best, hopeless = even, 0
         for size in self._parts(count):
-            if best.error <= self._exact or self.problem.request.is_over():
+            if best.error <= self._exact or request.is_over() or request.is_met_by(best.error):
                 break
             if size == count:
                 best = min(best, self.improved(even), key=error_of)
@@ -125,7 +125,8 @@ class OffNet:
         if candidate.error <= EXACT * float(np.abs(wanted).max()) or request.is_over():
             return candidate
         limit, goal = self.problem.limit, MARGIN * (request.tolerance or 0.0)
-        head = polished(candidate.head, queries, wanted, limit, goal, is_over=request.is_over)
+        is_only = request.positions is not None
+        head = polished(candidate.head, queries, wanted, limit, goal, is_only=is_only, is_over=request.is_over)
         factors = Factors.of(head.weights(queries))
         start = bounded(factors, wanted, limit)
         kept = np.clip(head.values, -limit, limit)

@@ -108,18 +108,20 @@ def polished(
     limit: float,
     goal: float = 0.0,
     *,
+    is_only: bool = False,
     is_over: Callable[[], bool] = never,
 ) -> Head:
     """A head of a smaller error at the samples `queries` `(sample, q)`, `wanted` `(sample, output)`, as a rule.
 
     It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal`; where the goal seems
-    out of reach, it is what it was then. Values may exceed the limit slightly: solve for them again, at these keys and
-    biases.
+    out of reach, it is what it was then, unless it `is_only` this length that is asked for. Values may exceed the limit
+    slightly: solve for them again, at these keys and biases.
     """
     problem = _Problem(queries, wanted, SPARED * limit)
     weights = np.ones(len(queries))
     count = parameters(head.positions, head.keys.shape[1], wanted.shape[1])
-    steps = min(FEW_STEPS if goal > 0 else MOST_STEPS, math.ceil(WORK / (wanted.size * count**2)))
+    sought = 0.0 if is_only else goal  # what there are other lengths to reach it with
+    steps = min(FEW_STEPS if sought > 0 else MOST_STEPS, math.ceil(WORK / (wanted.size * count**2)))
     damping, errors = FIRST_DAMPING, list[float]()
     for sweep in range(SWEEPS * PARTS):
         head, damping = _descended(problem, head, weights, damping, math.ceil(steps / (SWEEPS * PARTS)))
@@ -127,7 +129,7 @@ def polished(
         if error.max() < goal and np.abs(head.values).max() <= limit:
             break
         errors.append(float(error.max()))
-        if is_over() or _is_hopeless(errors, goal, math.ceil(steps / (SWEEPS * PARTS))):
+        if is_over() or _is_hopeless(errors, sought, math.ceil(steps / (SWEEPS * PARTS))):
             break
         if sweep % PARTS < PARTS - 1:
             continue
