@@ -220,11 +220,3 @@ def test_what_another_construction_outdoes_by_far_is_not_polished() -> None:
     assert by_kinks.sampled is not None
     assert smooth.sampled is not None
     assert by_kinks.sampled < 1e-6 < 1e-3 < smooth.sampled
-
-
-def test_a_length_with_a_tolerance_is_polished_until_it_meets_it() -> None:
-    # Beside a length, a tolerance only says when it is good enough: 1e-8 is met here, if the polish does not give up.
-    target = "1/(1.4 - x) + 0.3*sin(2*y)"
-    [_, smooth, *_] = compile_function(target, Sphere(1), positions=18, tolerance=1e-8, certify=False).tried
-    assert smooth.sampled is not None
-    assert smooth.sampled < 1e-8

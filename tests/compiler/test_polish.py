@@ -15,6 +15,7 @@ from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
+from foreword.compiler.pipeline import compile_function
 from foreword.compiler.target import target_of
 
 
@@ -183,3 +184,11 @@ def test_positions_that_no_sample_attends_to_do_no_harm() -> None:
     values = levelled(factors, wanted, 10.0, start, rounds=4)
     assert np.isfinite(values).all()
     assert np.abs(head.weights(queries) @ values - wanted).max() < 0.1
+
+
+def test_a_length_with_a_tolerance_is_polished_until_it_meets_it() -> None:
+    # Beside a length, a tolerance only says when it is good enough: 1e-8 is met here, if the polish does not give up.
+    target = "1/(1.4 - x) + 0.3*sin(2*y)"
+    [_, smooth, *_] = compile_function(target, Sphere(1), positions=18, tolerance=1e-8, certify=False).tried
+    assert smooth.sampled is not None
+    assert smooth.sampled < 1e-8
