@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from interpolants import Result, polynomials, rbf_interpolation, rbf_least_squares
 from report import report
-from targets import CHOSEN, DOMAINS, JUDGED, Case, drawn, kink_cases, smooth_cases
+from targets import CHOSEN, DOMAINS, JUDGED, Case, Points, drawn, kink_cases, smooth_cases
 
 from foreword.certificate import Verdict
 from foreword.compiler.checker import check
@@ -114,16 +114,21 @@ def main() -> None:
     report(kept, None if options.quick else HERE / "results")
 
 
+def compiled(case: Case, positions: int, judged: Points, **wishes: float) -> tuple[CompiledFunction, float, float]:
+    """A prefix of that length without a proof, its largest error where it is judged, and its seconds."""
+    started = time.process_time()
+    made = compile_function(case.target, positions=positions, certify=False, **wishes)
+    taken = time.process_time() - started
+    return made, float(np.abs(made.evaluate(judged.points)[:, 0] - judged.values).max()), taken
+
+
 def compared(lines: Lines, case: Case, options: argparse.Namespace, seconds: float, *, part: str) -> None:
     """All methods on one target, in turn."""
     selection, judged = drawn(case, CHOSEN, 3), drawn(case, JUDGED, 4)
     seconds = seconds / 10 if options.quick else seconds
 
     def prefix(value_limit: float = 10.0) -> list[Result]:
-        started = time.process_time()
-        made = compile_function(case.target, positions=case.positions, certify=False, value_limit=value_limit)
-        taken = time.process_time() - started
-        error = float(np.abs(made.evaluate(judged.points)[:, 0] - judged.values).max())
+        made, error, taken = compiled(case, case.positions, judged, value_limit=value_limit)
         return [Result(error, taken, f"{made.method}, {made.positions} positions")]
 
     def network(shapes: networks.Shapes, share: float, *, told: bool = False) -> list[Result]:
@@ -210,11 +215,7 @@ def _thousandth(lines: Lines, case: Case, error: float, seconds: float) -> None:
     asked |= {"method": "prefix", "positions": case.positions, "tolerance": error / 1000}
 
     def measurement() -> list[dict[str, Any]]:
-        started = time.process_time()
-        made = compile_function(case.target, positions=case.positions, tolerance=error / 1000, certify=False)
-        taken = time.process_time() - started
-        judged = drawn(case, JUDGED, 4)
-        found = float(np.abs(made.evaluate(judged.points)[:, 0] - judged.values).max())
+        made, found, taken = compiled(case, case.positions, drawn(case, JUDGED, 4), tolerance=error / 1000)
         told = {"error": found, "seconds": taken, "network error": error, "network seconds": seconds}
         return [{**told, "used": made.positions}]
 
@@ -246,11 +247,7 @@ def _length(lines: Lines, case: Case, positions: int, error: float, options: arg
     asked |= {"positions": positions, "asked": error}
 
     def measurement() -> list[dict[str, Any]]:
-        started = time.process_time()
-        made = compile_function(case.target, positions=positions, certify=False)
-        taken = time.process_time() - started
-        judged = drawn(case, JUDGED, 4)
-        found = float(np.abs(made.evaluate(judged.points)[:, 0] - judged.values).max())
+        made, found, taken = compiled(case, positions, drawn(case, JUDGED, 4))
         return [{"method": "prefix", "error": found, "seconds": taken, "choice": made.method}]
 
     if options.domains and case.domain_name in options.domains:

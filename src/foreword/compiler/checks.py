@@ -136,11 +136,7 @@ def _of_the_constant(
     if not isinstance(domain, FiniteSet):
         size = 1.0 if isinstance(domain, Sphere) else float(np.ptp(domain.box, axis=1).min())
         for step in (1e-2, 1e-4):
-            close = points + step * size * rng.uniform(-1.0, 1.0, points.shape)
-            if isinstance(domain, Sphere):
-                close = close / np.linalg.norm(close, axis=1, keepdims=True)
-            else:
-                close = np.clip(close, domain.box[:, 0], domain.box[:, 1])
+            close = domain.nearest(points + step * size * rng.uniform(-1.0, 1.0, points.shape))
             pairs.append((points, values, close, target.evaluate(close)))
     worst: tuple[float, str] = (0.0, "")
     rounding = 1e-13 * float(np.abs(values).max())

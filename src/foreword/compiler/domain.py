@@ -76,6 +76,11 @@ class Sphere:
             return self.embed(2 * math.pi * (_kronecker(count, 1) - 0.5))
         return _on_the_sphere(ndtri(_kronecker(count, self.columns)))
 
+    def nearest(self, points: Floats) -> Floats:
+        """The points of the sphere nearest to these, `(batch, m + 1)`."""
+        found: Floats = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300)
+        return found
+
     def check(self, points: Any) -> Floats:
         """The points as float64 `(batch, m + 1)`; CompileError unless finite and of norm 1 within 1e-9."""
         found = _checked(points, self.columns)
@@ -161,6 +166,11 @@ class Cube:
         """
         even = _kronecker(count, self.columns)
         return self._scaled(np.clip((even - ON_A_SIDE) / (1 - 2 * ON_A_SIDE), 0.0, 1.0))
+
+    def nearest(self, points: Floats) -> Floats:
+        """The points of the cube nearest to these, `(batch, d)`."""
+        found: Floats = np.clip(points, self.box[:, 0], self.box[:, 1])
+        return found
 
     def check(self, points: Any) -> Floats:
         """The points as float64 `(batch, coordinate)`; CompileError unless finite and inside."""

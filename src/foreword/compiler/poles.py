@@ -7,9 +7,8 @@ zero is found by bisection, and the expression is looked at beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,18 +32,19 @@ class Pole:
 
 def pole_of(expression: Expression, domain: Sphere | Cube, points: Floats) -> Pole | None:
     """The first pole between two of the points `(batch, column)`; None where no divisor is seen to lead to one."""
+    divisors = list(_divisors(expression))
+    if not divisors:
+        return None
     usual = float(np.median(np.abs(expression.evaluate(points))))
-    with np.errstate(all="ignore"):
-        values = walk(expression.outputs, lambda node, found: value_of(node, found, points))
-    for divisor in _divisors(expression):
-        of_divisor = _at(divisor, points) if id(divisor) not in values else np.asarray(values[id(divisor)])
+    values = _at(divisors, points)
+    for divisor in divisors:
+        of_divisor = values[id(divisor)]
         if of_divisor.ndim == 0 or not of_divisor.min() < 0 < of_divisor.max():
             continue
         low, high = points[of_divisor.argmin()], points[of_divisor.argmax()]
         zero = _zero_between(divisor, domain, low, high)
         step = BESIDE * (high - low)
-        with np.errstate(all="ignore"):
-            beside = np.abs(expression.evaluate(_inside(domain, np.stack([zero - step, zero + step]))))
+        beside = np.abs(expression.evaluate(domain.nearest(np.stack([zero - step, zero + step]))))
         magnitude = float(np.where(np.isnan(beside), np.inf, beside).max())
         if magnitude > HUGE * usual:
             return Pole(expression_of([divisor], domain.columns).text, zero, magnitude)
@@ -65,23 +65,15 @@ def _divisors(expression: Expression) -> Iterator[Node]:
 
 def _zero_between(divisor: Node, domain: Sphere | Cube, low: Floats, high: Floats) -> Floats:
     for _ in range(HALVINGS):
-        middle = _inside(domain, ((low + high) / 2)[None])
-        value = float(_at(divisor, middle)[0])
+        middle = domain.nearest(((low + high) / 2)[None])
+        value = float(_at([divisor], middle)[id(divisor)].item())
         if value == 0:
             return np.asarray(middle[0])
         low, high = (middle[0], high) if value < 0 else (low, middle[0])
-    found: Floats = _inside(domain, ((low + high) / 2)[None])[0]
-    return found
+    return np.asarray(domain.nearest(((low + high) / 2)[None])[0])
 
 
-def _at(node: Node, points: Floats) -> Floats:
+def _at(nodes: Sequence[Node], points: Floats) -> dict[int, Floats]:
+    """What the nodes are at the points, by `id(node)`: `(batch,)`, or a number that does not hang on them."""
     with np.errstate(all="ignore"):
-        found: Any = walk([node], lambda each, given: value_of(each, given, points))[id(node)]
-    return np.asarray(found, dtype=np.float64)
-
-
-def _inside(domain: Sphere | Cube, points: Floats) -> Floats:
-    """The points, on the sphere, or within the cube."""
-    if isinstance(domain, Sphere):
-        return np.asarray(points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-300))
-    return np.asarray(np.clip(points, domain.box[:, 0], domain.box[:, 1]))
+        return walk(nodes, lambda node, found: np.asarray(value_of(node, found, points)))

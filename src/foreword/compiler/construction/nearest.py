@@ -223,8 +223,8 @@ def net_of_at_most(domain: Domain, count: int) -> Net:
         case Sphere() if domain.dimension <= 3:
             return finest_sphere_net(domain.dimension, count)
         case Sphere():
-            points = sphere_net(domain.dimension, count)
             if domain.dimension == 4 and count <= 2_000:
+                points = sphere_net(domain.dimension, count)
                 return Net(points, covering_radius(points))
             radius = (positions_for(domain, 1.0) / count) ** (1 / domain.dimension)
             for _ in range(40):
@@ -232,7 +232,7 @@ def net_of_at_most(domain: Domain, count: int) -> Net:
                 if net is not None:
                     return net
                 radius *= 1.04
-            return Net(points, math.pi)
+            return Net(sphere_net(domain.dimension, count), math.pi)
 
 
 def _table_net(domain: FiniteSet, *, radius: float, limit: int) -> Net:

@@ -122,14 +122,15 @@ def polished(
     count = parameters(head.positions, head.keys.shape[1], wanted.shape[1])
     sought = 0.0 if is_only else goal  # what there are other lengths to reach it with
     steps = min(FEW_STEPS if sought > 0 else MOST_STEPS, math.ceil(WORK / (wanted.size * count**2)))
+    each = math.ceil(steps / (SWEEPS * PARTS))
     damping, errors = FIRST_DAMPING, list[float]()
     for sweep in range(SWEEPS * PARTS):
-        head, damping = _descended(problem, head, weights, damping, math.ceil(steps / (SWEEPS * PARTS)))
+        head, damping = _descended(problem, head, weights, damping, each)
         error = np.abs(head.evaluate(queries, block=len(queries)) - wanted).max(axis=1)
         if error.max() < goal and np.abs(head.values).max() <= limit:
             break
         errors.append(float(error.max()))
-        if is_over() or _is_hopeless(errors, sought, math.ceil(steps / (SWEEPS * PARTS))):
+        if is_over() or _is_hopeless(errors, sought, each):
             break
         if sweep % PARTS < PARTS - 1:
             continue
