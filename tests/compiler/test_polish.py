@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from foreword.compiler.charts import chart_of
-from foreword.compiler.construction.contract import Draft, Request, Sampled
+from foreword.compiler.construction import polish
+from foreword.compiler.construction.contract import Draft, Request, unseen
 from foreword.compiler.construction.even import OnNet, net_points
-from foreword.compiler.construction.extending import extended
 from foreword.compiler.construction.fitting import Factors, bounded, levelled, sketched
+from foreword.compiler.construction.growing import SHARE, grown
+from foreword.compiler.construction.placed import Placed
 from foreword.compiler.construction.polish import PARTS, SWEEPS, _is_hopeless, _moved, _Problem, polished
-from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
@@ -27,16 +28,26 @@ def random_head(positions: int, width: int, outputs: int, *, seed: int = 0) -> H
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_the_jacobian_is_the_residuals_derivative(outputs: int) -> None:
+@pytest.mark.parametrize("block", [polish.BLOCK, 300], ids=["whole", "in parts"])
+def test_the_derivatives_of_the_residuals_are_derivatives(
+    outputs: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polish, "BLOCK", block)
     rng = np.random.default_rng(1)
     queries, weights = rng.normal(size=(40, 3)), rng.uniform(0.5, 2.0, 40)
-    problem, head = _Problem(queries, rng.normal(size=(40, outputs)), 2.0), random_head(5, 3, outputs)
-    jacobian = problem.jacobian(problem.state(head, weights), weights)
-    step = rng.normal(size=jacobian.shape[1])
-    size = 1e-6
-    ahead, behind = (problem.state(_moved(head, sign * size * step), weights).residuals for sign in (-1, 1))
+    head = random_head(5, 3, outputs)
+    problem = _Problem(queries, rng.normal(size=(40, outputs)), 2.0, weights)
+    state, step = problem.state(head), rng.normal(size=5 * (4 + outputs))
+    near = problem.near(state)
+    assert (near.jacobian is None) == (block == 300)
+    change, size = near.along(step), 1e-6
+    ahead, behind = (problem.state(_moved(head, sign * size * step)).residuals for sign in (-1, 1))
     # The central difference's own error: size^2 times a third derivative of order 100, and 1e-15 / size of rounding.
-    assert np.abs((ahead - behind) / (2 * size) - jacobian @ step).max() < 1e-8
+    assert np.abs((ahead.missed - behind.missed) / (2 * size) - change.missed).max() < 1e-8
+    assert np.abs((ahead.excess - behind.excess) / (2 * size) - change.excess).max() < 1e-8
+    assert 0 < np.count_nonzero(change.excess) < change.excess.size, "some values exceed the limit, and some do not"
+    assert np.allclose(near.back(change), near.normal @ step, rtol=1e-12)
+    assert np.allclose(near.back(state.residuals), near.slope, rtol=1e-12)
 
 
 def test_a_prefix_that_exists_is_found_again_from_close_by() -> None:
@@ -156,21 +167,43 @@ def test_a_tolerance_that_no_net_meets_is_met_by_a_few_keys_in_their_places() ->
     assert draft.head.positions < 200
 
 
-def test_a_net_beside_a_few_keys_never_makes_them_worse() -> None:
-    domain, rng = Sphere(2), np.random.default_rng(3)
-    target = target_of("trig", domain)
-    fitted, chosen = (
-        Sampled(points, points, target.evaluate(points)) for points in (domain.sample(1200, rng), domain.spread(900))
-    )
-    own = random_head(12, 3, 1)
-    own = Head(own.keys, own.biases, bounded(Factors.of(own.weights(fitted.queries)), fitted.values, 10.0).values)
-    before = Candidate(own, chosen.worst(own), {})
-    net = Head(3 * net_points(domain, 60), np.zeros(60), np.zeros((60, 1)))
-    found = extended(before, net, fitted, chosen, 10.0)
-    assert found.error < before.error / 10  # 72 keys instead of 12
-    assert found.error == chosen.worst(found.head)
-    assert np.abs(found.head.values).max() <= 10.0 * (1 + 1e-9)
-    assert (found.head.keys[:12] == own.keys).all()
+@pytest.mark.parametrize("m", [1, 2, 3, 5])
+def test_growing_hardly_changes_what_a_prefix_gives(m: int) -> None:
+    sphere = Sphere(m)
+    own = random_head(8, m + 1, 2)
+    more = grown(own, sphere, net_points(sphere, 70), 2.0)
+    queries = sphere.spread(500)
+    share = more.weights(queries)[:, 8:].sum(axis=1)
+    assert more.positions == 8 + len(net_points(sphere, 70))
+    assert share.max() < 5 * SHARE  # the same for all queries, or nearly so
+    assert share.min() > SHARE / 5
+    # Values are within 2, and the head's own within 3 times 4 standard deviations.
+    assert np.abs(more.evaluate(queries) - own.evaluate(queries)).max() <= share.max() * (np.abs(own.values).max() + 2)
+    assert np.abs(more.values[8:]).max() <= 2.0
+
+
+def test_features_that_are_added_are_highest_at_their_points() -> None:
+    sphere = Sphere(2)
+    own, points = random_head(8, 3, 1), net_points(sphere, 40)
+    more = grown(own, sphere, points, 10.0)
+    turned = sphere.nearest(points + 1e-3 * np.random.default_rng(5).normal(size=points.shape))
+    ratio = more.weights(turned) / more.weights(points)  # to what they have at their own points
+    assert (np.diag(ratio[:, 8:]) < 1.0).all()
+
+
+def test_a_longer_prefix_that_grows_is_far_better_than_an_even_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polish, "MOST_STEPS", 100)
+    sphere = Sphere(2)
+    target = target_of("exp(-4*(x*z + 0.4*y)**2)", sphere)
+    rng, request = np.random.default_rng(0), Request(96, None)
+    [net] = Placed.all_of(target, sphere, chart_of(sphere), request, [], rng)
+    even, small = net.problem.best_of(96), net.off_net.small(24)
+    more = net.off_net.grown(small, 96)
+    assert more.notes["grown"]
+    assert more.head.positions == 96
+    assert np.abs(more.head.values).max() <= 10.0 * (1 + 1e-9)
+    judged = unseen(target, sphere, chart_of(sphere), 96)
+    assert judged.worst(more.head) < min(judged.worst(even.head), judged.worst(small.head)) / 10
 
 
 def test_positions_that_no_sample_attends_to_do_no_harm() -> None:

@@ -17,27 +17,36 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
-from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem
+from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem, error_of
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
-from foreword.compiler.construction.off_net import MOST_EXTENDED, OffNet
+from foreword.compiler.construction.off_net import OffNet, samples_to_grow
 from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate, shortest
 from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.target import Target
 
+CHEAP = 600  # positions that a second solves for
 PROBED = 96  # positions of the evenly placed prefixes by which a placement is chosen
+HOPELESS = 5.0  # times the least error so far: then no shorter part is tried
+PROMISING = 100.0  # times the least error so far, or the tolerance: a part with a larger error does not grow
+LONGER = (1.4, 2.0, 2.8, 4.0)  # times the most that can be polished: lengths that are tried for a tolerance
 PROBED_SHARE = 0.36  # of the most that are polished: those of the polished ones by which it is
 CLOSER = 3  # times as many points of selection from three dimensions on, where few points miss the largest error
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A placement of keys, evenly and off their places, and the reduction that its queries are of, if any."""
+    """A placement of keys, evenly and off their places, and the reduction that its queries are of, if any.
+
+    `ground` is where its polished prefixes grow: on a net of all of a sphere. Only there features can be as narrow as
+    is needed (`growing.py`); of few directions, and in a cube, they are not.
+    """
 
     off_net: OffNet
     reduction: Reduction | None
+    ground: OffNet | None
 
     @classmethod
     def all_of(
@@ -51,28 +60,34 @@ class Placed:
     ) -> list[Placed]:
         """A grid in a cube of few dimensions, else a net; beside it the lattice of every reduction."""
 
-        def placed(problem: DenseProblem | GridProblem, reduction: Reduction | None = None) -> Placed:
-            return cls(OffNet.of(target, domain, chart, problem), reduction)
+        def off_net(problem: DenseProblem | GridProblem) -> OffNet:
+            return OffNet.of(target, domain, chart, problem)
 
         most = min(DENSE_LIMIT, request.positions or DENSE_LIMIT)
         if isinstance(domain, FiniteSet):
             samples = Sampled.at(domain.spread(20_000), target, chart)
             most = min(most, len(domain.points))
-            return [placed(DenseProblem.of(OnNet(domain, chart), request, samples, samples, most=most))]
+            return [
+                cls(off_net(DenseProblem.of(OnNet(domain, chart), request, samples, samples, most=most)), None, None)
+            ]
         found = []
         is_grid = isinstance(domain, Cube) and domain.dimension in NODES
         if isinstance(domain, Cube) and is_grid:
-            found.append(placed(GridProblem.of(target, domain, chart, request, rng, kinks=())))
+            found.append(cls(off_net(GridProblem.of(target, domain, chart, request, rng, kinks=())), None, None))
         if not is_grid or reductions:
-            points = _fit_points(domain, max(2_000, 6 * min(most, 700)), bool(reductions), rng)
+            count = max(2_000, 6 * min(most, 700), samples_to_grow(most, chart.width, target.outputs))
+            points = _fit_points(domain, count, bool(reductions), rng)
             fitted = Sampled.at(points, target, chart)
             points = domain.sample(SELECTED * (CLOSER if domain.dimension > 2 else 1), rng)
             chosen = Sampled.at(_to_sides(domain, points, bool(reductions), rng), target, chart)
+            ground = None
             if not is_grid:
-                found.append(placed(DenseProblem.of(OnNet(domain, chart), request, fitted, chosen, most=most)))
+                net = off_net(DenseProblem.of(OnNet(domain, chart), request, fitted, chosen, most=most))
+                ground = net if isinstance(domain, Sphere) else None
+                found.append(cls(net, None, ground))
             for each in reductions:
-                samples, judges = each.seen(fitted), each.seen(chosen)
-                found.append(placed(DenseProblem.of(each.lattice(), request, samples, judges, most=most), each))
+                problem = DenseProblem.of(each.lattice(), request, each.seen(fitted), each.seen(chosen), most=most)
+                found.append(cls(off_net(problem), each, ground))
         return found
 
     @property
@@ -86,6 +101,44 @@ class Placed:
             return candidate
         notes = {**candidate.notes, **self.reduction.notes}
         return replace(candidate, head=self.reduction.lifted(candidate.head), notes=notes)
+
+    def best_of(self, count: int) -> Candidate:
+        """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them.
+
+        Over queries of the domain's chart.
+        """
+        even, request, exact = self.problem.best_of(count), self.problem.request, self.off_net.exact
+        best, hopeless = self.lifted(even), 0
+        if request.is_outdone(even.error):
+            return best
+        if (crowded := self.off_net.crowded(count, even)) is not None:
+            return self.lifted(crowded)
+        for size in self.off_net.parts(count):
+            if best.error <= exact or request.is_over() or request.is_met_by(best.error):
+                break
+            if size <= hopeless:
+                continue
+            small = self.lifted(self.off_net.improved(even) if size == count else self.off_net.small(size))
+            hopeless = size if size < count and small.error > HOPELESS * best.error else hopeless
+            is_promising = size < count and small.error <= PROMISING * best.error
+            best = min(best, small, key=error_of)
+            if is_promising and self.ground and not request.is_over() and not request.is_met_by(best.error):
+                best = min(best, self.ground.grown(small, count), key=error_of)
+        return best
+
+    def lengthened(self, request: Request, fewer_than: int) -> Candidate | None:
+        """The best of the polished ones grown, where that meets the tolerance: the fewest of a few lengths."""
+        if self.ground is None or not self.off_net.made:
+            return None
+        best = self.lifted(min(self.off_net.made.values(), key=error_of))
+        lengths = [math.ceil(ratio * self.off_net.most) for ratio in LONGER]
+        for count in [length for length in lengths if length < fewer_than]:
+            if request.is_over() or best.error > PROMISING * (request.tolerance or 0.0):
+                break
+            found = self.ground.grown(best, count)
+            if request.is_met_by(found.error):
+                return found
+        return None
 
     def even(self) -> float:
         """The error of a prefix of moderate length."""
@@ -123,8 +176,9 @@ def shortest_on(
 ) -> tuple[Candidate | None, float]:
     """The shortest prefix found that meets the tolerance, or None; and the least error of evenly placed keys.
 
-    Keys that leave their places are tried before more of them in even ones, and those before very many, which take
-    long. On a grid, whose values are cheap, all lengths are tried at once, and then shortened.
+    Keys that leave their places are tried before more of them in even ones; those may be fewer once they grow from a
+    few, which is tried before very many, as they take long. On a grid, whose values are cheap, all lengths are tried
+    at once, and then shortened.
     """
     on = best_polished(placements)
     sought, is_grid = _Sought(on, request, fewer_than), isinstance(on.problem, GridProblem)
@@ -133,10 +187,11 @@ def shortest_on(
     if made is not None or is_grid:
         return None if made is None else on.lifted(made), sought.least
     longer = _Sought(best_even(placements), request, fewer_than, sought.least)
-    made = longer.even(on.off_net.most, MOST_EXTENDED)
-    if made is None and (extended := sought.extended()) is not None:
-        return on.lifted(extended), longer.least
-    made = longer.even(max(on.off_net.most, MOST_EXTENDED), math.inf) if made is None else made
+    made = longer.even(on.off_net.most, CHEAP)
+    grown = sought.grown(longer.sizes[-1] + 1 if made is None else made.head.positions)
+    if grown is not None:
+        return grown, longer.least
+    made = longer.even(max(on.off_net.most, CHEAP), math.inf) if made is None else made
     return None if made is None else longer.on.lifted(made), longer.least
 
 
@@ -175,9 +230,9 @@ class _Sought:
         """Keys off their places."""
         return self.on.off_net.shortest(self.request, self.sizes[-1] + 1)
 
-    def extended(self) -> Candidate | None:
-        """The same with a net's keys besides."""
-        return self.on.off_net.lengthened(self.request, self.sizes[-1] + 1)
+    def grown(self, fewer_than: int) -> Candidate | None:
+        """The same, grown."""
+        return self.on.lengthened(self.request, fewer_than)
 
 
 def _fit_points(domain: Sphere | Cube, count: int, is_reduced: bool, rng: np.random.Generator) -> Floats:

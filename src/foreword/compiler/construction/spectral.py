@@ -54,7 +54,7 @@ class Spectral:
         placements = Placed.all_of(target, domain, chart, request, reductions, rng)
         if request.positions is not None:
             on = best_even(placements)
-            candidate = on.lifted(on.off_net.best_of(min(request.positions, on.problem.sizes[-1])))
+            candidate = on.best_of(min(request.positions, on.problem.sizes[-1]))
         else:
             made, least = shortest_on(placements, request, self.most)
             if made is None:
