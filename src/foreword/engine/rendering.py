@@ -6,7 +6,7 @@ Rows are padded here, not by the tokenizer, so that calls leave no trace in it. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -199,10 +199,3 @@ def padded(host: Host, rows: Sequence[TokenIds], *, left: bool = False) -> Rows:
         ids[index, where] = torch.tensor(list(row), dtype=torch.long)
         mask[index, where] = 1
     return Rows(ids.to(host.device), mask.to(host.device))
-
-
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of rows of like length, longest first, so that little is padding and memory peaks at once."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

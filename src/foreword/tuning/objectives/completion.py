@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_loss
-from foreword.engine.rendering import batches
 from foreword.tuning.objectives.contract import Ground, Objective
 from foreword.tuning.predictor import Predictor
 
@@ -45,11 +45,14 @@ class CompletionLikelihood(Objective):
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
-        total, rows, answers = 0.0, self.selection_rows, self.selection_answers
+        rows, answers = self.selection_rows, self.selection_answers
+
+        def summed(part: list[int]) -> float:
+            told = [answers[i] for i in part]
+            return float(self._loss([rows[i] for i in part], told)) * sum(map(len, told))
+
         with torch.no_grad(), self.predictor.adaptation.active():
-            for part in batches([len(row) for row in rows], 32):
-                told = [answers[i] for i in part]
-                total += float(self._loss([rows[i] for i in part], told)) * sum(map(len, told))
+            total = sum(found for _, found in in_batches([len(row) for row in rows], 32, summed))
         return judged_answers(self), -total / sum(map(len, answers))
 
     def details(self) -> dict[str, Any]:
