@@ -66,7 +66,7 @@ class Adaptation(ABC):
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Take back whatever was put into the model; the adaptation cannot be used afterwards."""
+        """Let go of what was fitted beside the model; the adaptation cannot be used afterwards."""
         return
 
 

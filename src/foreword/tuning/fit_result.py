@@ -99,5 +99,5 @@ class Fit:
         )
 
     def close(self) -> None:
-        """Take out of the model what was put into it (LoRA), and let a full copy go; a prefix leaves nothing behind."""
+        """Let the numbers go that were fitted beside the model (LoRA, a full copy); nothing answers afterwards."""
         self.predictor.adaptation.close()
