@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -376,6 +377,20 @@ def test_answers_that_were_cut_are_counted(make: Make) -> None:
     short, long = (replace(bench.splits.fit[0], target=target) for target in ("the", "the cat sat on the mat"))
     objective = objective_for(predictor, [short, long, long], bench.splits.selection, bench.score)
     assert objective.details()["answers_cut"] == 2
+
+
+def test_answers_that_the_tokenizer_cannot_spell_are_counted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizers of these tests know all bytes; one that takes "é" for unknown has "é"'s token for that."""
+    bench, objective = make("completion")
+    assert objective.details()["answers_unknown"] == 0
+    odd = replace(bench.splits.fit[0], target="the café")
+    predictor = Predictor(bench.host, bench.manner(), FittedPrefix(bench.host, positions=2, seed=0))
+    unknown = bench.host.tokenizer.convert_ids_to_tokens(predictor.completion("the café")[-1])
+    tokenizer = copy.deepcopy(bench.host.tokenizer)
+    tokenizer.unk_token = unknown
+    monkeypatch.setattr(bench.host, "tokenizer", tokenizer)
+    objective = objective_for(predictor, [odd, *bench.splits.fit[1:]], bench.splits.selection, bench.score)
+    assert objective.details()["answers_unknown"] == 1
 
 
 @pytest.mark.parametrize("found", ["empty", "undefined"])

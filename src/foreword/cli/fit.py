@@ -130,13 +130,18 @@ def _show(made: Fit) -> None:
 
 
 def _cuts(made: Fit) -> list[str]:
-    """A line when texts were too long to be read whole: what was cut off was neither fitted to nor scored."""
+    """A line when texts were not read whole: what was cut off, or is unknown, was neither fitted to nor scored."""
     lines = []
     inputs = " and ".join(f"{count} of the {name} split" for name, count in made.details["inputs_cut"].items() if count)
     if inputs:
         lines.append(f"inputs longer than the model reads were cut at their end: {inputs}")
     if made.details.get("answers_cut"):
         lines.append(f"answers longer than max_tokens were cut at their end: {made.details['answers_cut']}")
+    if made.details.get("answers_unknown"):
+        lines.append(
+            f"answers with parts that the tokenizer does not know, and no model of it can write: "
+            f"{made.details['answers_unknown']}"
+        )
     return lines
 
 
