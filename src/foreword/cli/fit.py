@@ -121,6 +121,8 @@ def _show(made: Fit) -> None:
         return
     for name, path in (
         ("bundle", "best.prefix"),
+        ("adapter", "lora"),
+        ("model", "full"),
         ("result", "result.json"),
         ("lengths", "length.svg"),
         ("log", "log.jsonl"),

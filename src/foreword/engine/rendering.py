@@ -98,7 +98,8 @@ def rendered(
                 "The prompt does not fit into the model, even with its input cut short.",
                 expected=f"at most {limit} tokens with at least {SHORTEST_INPUT} of the input",
                 found=f"{len(ids)} tokens, {len(ids) - count} of them without the input",
-                fix="Shorten the template or the demonstrations, or use a base model that reads more.",
+                fix="Shorten the template or the demonstrations, raise max_input_tokens where it is set, or use a base "
+                "model that reads more.",
             )
         kept = _cut(host, kept, keep)
         ids = prompt_tokens(host, template, kept, special=special)
