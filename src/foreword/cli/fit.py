@@ -61,6 +61,7 @@ def fit(
     from transformers.utils import logging
 
     from foreword.record import command_line
+    from foreword.tuning.devices import is_first_process
     from foreword.tuning.fit import fit as fitting
     from foreword.tuning.task import Task
 
@@ -68,7 +69,7 @@ def fit(
     logging.set_verbosity_error()
     command = command_line()
     try:
-        with Bars(quiet=quiet) as bars:
+        with Bars(quiet=quiet or not is_first_process()) as bars:
             if resumes:
                 made = fitting.resume(task, tensorboard=tensorboard, watch=_watch(bars), command=command)
             else:
@@ -91,7 +92,8 @@ def fit(
     except KeyboardInterrupt as error:
         typer.echo("\ninterrupted: the fit is kept; the same command goes on from there.", err=True)
         raise typer.Exit(130) from error
-    _show(made)
+    if is_first_process():
+        _show(made)
 
 
 def _watch(bars: Bars) -> FitWatch:
