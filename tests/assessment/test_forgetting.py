@@ -167,12 +167,11 @@ def test_passages_are_neighbouring_paragraphs_and_lose_none_that_are_long_enough
 # LoRA's layers
 
 
-def test_absent_lora_leaves_the_very_modules_of_the_bare_model(load_host: Callable[[str], Host]) -> None:
+def test_lora_that_is_not_active_leaves_the_very_modules_of_the_bare_model(load_host: Callable[[str], Host]) -> None:
     host: Any = load_host("llama")
     names = {name: id(module) for name, module in host.model.named_modules()}
     adaptation = Lora(host, rank=2, seed=0)
-    with adaptation.absent():
-        assert {name: id(module) for name, module in host.model.named_modules()} == names
-    assert any("lora" in name for name, _ in host.model.named_modules())
-    adaptation.close()
+    assert {name: id(module) for name, module in host.model.named_modules()} == names
+    with adaptation.active():
+        assert any("lora" in name for name, _ in host.model.named_modules())
     assert {name: id(module) for name, module in host.model.named_modules()} == names

@@ -363,7 +363,11 @@ def test_a_message_is_cut_to_a_screen_and_keeps_its_remedy() -> None:
 
 
 def test_fit_finds_a_length_and_says_why(
-    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+    foreword: Any,
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task, out = write_task(tmp_path / "task", model_folder("bert"), []), tmp_path / "out"
     ran = foreword("fit", task, "--length", "auto", "--lengths", "1, 2", "--steps", 2, "--out", out, "-q")
@@ -374,6 +378,9 @@ def test_fit_finds_a_length_and_says_why(
     assert f"lengths    {out / 'length.svg'}" in ran.out
     again = foreword("fit", out, "-q")
     assert (again.code, chosen["sentence"] in again.out) == (0, True)
+    monkeypatch.setenv("RANK", "1")  # one of several processes speaks
+    silent = foreword("fit", out)
+    assert (silent.code, silent.out, silent.err) == (0, "", "")
 
 
 @pytest.mark.parametrize(

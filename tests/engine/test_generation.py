@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
+from foreword.engine.batches import batches
 from foreword.engine.checkpointing import checkpointed
 from foreword.engine.generation import (
     completion_loss,
@@ -23,7 +24,7 @@ from foreword.engine.generation import (
     generate,
 )
 from foreword.engine.host import Host
-from foreword.engine.rendering import Template, batches, padded, render, rendered, tokens
+from foreword.engine.rendering import Template, padded, render, rendered, tokens
 from foreword.errors import DataError, HostError
 from foreword.prefix import Prefix
 

@@ -306,6 +306,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"kind": "lora"}, "no option 'kind'"),
     "switch": ({"sink": "yes"}, "sink: expected true or false, found 'yes'"),
     "start": ({"start": "zeros"}, "did you mean 'zero'"),
+    "nothing to hide": ({"start": "zero", "leave_one_out": True}, 'start = "demonstrations" beside leave_one_out'),
+    "nothing to hide in LoRA": ({"method": "lora", "leave_one_out": True}, "a prefix with start"),
+    "events without a folder": ({"tensorboard": True}, "no folder"),
     "together": ({"start": "prefix"}, "start_prefix, a bundle's path"),
 }
 
@@ -317,6 +320,17 @@ def test_a_wrong_option_is_refused_before_any_model_is_loaded(
     monkeypatch.setattr(Host, "load", None)
     with pytest.raises(FitError, match=said):
         fw.fit(None, task(), **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"objective": "labels"}, {"objective": "similarity"}, {"readout": "linear"}], ids=str
+)
+def test_options_for_labels_are_refused_for_a_task_without_any(
+    task: Callable[..., Path], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "load", None)
+    with pytest.raises(FitError, match="as the kind is 'generate'"):
+        fw.fit(None, task("gpt2", kind="generate"), **options)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5, "0", None])

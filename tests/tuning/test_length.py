@@ -24,7 +24,15 @@ from foreword.tuning.candidates.prefix import put_first_values
 from foreword.tuning.effective_rank import effective_rank, ranks_of
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
-from foreword.tuning.length_choice import Comparison, compared, shortest_as_good, the_best
+from foreword.tuning.length_choice import (
+    Comparison,
+    LengthTrial,
+    PrefixCost,
+    Sweep,
+    compared,
+    shortest_as_good,
+    the_best,
+)
 from foreword.tuning.objective import objective_for
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.selection_outcomes import Outcomes
@@ -109,6 +117,18 @@ def test_graded_answers_are_compared_by_their_scores() -> None:
     found = compared("token-f1", targets, best, half)
     assert (found.finding, found.by) == ("worse", "metric")
     assert found.difference == pytest.approx(1 - 2 / 3)  # F1 of two words out of four, both right: 2 * 2 / 6
+
+
+def test_the_shortest_of_all_is_not_said_to_be_better_than_shorter_ones() -> None:
+    """What is best of what was tried need not be what a shorter one would be worse than."""
+    cost = PrefixCost(1, 1, 0.0)
+    trials = tuple(
+        LengthTrial(length, 0.5, 1.0, 1, 0.0, cost, (), found)
+        for length, found in ((2, the_best()), (4, against(outcomes(9, 10), outcomes(8, 10))))
+    )
+    assert Sweep(trials, 2, 2, "accuracy", 0.95, 0.02, 10).sentence == (
+        "2 positions: the best of 2, and no shorter one was tried."
+    )
 
 
 def test_the_shortest_that_is_not_worse_is_taken() -> None:
@@ -280,6 +300,8 @@ def test_other_lengths_in_the_folder_are_refused_and_discarded_when_asked(task: 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"length": "auto", "lengths": ()}, "whole numbers from 1"),
+    "a number": ({"length": "auto", "lengths": 0}, "found:    0"),
+    "a text": ({"length": "auto", "lengths": "1,2"}, "found:    1,2"),
     "zero": ({"length": "auto", "lengths": (4, 0)}, "found:    0"),
     "text": ({"length": "auto", "lengths": ("four",)}, "found:    four"),
     "huge": ({"length": "auto", "lengths": (10**9,)}, "65,536"),

@@ -441,7 +441,32 @@ def test_a_fit_that_stays_not_finite_is_refused(poison: float) -> None:
     assert is_the_same(vector, Vector())
 
 
-@pytest.mark.parametrize("bad", [(math.nan, 0.0), (0.5, math.nan), (math.nan, math.nan)])
+@dataclass
+class Cliff(Poisoned):
+    """Not finite, gradient and score included, where a number is above 5: no smaller step leads away from there."""
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        self.bad = lambda _: bool(self.vector.value.abs().max() > 5)
+        return super().loss(indices, step)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        score, tie_breaker = super().evaluate(step)
+        return (1.0, math.nan) if self.vector.value.abs().max() > 5 else (score, tie_breaker)
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 4, 100])
+def test_a_fit_that_leaves_what_is_finite_goes_back_and_reaches_the_least_loss(
+    poison: float, evaluate_every: int
+) -> None:
+    vector = Vector()
+    vector.rate = 100.0
+    settings = FitSettings(400, 4, 600.0, evaluate_every=evaluate_every, patience=1000)
+    outcome = fit(Cliff(vector, value=poison), vector, settings, seed=0)
+    assert torch.allclose(vector.value.detach(), TARGETS.mean(dim=0), rtol=0, atol=0.05)
+    assert any("back to the state of step 0" in text for text in outcome.notices)
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 0.0), (0.5, math.nan), (0.5, -math.inf), (math.nan, math.nan)])
 def test_a_score_that_is_not_a_number_is_worse_than_any(bad: tuple[float, float]) -> None:
     scored = {0: bad, 4: (0.5, -1.0), 8: bad, 12: (0.5, -2.0), 16: bad, 20: bad}
     _, _, outcome = run(scores=lambda step: scored[step])

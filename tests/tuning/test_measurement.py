@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -105,25 +104,3 @@ def test_it_ends_within_its_time_but_not_before_three_rounds(clock: Clock, secon
 
 def test_fewer_texts_than_three_are_enough(clock: Clock) -> None:
     assert measure_latency(clock.takes(2), clock.takes(1), ["a"]).rounds == 1
-
-
-def test_the_bare_model_runs_within_its_context_whose_own_time_is_not_counted(clock: Clock) -> None:
-    inside: list[bool] = []
-
-    @contextmanager
-    def slow() -> Iterator[None]:
-        clock.now += 1.0
-        inside.append(True)
-        yield
-        inside.pop()
-
-    def bare(_: str) -> None:
-        assert inside
-        clock.now += 0.002
-
-    def candidate(_: str) -> None:
-        assert not inside
-        clock.now += 0.005
-
-    found = measure_latency(candidate, bare, ["a", "b", "c"], bare_in=slow)
-    assert (found.latency_ms, found.bare_ms) == (pytest.approx(5), pytest.approx(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -24,12 +25,13 @@ from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPref
 from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.candidates.contract import unset_readout
-from foreword.tuning.examples import load_splits
+from foreword.tuning.examples import Example, load_splits
 from foreword.tuning.objective import objective_for
-from foreword.tuning.objectives.contract import Objective, masked_positions
+from foreword.tuning.objectives.contract import Objective, check_metric, masked_positions
 from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
 from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
 from foreword.tuning.predictor import Predictor, predictor_from
+from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
 
 POSITIONS = 6
@@ -58,6 +60,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
         {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
         None,
     ),
+    "document-labels": (
+        "gpt2",
+        "classify",
+        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
+        None,
+    ),
 }
 TAUGHT = [name for name, case in CASES.items() if "distillation" in case[2].values()]
 Make = Callable[..., tuple[Workbench, Objective]]
@@ -73,10 +81,11 @@ def make(
     """The workbench and the objective of a case; `adaptation` is made on the host, a small prefix unless given."""
 
     def made(
-        name: str, adaptation: Callable[[Host], Adaptation] | None = None, **options: Any
+        name: str, adaptation: Callable[[Host], Adaptation] | None = None, max_tokens: int = 4, **options: Any
     ) -> tuple[Workbench, Objective]:
         family, kind, fields, readout = CASES[name]
-        task = Task.load(write_task(tmp_path, model_folder(family), [{"kind": "zero-shot"}], kind=kind))
+        model = {"max_tokens": max_tokens}
+        task = Task.load(write_task(tmp_path, model_folder(family), [{"kind": "zero-shot"}], kind=kind, model=model))
         bench = Workbench(shared_host(family), task, load_splits(task))
         (tmp_path / "text.txt").write_text((TEXT + ". ") * 20, encoding="utf-8")
         made_with = adaptation or (lambda host: FittedPrefix(host, positions=POSITIONS, seed=1))
@@ -250,6 +259,19 @@ def test_a_document_is_studied_piece_by_piece_and_none_of_it_is_left_out(shared_
     assert [prefix.occupies for prefix in baked_pieces(host, found)] == list(map(len, found))
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("document", 54), ("document-labels", 64)])
+def test_a_lesson_fits_into_what_the_model_reads_behind_a_piece_of_the_document(
+    make: Make, name: str, tokens: int
+) -> None:
+    """A piece takes up to half of the 128 tokens that these models read, so that not all answers may be this long."""
+    bench, objective = make(name, max_tokens=tokens)
+    assert isinstance(objective, AnswerDistillation)
+    lessons = objective.lessons + objective.selection_lessons
+    for lesson in lessons:
+        read = objective.prefixes[lesson.source].occupies + len(lesson.teacher_prompt) + len(lesson.answer)
+        assert read <= bench.host.max_positions
+
+
 def test_self_study_is_the_same_for_the_same_seed_and_its_answers_end_once(shared_host: Callable[[str], Host]) -> None:
     host = shared_host("llama")
     document = pieces(host, (TEXT + ". ") * 20)
@@ -310,7 +332,7 @@ def test_no_gradient_of_an_example_reaches_the_positions_made_from_it(make: Make
 def test_in_a_batch_each_example_is_blind_to_its_own_positions_only(make: Make) -> None:
     """The batch's gradient is the mean of the examples' own; one without positions of its own sees them all."""
     own = {0: slice(0, 2), 1: slice(2, 4)}
-    _, objective = make("labels-causal", own=own, settings={"leave_one_out": True})
+    _, objective = make("labels-causal", own=own, settings={"start": "demonstrations", "leave_one_out": True})
     whole = slopes(objective, [1, 5, 0])
     alone = [slopes(objective, [index]) for index in (1, 5, 0)]
     for path, slope in whole.items():
@@ -329,12 +351,12 @@ def test_masking_is_off_below_four_demonstrations_unless_it_is_asked_for() -> No
 
 def test_an_example_that_would_see_nothing_or_has_no_prefix_is_refused(make: Make) -> None:
     everything = {0: slice(0, POSITIONS)}
-    _, objective = make("labels-causal", own=everything, settings={"leave_one_out": True})
+    _, objective = make("labels-causal", own=everything, settings={"start": "demonstrations", "leave_one_out": True})
     with pytest.raises(FitError, match="see nothing"):
         objective.loss([0, 1], 0)
     with pytest.raises(FitError, match="positions that can be hidden"):
         make("labels-causal", lambda host: SoftPrompt(host, positions=2, seed=0), own=everything,
-             settings={"leave_one_out": True})  # fmt: skip
+             settings={"start": "demonstrations", "leave_one_out": True})  # fmt: skip
 
 
 # Bad input
@@ -357,6 +379,20 @@ def test_answers_that_were_cut_are_counted(make: Make) -> None:
     assert objective.details()["answers_cut"] == 2
 
 
+def test_answers_that_the_tokenizer_cannot_spell_are_counted(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizers of these tests know all bytes; one that takes "é" for unknown has "é"'s token for that."""
+    bench, objective = make("completion")
+    assert objective.details()["answers_unknown"] == 0
+    odd = replace(bench.splits.fit[0], target="the café")
+    predictor = Predictor(bench.host, bench.manner(), FittedPrefix(bench.host, positions=2, seed=0))
+    unknown = bench.host.tokenizer.convert_ids_to_tokens(predictor.completion("the café")[-1])
+    tokenizer = copy.deepcopy(bench.host.tokenizer)
+    tokenizer.unk_token = unknown
+    monkeypatch.setattr(bench.host, "tokenizer", tokenizer)
+    objective = objective_for(predictor, [odd, *bench.splits.fit[1:]], bench.splits.selection, bench.score)
+    assert objective.details()["answers_unknown"] == 1
+
+
 @pytest.mark.parametrize("found", ["empty", "undefined"])
 def test_a_metric_without_a_value_on_the_selection_split_is_refused(make: Make, found: str) -> None:
     bench, _ = make("labels-causal")
@@ -364,6 +400,13 @@ def test_a_metric_without_a_value_on_the_selection_split_is_refused(make: Make, 
     selection = () if found == "empty" else bench.splits.selection
     with pytest.raises(DataError, match="undefined on the selection split"):
         objective_for(predictor, bench.splits.fit, selection, lambda *_: math.nan)
+
+
+@pytest.mark.parametrize(("metric", "target"), [("token-f1", "..."), ("rouge-l", "🙂"), ("json-valid", "no JSON")])
+def test_a_metric_that_rates_empty_answers_as_high_as_right_ones_is_refused(metric: str, target: str) -> None:
+    selection = [Example(str(number), "text", target) for number in range(3)]
+    with pytest.raises(DataError, match="cannot tell right answers from empty ones"):
+        check_metric(selection, lambda targets, outputs: value(metric, targets, outputs))
 
 
 def test_objectives_that_do_not_suit_how_a_candidate_answers_are_refused(make: Make) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from foreword.engine.generation import features
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
 from foreword.errors import FitError, TaskError
-from foreword.tuning.adaptation import SoftPrompt
+from foreword.tuning.adaptation import Adaptation, SoftPrompt
 from foreword.tuning.candidates import Workbench, candidate_for
 from foreword.tuning.examples import load_splits
+from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.low_rank import Lora, Targets, linear_layers
 from foreword.tuning.task import Task
 
@@ -62,13 +64,39 @@ def test_lora_changes_exactly_the_layers_that_it_names(load_host: Callable[[str]
 def test_the_scale_is_alpha_over_the_rank_or_over_its_root(load_host: Callable[[str], Host]) -> None:
     for options, scale in (({}, 2.0), ({"alpha": 12.0}, 3.0), ({"alpha": 12.0, "rank_stabilized": True}, 6.0)):
         adaptation = Lora(load_host("bert"), rank=4, seed=0, **options)  # type: ignore[arg-type]
-        found = {
-            module.scaling["default"]
-            for module in adaptation.host.model.modules()
-            if hasattr(module, "scaling") and isinstance(module.scaling, dict)
-        }
+        with adaptation.active():
+            found = {
+                module.scaling["default"]
+                for module in adaptation.host.model.modules()
+                if hasattr(module, "scaling") and isinstance(module.scaling, dict)
+            }
         assert found == {scale}
         adaptation.close()
+
+
+def test_fits_on_one_host_are_those_of_hosts_of_their_own(load_host: Callable[[str], Host]) -> None:
+    """Outside `active` nothing of one is in the model that another one finds."""
+    host, rows = load_host("gpt2"), [[5, 6, 7], [8, 9]]
+
+    def answers(of: Host, make: Callable[[Host], Adaptation]) -> tuple[Adaptation, torch.Tensor]:
+        adaptation = make(of)
+        with torch.no_grad(), adaptation.active():
+            for seed, parameter in enumerate(adaptation.parameters().values()):
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)), alpha=0.1)
+            return adaptation, features(of, rows)
+
+    makes: list[Callable[[Host], Adaptation]] = [
+        lambda of: Lora(of, rank=2, seed=0),
+        lambda of: Lora(of, rank=3, seed=1, targets="mlp"),
+        FullWeights,
+    ]
+    together = [answers(host, make) for make in makes]
+    for (adaptation, found), make in zip(together, makes, strict=True):
+        alone, wanted = answers(load_host("gpt2"), make)
+        assert list(adaptation.parameters()) == list(alone.parameters())
+        assert torch.equal(found, wanted)
+        with torch.no_grad(), adaptation.active():
+            assert torch.equal(features(host, rows), wanted)
 
 
 Bench = Callable[..., Workbench]

@@ -321,6 +321,11 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path, con
     assert caught.value.fix
 
 
+def test_what_is_no_path_is_refused_by_name() -> None:
+    with pytest.raises(TaskError, match=r"expected: a path(.|\n)*found:    int"):
+        Task.load(7)  # type: ignore[arg-type]
+
+
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="directory"):
         Task.load(tmp_path)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreword.assessment.evidence import Estimate, ForgettingEvidence
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_logits, embed
 from foreword.engine.host import Host
-from foreword.engine.rendering import Template, batches, render
+from foreword.engine.rendering import Template, render
 from foreword.tuning.adaptation import Adaptation
 
 # Tokens of a text that are read at most, and texts read at once: their predictions are held twice.
@@ -57,12 +58,16 @@ def _of_predictions(
     # An encoder-decoder model writes the second half of what it has read the first half of.
     cuts = [len(row) // 2 if host.role == "encoder-decoder" else 1 for row in rows]
     found: list[_Row] = []
+
+    def compared(indices: list[int]) -> list[_Row]:
+        prompts, told = [rows[i][: cuts[i]] for i in indices], [rows[i][cuts[i] :] for i in indices]
+        bare = completion_logits(host, prompts, told)
+        with adaptation.active():
+            return _compared(bare, completion_logits(host, prompts, told, soft=soft), told)
+
     with torch.no_grad():
-        for indices in batches([len(row) for row in rows], BATCH):
-            prompts, told = [rows[i][: cuts[i]] for i in indices], [rows[i][cuts[i] :] for i in indices]
-            bare = completion_logits(host, prompts, told)
-            with adaptation.active():
-                found += _compared(bare, completion_logits(host, prompts, told, soft=soft), told)
+        for _, part in in_batches([len(row) for row in rows], BATCH, compared):
+            found += part
     tokens = np.array([row.tokens for row in found], dtype=np.float64)
     return ForgettingEvidence(
         texts=len(found),

@@ -129,7 +129,6 @@ def _judge(run: Run, settings: AnyCandidate, seed: int) -> Judged:
                 lambda text: fitted.predictor.answer([text]),
                 lambda text: run.bare.answer([text]),
                 run.inputs[:LATENCY_TEXTS],
-                bare_in=fitted.predictor.adaptation.absent,
             )
             forgetting = _forgetting(run, fitted)
         finally:

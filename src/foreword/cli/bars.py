@@ -28,16 +28,26 @@ class Bars:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
         self._console = Console(stderr=True, quiet=quiet)
         self._plain = not self._console.is_terminal
         self._unit = "%" if in_percent else ""
-        counted: list[ProgressColumn] = [MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+
+        def whole(width: int) -> Column:
+            """A column that stays whole where the terminal is narrow: bar and note give way."""
+            return Column(min_width=width, no_wrap=True)
+
+        counted: list[ProgressColumn] = [
+            MofNCompleteColumn(table_column=whole(5)),
+            TimeElapsedColumn(table_column=whole(7)),
+            TimeRemainingColumn(table_column=whole(7)),
+        ]
         self._progress = Progress(
-            TextColumn("{task.description:<18}" if in_percent else "{task.description:<24}", markup=False),
+            TextColumn("{task.description:<18}" if in_percent else "{task.description}", markup=False),
             BarColumn(bar_width=10 if in_percent else 30),
             *([TaskProgressColumn(), TimeElapsedColumn()] if in_percent else counted),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
             console=self._console,
             disable=quiet or self._plain,
         )

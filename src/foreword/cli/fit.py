@@ -61,6 +61,7 @@ def fit(
     from transformers.utils import logging
 
     from foreword.record import command_line
+    from foreword.tuning.devices import is_first_process
     from foreword.tuning.fit import fit as fitting
     from foreword.tuning.task import Task
 
@@ -68,7 +69,7 @@ def fit(
     logging.set_verbosity_error()
     command = command_line()
     try:
-        with Bars(quiet=quiet) as bars:
+        with Bars(quiet=quiet or not is_first_process()) as bars:
             if resumes:
                 made = fitting.resume(task, tensorboard=tensorboard, watch=_watch(bars), command=command)
             else:
@@ -91,7 +92,8 @@ def fit(
     except KeyboardInterrupt as error:
         typer.echo("\ninterrupted: the fit is kept; the same command goes on from there.", err=True)
         raise typer.Exit(130) from error
-    _show(made)
+    if is_first_process():
+        _show(made)
 
 
 def _watch(bars: Bars) -> FitWatch:
@@ -121,6 +123,8 @@ def _show(made: Fit) -> None:
         return
     for name, path in (
         ("bundle", "best.prefix"),
+        ("adapter", "lora"),
+        ("model", "full"),
         ("result", "result.json"),
         ("lengths", "length.svg"),
         ("log", "log.jsonl"),
@@ -130,13 +134,18 @@ def _show(made: Fit) -> None:
 
 
 def _cuts(made: Fit) -> list[str]:
-    """A line when texts were too long to be read whole: what was cut off was neither fitted to nor scored."""
+    """A line when texts were not read whole: what was cut off, or is unknown, was neither fitted to nor scored."""
     lines = []
     inputs = " and ".join(f"{count} of the {name} split" for name, count in made.details["inputs_cut"].items() if count)
     if inputs:
         lines.append(f"inputs longer than the model reads were cut at their end: {inputs}")
     if made.details.get("answers_cut"):
         lines.append(f"answers longer than max_tokens were cut at their end: {made.details['answers_cut']}")
+    if made.details.get("answers_unknown"):
+        lines.append(
+            f"answers with parts that the tokenizer does not know, and no model of it can write: "
+            f"{made.details['answers_unknown']}"
+        )
     return lines
 
 

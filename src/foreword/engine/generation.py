@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.batches import in_batches
 from foreword.engine.checkpointing import is_recomputed
 from foreword.engine.host import Host
-from foreword.engine.rendering import Rows, TokenIds, batches, padded
+from foreword.engine.rendering import Rows, TokenIds, padded
 from foreword.errors import HostError
 
 Progress = Callable[[int], None]
@@ -79,9 +80,13 @@ def embed(
         return torch.empty(0, host.hidden_size)
     parts: list[Tensor] = []
     order: list[int] = []
+
+    def computed(indices: list[int]) -> Tensor:
+        return features(host, [rows[index] for index in indices], soft=soft).float().cpu()
+
     with torch.no_grad():
-        for indices in batches([len(row) for row in rows], batch_size):
-            parts.append(features(host, [rows[index] for index in indices], soft=soft).float().cpu())
+        for indices, part in in_batches([len(row) for row in rows], batch_size, computed):
+            parts.append(part)
             order += indices
             if progress is not None:
                 progress(len(indices))

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.batches import batches
 from foreword.engine.families import Met
 from foreword.engine.host import Host
-from foreword.engine.rendering import TokenIds, batches, padded
+from foreword.engine.rendering import TokenIds, padded
 from foreword.errors import HostError
 
 Floats = NDArray[np.float64]

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
+from foreword.engine.batches import batches, halves, is_out_of_memory
 from foreword.engine.families import Met
-from foreword.engine.rendering import batches, padded
+from foreword.engine.rendering import padded
 
 if TYPE_CHECKING:
     from foreword.engine.host import Host
@@ -134,15 +135,39 @@ def read(
 ) -> None:
     """Let the bare host read rows of token ids, without gradients, and show what every site sees of them to `see`.
 
-    `answers` are what the decoder of an encoder-decoder model reads for each row.
+    `answers` are what the decoder of an encoder-decoder model reads for each row. A batch that does not fit into memory
+    is read in halves, and `see` is not shown again what it has seen of the whole: it must either take a call in or fail
+    and leave nothing behind.
     """
-    with torch.no_grad(), watching(host, see):
-        for indices in batches([len(row) for row in rows], batch_size):
-            given = padded(host, [rows[index] for index in indices])
-            inputs: dict[str, Any] = {"input_ids": given.ids, "attention_mask": given.mask}
-            if host.role == "encoder-decoder":
-                inputs["decoder_input_ids"] = padded(host, [answers[index] for index in indices]).ids
-            host.backbone(**inputs)
+    before: frozenset[str] = frozenset()
+    shown: set[str] = set()
+
+    def once(seen: Seen) -> None:
+        if seen.site not in before:
+            see(seen)
+            shown.add(seen.site)
+
+    waiting = [(part, before) for part in batches([len(row) for row in rows], batch_size)][::-1]
+    with torch.no_grad(), watching(host, once):
+        while waiting:
+            (part, before), failed = waiting.pop(), None
+            shown.clear()
+            try:
+                _read(host, [rows[index] for index in part], [answers[index] for index in part if answers])
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = str(error)
+            if failed is not None:
+                waiting += [(half, before | shown) for half in halves(part, failed)[::-1]]
+
+
+def _read(host: Host, rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> None:
+    given = padded(host, rows)
+    inputs: dict[str, Any] = {"input_ids": given.ids, "attention_mask": given.mask}
+    if host.role == "encoder-decoder":
+        inputs["decoder_input_ids"] = padded(host, answers).ids
+    host.backbone(**inputs)
 
 
 def _scale(call: AttentionCall) -> float:

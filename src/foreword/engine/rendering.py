@@ -6,7 +6,7 @@ Rows are padded here, not by the tokenizer, so that calls leave no trace in it. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +98,8 @@ def rendered(
                 "The prompt does not fit into the model, even with its input cut short.",
                 expected=f"at most {limit} tokens with at least {SHORTEST_INPUT} of the input",
                 found=f"{len(ids)} tokens, {len(ids) - count} of them without the input",
-                fix="Shorten the template or the demonstrations, or use a base model that reads more.",
+                fix="Shorten the template or the demonstrations, raise max_input_tokens where it is set, or use a base "
+                "model that reads more.",
             )
         kept = _cut(host, kept, keep)
         ids = prompt_tokens(host, template, kept, special=special)
@@ -199,10 +200,3 @@ def padded(host: Host, rows: Sequence[TokenIds], *, left: bool = False) -> Rows:
         ids[index, where] = torch.tensor(list(row), dtype=torch.long)
         mask[index, where] = 1
     return Rows(ids.to(host.device), mask.to(host.device))
-
-
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of rows of like length, longest first, so that little is padding and memory peaks at once."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

@@ -65,12 +65,8 @@ class Adaptation(ABC):
         """
         return contextlib.nullcontext()
 
-    def absent(self) -> AbstractContextManager[None]:
-        """Within this context the model is as it was before, without even layers that are switched off."""
-        return contextlib.nullcontext()
-
     def close(self) -> None:
-        """Take back whatever was put into the model; the adaptation cannot be used afterwards."""
+        """Let go of what was fitted beside the model; the adaptation cannot be used afterwards."""
         return
 
 

@@ -112,6 +112,12 @@ class FittedSettings(CandidateSettings):
         return self
 
     @model_validator(mode="after")
+    def _has_positions_to_hide(self) -> Self:
+        if self.leave_one_out and getattr(self, "start", None) != "demonstrations":
+            raise ValueError('a prefix with start = "demonstrations" beside leave_one_out')
+        return self
+
+    @model_validator(mode="after")
     def _reads_what_it_minimises(self) -> Self:
         if self.objective == "similarity" and self.readout not in ("auto", "label-text"):
             raise ValueError('readout "label-text" for objective "similarity"')

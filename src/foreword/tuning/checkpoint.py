@@ -38,8 +38,8 @@ class FitState:
     """How far a fit has come, but for parameters and optimizer.
 
     `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
-    examples are computed at once, None for the whole batch. `best` are the parameters of the best moment. `about`: what
-    was told of the first values, plain values.
+    examples are computed at once, None for the whole batch. `stuck` counts the last steps that were not finite. `best`
+    are the parameters of the best moment. `about`: what was told of the first values, plain values.
     """
 
     step: int = 0
@@ -52,6 +52,7 @@ class FitState:
     is_searched: bool = False
     first_loss: float | None = None
     rescues: int = 0
+    stuck: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[Moment] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from foreword.engine.assignment import SiteTensors
+from foreword.engine.batches import is_out_of_memory
 from foreword.engine.reading import Seen
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.fittable import Problem
-from foreword.tuning.gradient import halved_part, is_out_of_memory
+from foreword.tuning.gradient import halved_part
 from foreword.tuning.resize import Sums, Texts, context_out, shares
 from foreword.tuning.start_texts import Material, judges
 

@@ -18,6 +18,11 @@ from foreword.errors import FitError
 T = TypeVar("T")
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and speaks, as its launcher says."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Devices:
     """This process among `count` of them; `index` 0 is the one that writes files."""
 

@@ -24,7 +24,7 @@ from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
 from foreword.tuning.fit_log import FitLog
-from foreword.tuning.fit_request import check_seed, settings_for, sweeps
+from foreword.tuning.fit_request import check_seed, check_tensorboard, settings_for, sweeps
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.fittable import FitWatch
 from foreword.tuning.folder import HeldFolder
@@ -75,6 +75,7 @@ class _Verb:
         """
         task = task if isinstance(task, Task) else Task.load(task)
         check_seed(seed)
+        check_tensorboard(tensorboard, out)
         is_swept = sweeps(method, length, lengths)
         settings = settings_for(task, method, None if length == "auto" else length, options)
         lengths = checked_lengths(lengths)

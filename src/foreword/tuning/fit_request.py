@@ -11,7 +11,7 @@ from foreword.errors import FitError
 from foreword.tuning.candidate_settings import BY_KIND, CandidateSettings, FittedSettings
 from foreword.tuning.length import Length
 from foreword.tuning.problems import did_you_mean, option_problems
-from foreword.tuning.task import Task
+from foreword.tuning.task import Task, unsuited_to_generate
 
 METHODS = tuple(kind for kind, settings in BY_KIND.items() if issubclass(settings, FittedSettings))
 
@@ -24,6 +24,17 @@ def check_seed(seed: object) -> None:
             expected=f"a whole number from 0 to {2**32 - 1}",
             found=repr(seed),
             fix="Choose another seed.",
+        )
+
+
+def check_tensorboard(wanted: bool, out: object) -> None:
+    """FitError when events are wanted and there is no folder for them."""
+    if wanted and out is None:
+        raise FitError(
+            "TensorBoard's events have no folder to be written to.",
+            expected="a folder beside tensorboard=True",
+            found="no out",
+            fix="Name one with out, or leave tensorboard out.",
         )
 
 
@@ -92,11 +103,16 @@ def settings_for(task: Task, method: str, length: int | None, options: Mapping[s
     try:
         made: CandidateSettings = kind.model_validate({**values, **options, "kind": method})
     except ValidationError as error:
-        wrong = option_problems(error.errors(include_url=False), method, of=Task)
-        raise FitError(
-            f"The options of the {method} cannot be used:" + "".join(f"\n  - {line}" for line in wrong),
-            fix="Correct the options named above; docs/reference/task-file.md explains each.",
-        ) from error
+        raise _unusable(method, option_problems(error.errors(include_url=False), method, of=Task)) from error
+    if task.kind == "generate" and (expected := unsuited_to_generate(made)):
+        raise _unusable(method, [f"expected {each}" for each in expected])
     if not isinstance(made, FittedSettings):
         raise TypeError(f"{method} is not fitted")
     return made
+
+
+def _unusable(method: str, problems: Sequence[str]) -> FitError:
+    return FitError(
+        f"The options of the {method} cannot be used:" + "".join(f"\n  - {line}" for line in problems),
+        fix="Correct the options named above; docs/reference/task-file.md explains each.",
+    )

@@ -22,10 +22,10 @@ from foreword.tuning.predictor import Answer, Predictor
 class Fit:
     """A fitted prefix or rival, ready to answer, with how it came about.
 
-    `selection` is the task's metric on the selection split, at the best of the moments in `history` (step, seconds,
-    loss, selection). `stopped_by` is "steps", "seconds" or "patience"; `notices` are what the loop did of its own
-    accord. `details` are the settings that were decided on the way. `sweep` tells of the other lengths when the
-    length was chosen by one.
+    `selection` is the task's metric on the selection split, of what answers now: the best of the moments in `history`
+    (step, seconds, loss, selection), which were judged in the precision of the fit. `stopped_by` is "steps", "seconds"
+    or "patience"; `notices` are what the loop did of its own accord. `details` are the settings that were decided on
+    the way. `sweep` tells of the other lengths when the length was chosen by one.
     """
 
     method: str
@@ -99,5 +99,5 @@ class Fit:
         )
 
     def close(self) -> None:
-        """Take out of the model what was put into it (LoRA), and let a full copy go; a prefix leaves nothing behind."""
+        """Let the numbers go that were fitted beside the model (LoRA, a full copy); nothing answers afterwards."""
         self.predictor.adaptation.close()

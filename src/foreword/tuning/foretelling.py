@@ -38,8 +38,9 @@ ADVICE: Mapping[Verdict, str] = {
         'which a prefix cannot give. Run `foreword fit TASK --method lora`, or add kind = "lora" to the pilot.'
     ),
     "other base": (
-        "Take another base model: neither a prefix nor small changes of the weights moved this one towards the task. "
-        "Name a larger model, or one trained on similar texts, under [model] reference; or check template and labels."
+        "Take another base model: neither a prefix nor small changes of the weights moved this one far enough towards "
+        "the task. Name a larger model, or one trained on similar texts, under [model] reference; or check template "
+        "and labels."
     ),
     "nothing needed": (
         "Fit nothing yet: the bare model meets the requirement on the examples that were looked at. "

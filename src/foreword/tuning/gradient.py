@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.batches import is_out_of_memory
 from foreword.errors import FitError
 from foreword.tuning.devices import Devices
 from foreword.tuning.fittable import Problem
@@ -118,8 +119,3 @@ def halved_part(size: int, error: BaseException) -> int:
             fix="Shorten the inputs (max_input_tokens), fit with checkpointing, or use a smaller base model.",
         ) from error
     return size // 2
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a class for it, the CPU's allocator a sentence."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,7 +7,7 @@ differs is the length alone. It is given a way to fit one length; which length t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -66,6 +66,7 @@ def checked_lengths(told: Sequence[int] | None) -> tuple[int, ...] | None:
     """The lengths of a sweep, each once, shortest first; None stays None. FitError when one of them is none."""
     if told is None:
         return None
+    told = [told] if isinstance(told, str) or not isinstance(told, Iterable) else list(told)
     wrong = [each for each in told if isinstance(each, bool) or not isinstance(each, int) or not 1 <= each <= LONGEST]
     if wrong or not told:
         raise FitError(

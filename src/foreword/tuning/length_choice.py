@@ -114,6 +114,8 @@ class Sweep:
         """
         found, chosen = self.trial.comparison, f"{self.chosen} position" + ("s" if self.chosen > 1 else "")
         if found.finding == "best":
+            if self.chosen == self.trials[0].length:
+                return f"{chosen}: the best of {len(self.trials)}, and no shorter one was tried."
             return f"{chosen}: the best, and every shorter prefix is worse by its metric or its losses."
         if found.finding == "as good":
             bound = f"at most {max(found.high, 0.0):.3f} below the best ({self.best}) at {self.level:.0%} confidence"

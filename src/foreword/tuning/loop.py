@@ -32,6 +32,8 @@ SMALLEST_RATE = 1e-9
 SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
 # A mean loss above so many times the first one (and 1 more) has diverged; so many times the best state is taken back.
 DIVERGED, RESCUES = 3.0, 3
+# It is taken back as well after so many steps in a row of which loss or gradient was not finite.
+STUCK = 4
 # Between evaluations the state is saved when this many seconds have passed since it last was. A large state (of a full
 # fine-tune) takes seconds to write: saving may take this share of the time, and at an evaluation waits until it does.
 SAVE_SECONDS, SAVE_SHARE, QUICK_SAVE_SECONDS = 30.0, 0.1, 0.5
@@ -183,11 +185,12 @@ class _Loop:
         if math.isfinite(loss) and math.isfinite(norm):
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            state.stuck = 0
             return loss
         if self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1:
             self.scaler.update()  # the gradient left float16's range: its scale is halved, which is not divergence
             return math.nan
-        state.factor /= 2
+        state.factor, state.stuck = state.factor / 2, state.stuck + 1
         if min(self.rates) * state.factor < SMALLEST_RATE:
             raise FitError(
                 "The fit diverges: loss or gradient is not finite, however small the learning rate.",
@@ -196,6 +199,8 @@ class _Loop:
                 fix="Lower learning_rate, or load the model in float32.",
             )
         self._notice(f"step {state.step}: loss or gradient not finite; learning rates halved")
+        if state.stuck == STUCK:  # smaller steps from a state like this do not help
+            self._rescue(f"{STUCK} such steps in a row")
         return math.nan
 
     def _set_rates(self, factor: float) -> None:
@@ -207,7 +212,9 @@ class _Loop:
         state = self.state
         with self.gradient.autocast():
             score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
-        key = (_or_worst(score), _or_worst(tie_breaker))
+        is_broken = not math.isfinite(score + tie_breaker)
+        # Neither what answers by numbers that are none, nor a state that no step leads away from, is one to go back to.
+        key = (-math.inf, -math.inf) if is_broken or state.stuck else (score, tie_breaker)
         finite = [loss for loss in state.losses if math.isfinite(loss)]
         loss = float(np.mean(finite)) if finite else None
         state.losses.clear()
@@ -218,13 +225,17 @@ class _Loop:
             state.best = state_of(self.parameters)
         else:
             state.since_best += 1
-        self._guard(loss, finite)
+        if is_broken and state.step > 0:
+            state.factor /= 2
+            self._rescue("the score or the loss that it is told by is not finite; learning rates halved")
+        else:
+            self._guard(loss, finite)
         self.watch.evaluated(moment)
         if self.place.is_cheap:
             self._save()
 
     def _guard(self, loss: float | None, losses: list[float]) -> None:
-        """Take the best state back, with half the learning rates, when the loss has run away from that of step 1.
+        """Take the best state back when the loss has run away from that of step 1.
 
         `loss` is the mean of `losses`, those of the steps since the last evaluation.
         """
@@ -236,13 +247,16 @@ class _Loop:
         if loss <= DIVERGED * abs(state.first_loss) + 1 or state.rescues >= RESCUES:
             return
         state.rescues, state.factor = state.rescues + 1, state.factor / 2
+        self._rescue(f"the loss ran away to {loss:.3g}; learning rates halved")
+
+    def _rescue(self, why: str) -> None:
+        """Go on from the best state."""
+        state = self.state
+        state.stuck = 0
         restore(self.parameters, state.best)
         self.problem.remember(self.blank)  # what it remembers is of the state that ran away
         self.optimizer = self._fresh_optimizer()
-        self._notice(
-            f"step {state.step}: the loss ran away to {loss:.3g}; back to the state of step {state.best_at}, "
-            "learning rates halved"
-        )
+        self._notice(f"step {state.step}: {why}; back to the state of step {state.best_at}")
 
     def _search(self) -> None:
         """Find the factor of the learning rates whose first steps lower the loss most, from the start state."""
@@ -302,11 +316,6 @@ class _Loop:
         self.scaler.load_state_dict(found.scaler)
         self.problem.remember(found.memory)
         return found.state
-
-
-def _or_worst(score: float) -> float:
-    """NaN compares as neither better nor worse than anything; here it is worse than everything."""
-    return -math.inf if math.isnan(score) else score
 
 
 def _or_best(loss: float) -> float:

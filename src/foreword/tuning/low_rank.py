@@ -1,4 +1,4 @@
-"""LoRA as an adaptation: low-rank updates of the weights by the peft library, switched on while active.
+"""LoRA as an adaptation: low-rank updates of the weights by the peft library, in the model while active and only then.
 
 It knows which layers each choice of targets names, on any family: attention's are found where attention was seen to
 happen, not by their names' spelling.
@@ -26,12 +26,12 @@ Targets = Literal["auto", "attention", "mlp", "all-linear"]
 
 
 class Lora(Adaptation):
-    """Low-rank updates of rank `rank`: put into the model when made, taken out by `close`.
+    """Low-rank updates of rank `rank`. While active, peft's layers stand in the places of those that they change.
 
     An update is `alpha / rank` times the product of its two factors, with `rank_stabilized` `alpha / sqrt(rank)`
     (Kalajdzievski, 2023); `alpha` None: twice the rank. `targets` are the linear layers that get one: of attention, of
     the layers' other part, of both; "auto" is peft's own choice for the family, or all where it has none. Outside
-    `active` the updates are switched off.
+    `active` the model holds the very modules that it held before, so that a host can carry one fit after another.
     """
 
     RATE = 2e-3
@@ -63,7 +63,7 @@ class Lora(Adaptation):
             what=f"LoRA of rank {rank:,}",
             fix="Use a lower rank: one above the width of the layers that it changes adds nothing.",
         )
-        _ = host.fingerprint  # kept from here on: with the updates in the model it would be measured with them
+        _ = host.fingerprint  # kept from here on: while active it would be measured with the updates
         options: dict[str, Any] = {"r": rank, "lora_alpha": 2 * rank if alpha is None else alpha, "lora_dropout": 0.0}
         options["use_rslora"] = rank_stabilized
         if targets != "auto":
@@ -88,39 +88,28 @@ class Lora(Adaptation):
             for attribute, layer in holder.named_children()
             if isinstance(layer, peft.tuners.lora.LoraLayer)
         ]
+        del host.model.peft_config  # peft would take the next fit's layers for more of this one's
         self._depth = 0
-        self._switch(on=False)
+        self._put(updated=False)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         self._depth += 1
         try:
             if self._depth == 1:
-                self._switch(on=True)
+                self._put(updated=True)
             yield
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self._switch(on=False)
+                self._put(updated=False)
 
-    @contextmanager
-    def absent(self) -> Iterator[None]:
+    def _put(self, *, updated: bool) -> None:
         for holder, attribute, layer in self._layers:
-            setattr(holder, attribute, layer.base_layer)
-        try:
-            yield
-        finally:
-            for holder, attribute, layer in self._layers:
-                setattr(holder, attribute, layer)
+            setattr(holder, attribute, layer if updated else layer.base_layer)
 
     def recomputed(self) -> AbstractContextManager[None]:
         return self.active()
-
-    def _switch(self, *, on: bool) -> None:
-        layers = self._peft.base_model
-        (layers.enable_adapter_layers if on else layers.disable_adapter_layers)()
-        for parameter in self._named.values():  # peft's switch changes this too
-            parameter.requires_grad_(True)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self._named)
@@ -130,10 +119,12 @@ class Lora(Adaptation):
 
     def save(self, folder: Path) -> None:
         """Write the updates in peft's own format."""
-        self._peft.save_pretrained(str(folder))
+        with self.active():
+            self._peft.save_pretrained(str(folder))
 
     def close(self) -> None:
-        self._peft.unload()
+        """Let the updates go; the model holds its own layers already."""
+        self._named, self._layers = {}, []
 
 
 def linear_layers(host: Host, targets: Targets) -> list[str]:

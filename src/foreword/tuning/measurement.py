@@ -10,7 +10,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -83,16 +82,13 @@ def measure_latency(
     texts: Sequence[str],
     *,
     seconds: float = 4.0,
-    bare_in: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Latency:
     """Time `answer` and `bare` in turn on the texts, one at a time, after a warm-up: each text once, within `seconds`.
 
-    At least three rounds are timed however long they take. `bare` runs within `bare_in()`, whose entering and leaving
-    are not timed.
+    At least three rounds are timed however long they take.
     """
     answer(texts[0])
-    with bare_in():
-        bare(texts[0])
+    bare(texts[0])
     mine: list[float] = []
     theirs: list[float] = []
     started = time.perf_counter()
@@ -100,8 +96,7 @@ def measure_latency(
         if len(mine) >= 3 and time.perf_counter() - started > seconds:
             break
         mine.append(_milliseconds(answer, text))
-        with bare_in():
-            theirs.append(_milliseconds(bare, text))
+        theirs.append(_milliseconds(bare, text))
     added = statistics.median(a - b for a, b in zip(mine, theirs, strict=True))
     return Latency(statistics.median(mine), statistics.median(theirs), added, len(mine))
 

@@ -21,7 +21,7 @@ from foreword.tuning.objectives.distillation import (
 )
 from foreword.tuning.objectives.labels import ClassContrast, LabelCrossEntropy
 from foreword.tuning.objectives.similarity import TextSimilarity
-from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
+from foreword.tuning.objectives.teacher import EXCERPT_TOKENS, baked_pieces, pieces, self_study, teacher_with
 from foreword.tuning.predictor import Predictor
 
 # Of a document's self-study one lesson in so many is kept to break ties between states, and not fitted to.
@@ -103,8 +103,8 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
     text = _read(folder / str(settings.teacher_file))
     document = pieces(predictor.host, text)
     prefixes = baked_pieces(predictor.host, document)
-    ground = replace(ground, reserve=max(prefix.occupies for prefix in prefixes), own={})
-    new_tokens = predictor.manner.max_new_tokens
+    new_tokens, reserve = _room(predictor, max(prefix.occupies for prefix in prefixes))
+    ground = replace(ground, reserve=reserve, own={})
     lessons = self_study(
         predictor.host,
         document,
@@ -116,6 +116,27 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
     )
     held_out = lessons[::HELD_OUT]
     return AnswerDistillation(ground, [x for i, x in enumerate(lessons) if i % HELD_OUT], held_out, prefixes)
+
+
+def _room(predictor: Predictor, occupied: int) -> tuple[int, int]:
+    """Tokens that an answer behind a document may have, and those that are left free beside every prompt.
+
+    DataError when a piece of the document leaves no room for an excerpt of it and an answer.
+    """
+    host, manner = predictor.host, predictor.manner
+    soft = 0 if predictor.adaptation.soft is None else len(predictor.adaptation.soft)
+    room = host.max_positions - max(occupied, soft)
+    new_tokens = min(manner.max_new_tokens, room - 1 - EXCERPT_TOKENS[1])
+    if manner.kind == "classify":  # a prompt is followed by more than the label that it else leaves room for
+        new_tokens = min(new_tokens, room // 2)
+    if new_tokens < 1:
+        raise DataError(
+            "The base model reads too little to study a document.",
+            expected=f"room for {EXCERPT_TOKENS[1] + 2} tokens beside a piece of the document",
+            found=f"{room} of {host.max_positions}",
+            fix="Give the text as teacher_text, or use a base model that reads more.",
+        )
+    return new_tokens, occupied + (new_tokens if manner.kind == "classify" else 0)
 
 
 def _read(path: Path) -> str:

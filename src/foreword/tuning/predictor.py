@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from foreword.bundle import Bundle
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_scores, decoder_start, embed, features, generate
 from foreword.engine.host import Host
 from foreword.engine.rendering import (
     Rendered,
     Template,
-    batches,
     chat_text,
     rendered,
     targets,
@@ -181,9 +181,12 @@ class Predictor:
             _check_input(number, text)
         rows = self.rows(inputs)
         found: list[Answer | None] = [None] * len(rows)
+
+        def computed(indices: list[int]) -> list[Answer]:
+            return self._answer_batch([rows[index] for index in indices])
+
         with torch.no_grad(), self.adaptation.active():
-            for indices in batches([len(row) for row in rows], batch_size):
-                answers = self._answer_batch([rows[index] for index in indices])
+            for indices, answers in in_batches([len(row) for row in rows], batch_size, computed):
                 for index, answer in zip(indices, answers, strict=True):
                     found[index] = answer
                 if progress is not None:

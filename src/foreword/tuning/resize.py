@@ -199,8 +199,10 @@ class Sums:
         def add(seen: Seen) -> None:
             if seen.site in found:
                 weights = shares(seen, prefix[seen.site])
-                found[seen.site].gram += torch.einsum("bkgqp,bkgqr->kpr", weights, weights)
-                found[seen.site].product += torch.einsum("bkgqp,bkgqv->kpv", weights, wanted(seen))
+                gram = torch.einsum("bkgqp,bkgqr->kpr", weights, weights)
+                product = torch.einsum("bkgqp,bkgqv->kpv", weights, wanted(seen))
+                found[seen.site].gram += gram  # both or none: what fails on the way is read again
+                found[seen.site].product += product
 
         read(host, texts.rows, add, answers=texts.answers)
         return found

@@ -7,6 +7,7 @@ base model is seen when it runs.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from foreword.errors import TaskError
 from foreword.regular_file import found_in
-from foreword.tuning.candidate_settings import BY_KIND, AnyCandidate, ProbeSettings
+from foreword.tuning.candidate_settings import BY_KIND, AnyCandidate, CandidateSettings, ProbeSettings
 from foreword.tuning.field_values import Kind, Label, Metric, Said
 from foreword.tuning.problems import problem
 from foreword.tuning.sections import (
@@ -79,15 +80,7 @@ class Task(BaseModel):
             f"names that differ, found {name!r} twice" for name in dict.fromkeys(names) if names.count(name) > 1
         ]
         if "task" in info.data and info.data["task"].kind == "generate":
-            for candidate in candidates:
-                if isinstance(candidate, ProbeSettings):
-                    expected.append(f"no probe ({candidate.name!r}), as the kind is 'generate'")
-                if getattr(candidate, "readout", "auto") != "auto":
-                    expected.append(f"no readout in {candidate.name!r}, as the kind is 'generate'")
-                if (named := getattr(candidate, "objective", "auto")) in ("labels", "similarity"):
-                    expected.append(
-                        f"another objective than {named!r} in {candidate.name!r}, as the kind is 'generate'"
-                    )
+            expected += [line for candidate in candidates for line in unsuited_to_generate(candidate)]
         if expected:
             raise ValueError("; ".join(expected))
         return candidates
@@ -146,8 +139,27 @@ class Task(BaseModel):
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read a task file. TaskError when it is missing, not UTF-8, not TOML, or wrong in any field."""
+        if not isinstance(path, str | os.PathLike):
+            raise TaskError(
+                "This does not name a task file.",
+                expected="a path, as text or a Path, or a Task that is loaded already",
+                found=type(path).__name__,
+                fix="Write Task.load('my-task/task.toml').",
+            )
         path = Path(path)
         return cls.parse(_toml(path), folder=path.absolute().parent, source=f"The task file {path}")
+
+
+def unsuited_to_generate(candidate: CandidateSettings) -> list[str]:
+    """What is expected instead of each field of a candidate that makes sense only where there are labels."""
+    expected, where = [], f"{candidate.name!r}, as the kind is 'generate'"
+    if isinstance(candidate, ProbeSettings):
+        expected.append(f"no probe ({candidate.name!r}), as the kind is 'generate'")
+    if getattr(candidate, "readout", "auto") != "auto":
+        expected.append(f"no readout in {where}")
+    if (named := getattr(candidate, "objective", "auto")) in ("labels", "similarity"):
+        expected.append(f"another objective than {named!r} in {where}")
+    return expected
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Workbench:
                     "A causal model has no text similarity to read a label by.",
                     expected='readout "auto" (likelihood of the label), "prototypes" or "linear"',
                     found='"label-text"',
-                    fix="Remove the readout from the candidate, or use an encoder as base model.",
+                    fix='Remove the readout, or the objective "similarity" that reads by it, or use an encoder.',
                 )
             texts = Predictor(self.host, self.manner(Template("", "")), readout=bare.readout)
             told = [label if by_name else self.task.description(label) for label in labels]

@@ -11,7 +11,7 @@ from foreword.tuning.low_rank import Lora as Adapted
 
 
 class Lora(Candidate[LoraSettings]):
-    """Rank, scale and targets as the settings say; taken out of the model when the candidate is closed."""
+    """Rank, scale and targets as the settings say."""
 
     uses_seed = True
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_loss
-from foreword.engine.rendering import batches
 from foreword.tuning.objectives.contract import Ground, Objective
 from foreword.tuning.predictor import Predictor
 
@@ -25,6 +25,7 @@ class CompletionLikelihood(Objective):
         self.answers = [answer_tokens(self.predictor, example.target) for example in ground.fit]
         whole = [answer_tokens(self.predictor, example.target, cut=False) for example in ground.fit]
         self.answers_cut = sum(len(answer) < len(uncut) for answer, uncut in zip(self.answers, whole, strict=True))
+        self.answers_unknown = sum(_has_unknown(self.predictor, example.target) for example in ground.fit)
         self.selection_answers = [answer_tokens(self.predictor, example.target) for example in ground.selection]
 
     @property
@@ -45,15 +46,18 @@ class CompletionLikelihood(Objective):
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
-        total, rows, answers = 0.0, self.selection_rows, self.selection_answers
+        rows, answers = self.selection_rows, self.selection_answers
+
+        def summed(part: list[int]) -> float:
+            told = [answers[i] for i in part]
+            return float(self._loss([rows[i] for i in part], told)) * sum(map(len, told))
+
         with torch.no_grad(), self.predictor.adaptation.active():
-            for part in batches([len(row) for row in rows], 32):
-                told = [answers[i] for i in part]
-                total += float(self._loss([rows[i] for i in part], told)) * sum(map(len, told))
+            total = sum(found for _, found in in_batches([len(row) for row in rows], 32, summed))
         return judged_answers(self), -total / sum(map(len, answers))
 
     def details(self) -> dict[str, Any]:
-        return {**super().details(), "answers_cut": self.answers_cut}
+        return {**super().details(), "answers_cut": self.answers_cut, "answers_unknown": self.answers_unknown}
 
 
 def answer_tokens(predictor: Predictor, target: str, *, cut: bool = True) -> list[int]:
@@ -62,6 +66,12 @@ def answer_tokens(predictor: Predictor, target: str, *, cut: bool = True) -> lis
     answer = predictor.completion(target)
     whole = answer + ([] if end is None or answer[-1] == end else [end])
     return whole[: predictor.manner.max_new_tokens] if cut else whole
+
+
+def _has_unknown(predictor: Predictor, target: str) -> bool:
+    """Whether the tokenizer has no token for a part of the target: the model can only write that it is unknown."""
+    unknown = getattr(predictor.host.tokenizer, "unk_token_id", None)
+    return unknown is not None and unknown in predictor.completion(target)
 
 
 def judged_answers(objective: Objective) -> float:

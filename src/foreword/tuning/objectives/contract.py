@@ -142,9 +142,20 @@ def masked_positions(own: OwnPositions | None, wanted: bool | None) -> OwnPositi
 
 
 def check_metric(selection: Sequence[Example], score: Score) -> None:
-    """DataError when the metric has no value on the selection split, even for answers that are all right."""
+    """DataError when the metric tells nothing on the selection split.
+
+    That is, when it has no value even for answers that are all right, or the same value for empty ones: words of
+    targets that have none, or JSON where no target is JSON.
+    """
     targets = [example.target for example in selection]
     found = score(targets, targets) if targets else math.nan
+    if targets and found == score(targets, [""] * len(targets)):
+        raise DataError(
+            "The metric cannot tell right answers from empty ones on the selection split.",
+            expected="targets that it rates higher than an empty answer",
+            found=f"{found:.3g} for both, with targets such as {targets[0][:60]!r}",
+            fix="State another metric, such as exact-match, or correct the targets.",
+        )
     if not math.isfinite(found):
         raise DataError(
             "The metric is undefined on the selection split, so no state of a fit could be chosen by it.",

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_logits, features
-from foreword.engine.rendering import batches
 from foreword.prefix import Prefix
 from foreword.tuning.examples import Example
 from foreword.tuning.objectives.completion import answer_tokens, judged_answers
@@ -137,12 +137,15 @@ class AnswerDistillation(Objective):
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
-        total, lessons, kept = 0.0, self.selection_lessons, self._selection_kept
-        for part in batches([len(lesson.prompt) for lesson in lessons], BATCH):
+        lessons, kept = self.selection_lessons, self._selection_kept
+
+        def summed(part: list[int]) -> float:
             mine = [lessons[index] for index in part]
             wanted = self._told(mine, [kept[index] for index in part] if kept else None)
             with torch.no_grad(), self.predictor.adaptation.active():
-                total += float(divergence(wanted, self._student(mine))) * len(wanted)
+                return float(divergence(wanted, self._student(mine))) * len(wanted)
+
+        total = sum(found for _, found in in_batches([len(lesson.prompt) for lesson in lessons], BATCH, summed))
         return judged_answers(self), -total / sum(len(lesson.answer) for lesson in lessons)
 
     def details(self) -> dict[str, Any]:
@@ -163,10 +166,15 @@ class AnswerDistillation(Objective):
         tokens = sum(len(lesson.answer) for lesson in lessons)
         if 4 * tokens * len(self.predictor.host.model.get_output_embeddings().weight) > KEPT_BYTES:
             return []
-        found: dict[int, Tensor] = {}
-        for part in batches([len(lesson.prompt) for lesson in lessons], BATCH):
+
+        def asked(part: list[int]) -> Sequence[Tensor]:
             mine = [lessons[index] for index in part]
-            each = torch.split(told(self.predictor.host, mine, self.prefixes).cpu(), [len(x.answer) for x in mine])
+            whole = told(self.predictor.host, mine, self.prefixes).cpu()
+            split: Sequence[Tensor] = torch.split(whole, [len(x.answer) for x in mine])
+            return split
+
+        found: dict[int, Tensor] = {}
+        for part, each in in_batches([len(lesson.prompt) for lesson in lessons], BATCH, asked):
             found.update(zip(part, each, strict=True))
         return [found[index] for index in range(len(lessons))]
 

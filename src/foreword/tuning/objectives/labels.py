@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import embed, features
-from foreword.engine.rendering import batches
 from foreword.tuning.objectives.contract import Ground, Objective, judged, targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import (
@@ -131,9 +131,13 @@ class LearnedReadout:
 def all_label_scores(predictor: Predictor, rows: list[list[int]]) -> Tensor:
     """Label scores `(row, label)` under the adaptation, without gradients, on the CPU."""
     scores = torch.empty(len(rows), len(predictor.manner.labels))
+
+    def computed(indices: list[int]) -> Tensor:
+        return predictor.label_scores([rows[index] for index in indices]).float().cpu()
+
     with torch.no_grad(), predictor.adaptation.active():
-        for indices in batches([len(row) for row in rows], 32):
-            scores[indices] = predictor.label_scores([rows[index] for index in indices]).float().cpu()
+        for indices, found in in_batches([len(row) for row in rows], 32, computed):
+            scores[indices] = found
     return scores
 
 

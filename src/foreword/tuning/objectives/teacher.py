@@ -17,9 +17,10 @@ from torch import Tensor
 
 from foreword.engine.attach import attached
 from foreword.engine.bake import bake
+from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_logits, continuations
 from foreword.engine.host import Host
-from foreword.engine.rendering import batches, tokens
+from foreword.engine.rendering import tokens
 from foreword.errors import DataError, FitError
 from foreword.prefix import Prefix
 from foreword.tuning.adaptation import Bare, FixedPrefix
@@ -153,13 +154,17 @@ def self_study(
             start = int(rng.integers(len(document[source]) - length))
             prompt = [*begin, *document[source][start : start + length]]
         drafts.append(Lesson(prompt, unbegun(host, prompt), [], source))
-    lessons = list(drafts)
-    for turn, part in enumerate(batches([len(lesson.prompt) for lesson in drafts], 32)):
+    lessons, turn = list(drafts), 0
+
+    def written(part: list[int]) -> Tensor:
         mine = [drafts[index] for index in part]
         with attached(host, list(prefixes), rows=[lesson.source for lesson in mine]):
-            found = continuations(
+            return continuations(
                 host, [x.teacher_prompt for x in mine], max_new_tokens=new_tokens, seed=seed + 1_000 * turn
             )
+
+    for part, found in in_batches([len(lesson.prompt) for lesson in drafts], 32, written):
+        turn, mine = turn + 1, [drafts[index] for index in part]
         for index, lesson, answer in zip(part, mine, found.tolist(), strict=True):
             lessons[index] = replace(lesson, answer=_ended(host, answer))
     return lessons
