@@ -107,7 +107,9 @@ class Placed:
 
         Over queries of the domain's chart.
         """
-        even, request, exact = self.problem.best_of(count), self.problem.request, self.off_net.exact
+        request, exact, is_grown = self.problem.request, self.off_net.exact, False
+        is_long = self.ground is not None and count > self.off_net.most  # then the even one hardly ever is the best
+        even = self.problem.attempt(count) if is_long else self.problem.best_of(count)
         best, hopeless = self.lifted(even), 0
         if request.is_outdone(even.error):
             return best
@@ -124,6 +126,9 @@ class Placed:
             best = min(best, small, key=error_of)
             if is_promising and self.ground and not request.is_over() and not request.is_met_by(best.error):
                 best = min(best, self.ground.grown(small, count), key=error_of)
+                is_grown = is_grown or "grown" in best.notes
+        if is_long and not is_grown and not request.is_over() and not request.is_met_by(best.error):
+            best = min(best, self.lifted(self.problem.best_of(count)), key=error_of)
         return best
 
     def lengthened(self, request: Request, fewer_than: int) -> Candidate | None:
