@@ -8,8 +8,8 @@ to 100 times better after six steps than all 512 evenly placed.
 Let A(q) = log sum_k exp(<q, u_k> + c_k) over a prefix's own keys. Where others get little attention, one with score
 l(q) gets exp(l(q) - A(q)). A is convex, so the tangent of A at a point b is such a feature, highest at b: the key is
 the gradient of A there, which is the mean of the keys that b attends to. It is as narrow as A bends, and so are all
-features that the own keys allow, but on a sphere: there <q, lambda b> - lambda adds -lambda |q - b|^2 / 2, for any
-lambda. So many points of a net resolve polynomials up to a degree L, and a Gaussian has at the highest exp(-L^2 / (2
+features that the own keys allow, but on a sphere: there <q, lambda b> - lambda adds -lambda |q - b|^2 / 2 (statement
+B.3). So many points of a net resolve polynomials up to a degree L, and a Gaussian has at the highest exp(-L^2 / (2
 lambda)) of what it has at the lowest: FALL is that exponent.
 """
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
 from foreword.compiler.construction.crowded import crowded
@@ -148,15 +149,19 @@ class OffNet:
             damping=damping,
             is_over=request.is_over,
         )
+        kept = self._better(candidate, found, np.clip(found.values, -limit, limit))
+        if kept is not candidate and request.is_met_by(kept.error):
+            return kept
         factors = Factors.of(found.weights(queries))
         start = bounded(factors, wanted, limit)
-        kept = np.clip(found.values, -limit, limit)
-        for values in (kept, start.values, levelled(factors, wanted, limit, start, rounds=LAWSON)):
-            made = Head(found.keys, found.biases, values)
-            error = self.problem.chosen.worst(made)
-            if error < candidate.error:
-                candidate = Candidate(made, error, {**candidate.notes, "polished": True})
-        return candidate
+        solved = self._better(kept, found, start.values)
+        return self._better(solved, found, levelled(factors, wanted, limit, start, rounds=LAWSON))
+
+    def _better(self, candidate: Candidate, head: Head, values: Floats) -> Candidate:
+        """The candidate, or the head with those values if that is better."""
+        made = Head(head.keys, head.biases, values)
+        error = self.problem.chosen.worst(made)
+        return Candidate(made, error, {**candidate.notes, "polished": True}) if error < candidate.error else candidate
 
     @property
     def exact(self) -> float:
