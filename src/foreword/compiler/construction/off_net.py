@@ -77,12 +77,12 @@ class OffNet:
         most = min(count, self.most)
         return [size for part in PARTS if (size := int(part * most)) >= LEAST_PART or size == count]
 
-    def small(self, size: int) -> Candidate:
-        """So many positions, polished."""
+    def small(self, size: int, *, is_to_grow: bool = False) -> Candidate:
+        """So many positions, polished; if they are to grow, no longer than the goal seems within reach."""
         if isinstance(self.problem, GridProblem):
             return self.improved(self.problem.best_of(size))
         self.problem.shape = None
-        return self.improved(self.problem.attempt(size))
+        return self.improved(self.problem.attempt(size), is_to_grow=is_to_grow)
 
     def shortest(self, request: Request, most: float) -> Candidate | None:
         """The shortest found of fewer than `most` positions that meets the tolerance once polished; or None."""
@@ -107,7 +107,7 @@ class OffNet:
             self.made[size] = self.improved(self.problem.attempt(size))
         return self.made[size]
 
-    def improved(self, candidate: Candidate) -> Candidate:
+    def improved(self, candidate: Candidate, *, is_to_grow: bool = False) -> Candidate:
         """The candidate polished and its values solved anew, where that is better and it is short enough."""
         count, outputs = self._parameters(candidate.head.positions), self._outputs
         rows = max(LEAST_SAMPLES, SAMPLED * count // outputs)
@@ -115,7 +115,8 @@ class OffNet:
             return candidate
         if candidate.error <= self.exact or self.problem.request.is_over():
             return candidate
-        return self._polished(candidate, candidate.head, rows)
+        is_only = self.problem.request.positions is not None and not is_to_grow
+        return self._polished(candidate, candidate.head, rows, is_only=is_only)
 
     def grown(self, candidate: Candidate, count: int) -> Candidate:
         """The candidate grown to `count` positions of this net of a sphere and polished, where that is better.
@@ -129,11 +130,19 @@ class OffNet:
             return candidate
         head = grown(candidate.head, on.domain, net_points(on.domain, rest), self.problem.limit)
         rows = samples_to_grow(count, on.width, outputs)
-        made = self._polished(candidate, head, rows, least=STEPS, damping=DAMPING)
+        is_only = self.problem.request.positions is not None
+        made = self._polished(candidate, head, rows, is_only=is_only, least=STEPS, damping=DAMPING)
         return candidate if made is candidate else replace(made, notes={**made.notes, "grown": True})
 
     def _polished(
-        self, candidate: Candidate, head: Head, rows: int, *, least: int = 1, damping: float = FIRST_DAMPING
+        self,
+        candidate: Candidate,
+        head: Head,
+        rows: int,
+        *,
+        is_only: bool,
+        least: int = 1,
+        damping: float = FIRST_DAMPING,
     ) -> Candidate:
         """The head, polished by the first `rows` samples and its values solved anew, or the candidate if better."""
         queries, wanted = self.fitted.queries[:rows], self.fitted.values[:rows]
@@ -144,7 +153,7 @@ class OffNet:
             wanted,
             limit,
             MARGIN * (request.tolerance or 0.0),
-            is_only=request.positions is not None,
+            is_only=is_only,
             least=least,
             damping=damping,
             is_over=request.is_over,

@@ -120,7 +120,9 @@ class Placed:
                 break
             if size <= hopeless:
                 continue
-            small = self.lifted(self.off_net.improved(even) if size == count else self.off_net.small(size))
+            small = self.lifted(
+                self.off_net.improved(even) if size == count else self.off_net.small(size, is_to_grow=is_long)
+            )
             hopeless = size if size < count and small.error > HOPELESS * best.error else hopeless
             is_promising = size < count and small.error <= PROMISING * best.error
             best = min(best, small, key=error_of)
