@@ -34,7 +34,8 @@ SAMPLES = math.ceil(LEAST_SAMPLED * MOST_GROWN)  # for all that
 LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the length without
 # Of the most that can be polished: sizes that are tried. Those in the middle are worth their time most, and come first.
 PARTS = (0.56, 0.42, 1.0, 0.25, 0.12)
-LEAST_PART = 12  # positions
+LEAST_PART = 6  # positions
+LEAST_REST = 4  # positions that a prefix grows by
 MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
 WORTHWHILE = 0.1  # of the even net's error: a crowded one of less is polished in its place
 EXACT = 1e-14  # of the target's size: rounding, which nothing improves
@@ -126,7 +127,7 @@ class OffNet:
         on, outputs, each = self.placement, self._outputs, self._parameters(1)
         count = min(count, MOST_GROWN // each, int(len(self.fitted.queries) * outputs / (LEAST_SAMPLED * each)))
         rest = count - candidate.head.positions
-        if rest < LEAST_PART or not isinstance(on, OnNet) or not isinstance(on.domain, Sphere):
+        if rest < LEAST_REST or not isinstance(on, OnNet) or not isinstance(on.domain, Sphere):
             return candidate
         head = grown(candidate.head, on.domain, net_points(on.domain, rest), self.problem.limit)
         rows = samples_to_grow(count, on.width, outputs)

@@ -20,7 +20,7 @@ from foreword.compiler.construction.contract import SELECTED, Request, Sampled, 
 from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem, error_of
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
-from foreword.compiler.construction.off_net import OffNet, samples_to_grow
+from foreword.compiler.construction.off_net import LEAST_PART, OffNet, samples_to_grow
 from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate, shortest
 from foreword.compiler.construction.tensor import NODES
@@ -31,6 +31,7 @@ CHEAP = 600  # positions that a second solves for
 PROBED = 96  # positions of the evenly placed prefixes by which a placement is chosen
 HOPELESS = 5.0  # times the least error so far: then no shorter part is tried
 PROMISING = 100.0  # times the least error so far, or the tolerance: a part with a larger error does not grow
+SEED = 3  # a prefix that can be polished whole grows from so small a part of it first, however large its error is
 LONGER = (1.4, 2.0, 2.8, 4.0)  # times the most that can be polished: lengths that are tried for a tolerance
 PROBED_SHARE = 0.36  # of the most that are polished: those of the polished ones by which it is
 CLOSER = 3  # times as many points of selection from three dimensions on, where few points miss the largest error
@@ -115,7 +116,9 @@ class Placed:
             return best
         if (crowded := self.off_net.crowded(count, even)) is not None:
             return self.lifted(crowded)
-        for size in self.off_net.parts(count):
+        sizes = self.off_net.parts(count)
+        seed = 0 if self.ground is None or is_long else count // SEED
+        for size in [seed, *sizes] if seed >= LEAST_PART else sizes:
             if best.error <= exact or request.is_over() or request.is_met_by(best.error):
                 break
             if size <= hopeless:
@@ -124,7 +127,7 @@ class Placed:
                 self.off_net.improved(even) if size == count else self.off_net.small(size, is_to_grow=is_long)
             )
             hopeless = size if size < count and small.error > HOPELESS * best.error else hopeless
-            is_promising = size < count and small.error <= PROMISING * best.error
+            is_promising = size == seed or (size < count and small.error <= PROMISING * best.error)
             best = min(best, small, key=error_of)
             if is_promising and self.ground and not request.is_over() and not request.is_met_by(best.error):
                 best = min(best, self.ground.grown(small, count), key=error_of)
