@@ -375,6 +375,36 @@ def test_a_finished_fit_is_left_as_it_is_with_its_record_and_its_signatures(
     assert fw.load_bundle(out / "best.prefix").prefix.hash == first.prefix.hash
 
 
+@pytest.mark.parametrize("options", [{}, {"length": "auto", "lengths": [1, 2]}, {"method": "lora"}], ids=str)
+def test_a_finished_fit_is_loaded_from_a_folder_that_cannot_be_written(
+    task: Callable[..., Path],
+    shared_host: Callable[[str], Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    """The folder is one of another mount, which the tests cannot make: what asks the system for leave is told no."""
+    host, out = shared_host("gpt2"), tmp_path / "out"
+    first = fw.fit(host, task("gpt2"), out=out, **(OPTIONS | {"steps": 1, **options}))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("foreword.tuning.folder.os.access", lambda *_: False)
+    monkeypatch.setattr("foreword.tuning.folder.FileLock.acquire", refused)
+    again = fw.fit.resume(out, host=host)
+    assert without_time(again) == without_time(first)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    with pytest.raises(RunFolderError, match=r"seed was 0, is 1"):
+        fw.fit(host, task("gpt2"), out=out, seed=1, **(OPTIONS | {"steps": 1, **options}))
+    (out / "result.json").unlink()  # the last file of a fit
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        fw.fit.resume(out, host=host)
+    first.close()
+    again.close()
+
+
 def test_a_folder_without_a_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"task": 3}')
     for folder in (tmp_path / "none", tmp_path):

@@ -7,8 +7,8 @@ Only the fit and selection splits are used; the test split is for `foreword.run_
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,19 +158,25 @@ class _Work:
     def run(self, devices: Devices, watch: FitWatch, *, fresh: bool, tensorboard: bool) -> Fit:
         stopwatch = Stopwatch(self.command, seeds=(self.seed,))
         with ExitStack() as stack:
-            checkpoint = None
+            checkpoint, writes = None, False
             if self.folder is not None:
                 checkpoint = self.folder / "checkpoint.pt"
                 if devices.is_first:
-                    stack.enter_context(_held(self.folder).held(self.identity(), fresh=fresh, aside=self.aside()))
+                    writes = stack.enter_context(self.held(self.folder, self.identity(), fresh=fresh))
+                if writes:
                     log = FitLog(self.folder, watch, tensorboard=tensorboard)
                     stack.callback(log.close)
                     watch = log
             fitted = candidate_for(self.settings).fit(self.bench, seed=self.seed, checkpoint=checkpoint, watch=watch)
             made = self._made(fitted, stopwatch)
-            if self.folder is not None and devices.is_first:
+            if writes:
                 keep(made)
         return made
+
+    def held(self, folder: Path, identity: Mapping[str, Any], *, fresh: bool) -> AbstractContextManager[bool]:
+        """The folder for this work alone; gives whether it may be written, which a finished fit does not need."""
+        is_finished = _told(folder / "result.json") is not None
+        return _held(folder).held(identity, fresh=fresh, aside=self.aside(), is_finished=is_finished)
 
     def _made(self, fitted: Fitted, stopwatch: Stopwatch) -> Fit:
         record = stopwatch.record({"method": self.settings.kind, **self.identity()})
@@ -215,9 +221,10 @@ class _Sweeping:
         work, folder = self.work, self.work.folder
         stopwatch = Stopwatch(work.command, seeds=(work.seed,))
         identity = {**work.identity(), "lengths": list(self.lengths)}
+        writes = False
         with ExitStack() as stack:
             if folder is not None and devices.is_first:
-                stack.enter_context(_held(folder).held(identity, fresh=fresh, aside=work.aside()))
+                writes = stack.enter_context(work.held(folder, identity, fresh=fresh))
 
             def fit_of(length: int, place: Path | None) -> Fit:
                 sized = {"positions": length, "longest": max(self.lengths)}
@@ -225,10 +232,10 @@ class _Sweeping:
                 watch.notice(f"length {length} of {', '.join(map(str, self.lengths))}")
                 return one.run(devices, watch, fresh=False, tensorboard=self.tensorboard)
 
-            chosen, found = sweep(work.bench, self.lengths, fit_of, folder=folder, devices=devices)
+            chosen, found = sweep(work.bench, self.lengths, fit_of, folder=folder, devices=devices, writes=writes)
             record = stopwatch.record({"method": work.settings.kind, **identity})
             made = replace(chosen, record=record, folder=folder, sweep=found)
-            if folder is not None and devices.is_first:
+            if writes:
                 keep(made)
         return made
 
@@ -253,14 +260,23 @@ def keep(made: Fit) -> None:
 
 def _is_kept(made: Fit, result: Path, bundle: Path) -> bool:
     """Whether both files are there, whole, and of this very fit, which its history of seconds tells."""
+    told = _told(result)
     try:
-        told = json.loads(result.read_text(encoding="utf-8"))
         found = load_bundle(bundle, trust=TrustPolicy())
-    except (OSError, ValueError, RecursionError, BundleError):
+    except BundleError:
         return False
     mine = json.loads(json.dumps(made.as_dict()))
-    is_same = isinstance(told, dict) and all(told.get(name) == mine[name] for name in ("method", "seed", "history"))
+    is_same = told is not None and all(told.get(name) == mine[name] for name in ("method", "seed", "history"))
     return is_same and found.prefix.hash == made.prefix.hash
+
+
+def _told(result: Path) -> dict[str, Any] | None:
+    """What a result's file tells; None when it is not there, or not whole: the last that a fit writes."""
+    try:
+        told = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _held(folder: Path) -> HeldFolder:

@@ -96,11 +96,13 @@ def sweep(
     *,
     folder: Path | None = None,
     devices: Devices | None = None,
+    writes: bool = True,
 ) -> tuple[Fit, Sweep]:
     """Fit every length with `fit_of(length, its folder)`, and choose the shortest that is as good as the best.
 
     With `folder` each length that is done stays in a folder of its own there and is not fitted again; `length.json` and
-    `length.svg` are written at the end. RunFolderError when a file cannot be written.
+    `length.svg` are written at the end. Without `writes` everything is there, and only read. RunFolderError when a file
+    cannot be written.
     """
     devices, fits, done = devices or Devices(), dict[int, Fit](), []
     for length in lengths:
@@ -110,11 +112,11 @@ def sweep(
         if found is None:
             fits[length] = fit_of(length, place)
             found = devices.told(_measured(bench, length, fits[length]))
-            if place is not None and devices.is_first:
+            if place is not None and writes:
                 _write(place / FITTED, json.dumps(asdict(found), indent=1, ensure_ascii=False))
         done.append(found)
     made = _sweep(bench, done)
-    if folder is not None and devices.is_first:
+    if folder is not None and writes:
         _write(folder / "length.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         _write(folder / "length.svg", length_picture(made))
     chosen = fits.get(made.chosen)
