@@ -23,6 +23,7 @@ from foreword.tuning.candidates import Workbench
 from foreword.tuning.devices import Devices
 from foreword.tuning.effective_rank import LayerRank, ranks_of
 from foreword.tuning.examples import Splits
+from foreword.tuning.fit_folder import FITTED
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.length_choice import (
     LEVEL,
@@ -46,7 +47,6 @@ LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 # A length costs a few hundred bytes a position in every head: nothing longer is meant.
 LONGEST = 65_536
 TIMED_INPUTS, TIMED_SECONDS = 24, 2.0
-FITTED = "fitted.json"
 
 
 @dataclass(frozen=True)
