@@ -21,7 +21,7 @@ from code_tasks import CHARACTERS, raises, sources  # beside this folder
 
 from foreword.tuning.task import Task
 
-A_CLASS, FIT, SELECTION = 110, 30, 10
+A_CLASS, FIT, SELECTION = 80, 30, 10
 LENGTH, DIGITS = 10, 8
 Rows = list[tuple[str, str]]
 

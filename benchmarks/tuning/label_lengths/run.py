@@ -95,7 +95,7 @@ class Looked:
 
 def run(bench: Workbench, way: str, *, positions: int, seed: int) -> dict[str, Any]:
     """One fit: its looks, and how many tokens the labels have."""
-    settings = PrefixSettings(positions=positions, steps=max(LOOKS), batch_size=16)
+    settings = PrefixSettings(positions=positions, steps=max(LOOKS), batch_size=8)
     adaptation = FittedPrefix(bench.host, positions=positions, seed=seed)
     predictor = rescored(bench, adaptation, way)
     held = bench.splits.selection + bench.splits.test
