@@ -3,6 +3,7 @@
     raises    which exception does this code raise? (four labels: two short, two told in a sentence)
     prose     is this line code or prose? (two labels)
     keywords  which keyword did this line begin with? (four labels)
+    short     the same with labels of one or two tokens each, for comparison
     first     is the first digit below the last? (two labels of digits, for models that know nothing else)
     high      are there more digits above 3 than below 4? (likewise)
 
@@ -67,6 +68,11 @@ def keywords() -> Rows:
     return [(rest.strip()[:CHARACTERS], BEGUN[word]) for word, _, rest in lines if word in BEGUN and rest]
 
 
+def short() -> Rows:
+    names = dict(zip(BEGUN.values(), ("out", "ask", "new", "use"), strict=True))
+    return [(text, names[label]) for text, label in keywords()]
+
+
 def first() -> Rows:
     return [(_written(row), BELOW if row[0] < row[-1] else ABOVE) for row in _drawn("first") if row[0] != row[-1]]
 
@@ -84,7 +90,7 @@ def _written(row: list[int]) -> str:
     return " ".join(map(str, row))
 
 
-OF_TEXT: Mapping[str, Callable[[], Rows]] = {"raises": raised, "prose": prose, "keywords": keywords}
+OF_TEXT: Mapping[str, Callable[[], Rows]] = {"raises": raised, "prose": prose, "keywords": keywords, "short": short}
 OF_DIGITS: Mapping[str, Callable[[], Rows]] = {"first": first, "high": high}
 
 

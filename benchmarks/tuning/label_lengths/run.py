@@ -135,6 +135,7 @@ def hosts(names: Sequence[str]) -> dict[str, Host]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bases", nargs="+", default=[*CAUSAL, "t5"], choices=[*CAUSAL, "t5"])
+    parser.add_argument("--tasks", nargs="+", default=[*OF_TEXT, *OF_DIGITS], choices=[*OF_TEXT, *OF_DIGITS])
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--positions", type=int, default=8)
@@ -146,7 +147,7 @@ def main() -> None:
     loaded = hosts(arguments.bases)
     for seed in arguments.seeds:
         for base, host in loaded.items():
-            for name in OF_DIGITS if base == "t5" else OF_TEXT:
+            for name in [each for each in arguments.tasks if each in (OF_DIGITS if base == "t5" else OF_TEXT)]:
                 with tempfile.TemporaryDirectory() as scratch:
                     task = label_task(name, Path(scratch), base=host.reference)
                     bench = Workbench(host, task, load_splits(task))
