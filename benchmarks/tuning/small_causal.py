@@ -41,13 +41,15 @@ def texts(*, unseen: bool) -> list[str]:
     return found
 
 
-def trained(folder: Path = MODEL, *, steps: int = STEPS, seed: int = 0) -> Host:
+def trained(
+    folder: Path = MODEL, *, steps: int = STEPS, width: int = WIDTH, layers: int = LAYERS, seed: int = 0
+) -> Host:
     """The host; trained when `folder` has none yet. FitError when the training ends at chance."""
     if not (folder / "config.json").exists():
         reader = _tokenizer(texts(unseen=False))
         ids = torch.tensor(reader("\n".join(texts(unseen=False)))["input_ids"])
         torch.manual_seed(seed)
-        shape = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": LAYERS}
+        shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
         heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0, "bos_token_id": 1}
         room = {"max_position_embeddings": 512, "tie_word_embeddings": True, "eos_token_id": 2}
         model = LlamaForCausalLM(LlamaConfig(vocab_size=len(reader), **shape, **heads, **room))

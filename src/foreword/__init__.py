@@ -12,6 +12,7 @@ from foreword.version import __version__
 
 if TYPE_CHECKING:
     from foreword.assessment.evidence import Evidence, read_evidence
+    from foreword.assessment.forgetting import forgetting_of
     from foreword.assessment.pilot import PilotResult, run_pilot
     from foreword.bundle import Bundle, load_bundle, save_bundle, sign_bundle
     from foreword.engine.attach import attached
@@ -57,6 +58,7 @@ _WHERE = {
     "compile_function": "foreword.compiler.pipeline",
     "fit": "foreword.tuning.fit",
     "foretell": "foreword.tuning.foretelling",
+    "forgetting_of": "foreword.assessment.forgetting",
     "load_bundle": "foreword.bundle",
     "load_compiled": "foreword.compiler.compiled",
     "measure_lengths": "foreword.compiler.lengths",
@@ -100,6 +102,7 @@ __all__ = [
     "compile_function",
     "fit",
     "foretell",
+    "forgetting_of",
     "load_bundle",
     "load_compiled",
     "measure_lengths",

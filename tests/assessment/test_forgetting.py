@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+import foreword as fw
 from foreword.assessment.evidence import Estimate
 from foreword.assessment.forgetting import estimate, measure_forgetting
 from foreword.assessment.other_text import LONGEST, SHORTEST, other_text, passages
 from foreword.engine.host import Host
+from foreword.engine.rendering import Template
 from foreword.errors import DataError
 from foreword.prefix import Prefix
 from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPrefix, SoftPrompt
 from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.low_rank import Lora
+from foreword.tuning.predictor import Manner, Predictor
 from foreword.tuning.sections import ForgettingSettings
 
 TEXTS = (
@@ -116,6 +119,24 @@ def test_the_interval_covers_a_ratio_of_sums_about_as_often_as_it_says() -> None
         found = estimate((weights * rng.normal(0.1, 0.2, size=40)).tolist(), weights)
         hit += found.low <= 0.1 <= found.high
     assert hit / 200 > 0.95 - 4 * (0.95 * 0.05 / 200) ** 0.5 - 0.02
+
+
+@pytest.mark.parametrize("texts", [None, list(TEXTS)], ids=["the manual's", "own"])
+def test_a_fits_predictor_is_measured_on_the_manual_or_on_texts_of_ones_own(
+    shared_host: Callable[[str], Host], texts: list[str] | None
+) -> None:
+    host = shared_host("gpt2")
+    predictor = Predictor(host, Manner("generate", Template("", "")), FittedPrefix(host, positions=2, seed=0))
+    found = fw.forgetting_of(predictor, texts)
+    passages = TEXTS if texts is not None else other_text(ForgettingSettings(), Path()).passages  # type: ignore[union-attr]
+    assert found == measure_forgetting(host, predictor.adaptation, passages)
+
+
+@pytest.mark.parametrize("texts", [[], ["a", "one text alone"], "one text, not a list", [3, 4]], ids=str)
+def test_what_is_no_list_of_texts_is_refused(shared_host: Callable[[str], Host], texts: Any) -> None:
+    predictor = Predictor(shared_host("gpt2"), Manner("generate", Template("", "")))
+    with pytest.raises(DataError, match="two texts or more"):
+        fw.forgetting_of(predictor, texts)
 
 
 # The sample

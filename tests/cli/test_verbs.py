@@ -72,12 +72,16 @@ def test_a_paragraph_of_help_is_broken_by_the_terminal_alone(foreword: Any) -> N
     assert all(len(line) > 60 for line in paragraph[:-1]), paragraph  # of 80 columns
 
 
-def test_a_wrong_task_file_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_a_wrong_task_file_or_folder_is_told_before_torch_is_imported_by_every_verb(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom foreword.cli.main import run\nsys.argv = ['foreword', 'pilot', sys.argv[1]]\n"
-        "try: run()\nexcept SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+        "import sys\nfrom foreword.cli.main import run\nnone, folder = sys.argv[1:]\n"
+        "for verb, path in ('pilot', none), ('fit', none), ('fit', folder), ('foretell', none):\n"
+        "    sys.argv = ['foreword', verb, path]\n"
+        "    try: run()\n"
+        "    except SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
     )
-    assert in_another_process(code, str(tmp_path / "none.toml")).split() == ["2", "False"]
+    told = in_another_process(code, str(tmp_path / "none.toml"), str(tmp_path))
+    assert told.splitlines() == ["2 False"] * 4
 
 
 def test_the_version_is_the_package_s(foreword: Any) -> None:

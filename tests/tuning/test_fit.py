@@ -58,6 +58,40 @@ def without_time(fit: fw.Fit) -> list[tuple[int, float | None, float]]:
 # What it gives
 
 
+@pytest.mark.parametrize(("start", "bare", "told"), [("vocabulary", 1.0, 1), ("vocabulary", 0.4, 0), ("zero", 1.0, 0)])
+def test_a_start_far_behind_the_bare_model_is_told_with_another_one(
+    task: Callable[..., Path],
+    shared_host: Callable[[str], Host],
+    monkeypatch: pytest.MonkeyPatch,
+    start: str,
+    bare: float,
+    told: int,
+) -> None:
+    """Of twelve examples the tiny model has four right, as it answers all alike; 12 of 12 are at least 0.735."""
+    monkeypatch.setattr("foreword.tuning.objectives.contract.Objective.bare_score", lambda _: bare)
+    made = fw.fit(shared_host("gpt2"), task("gpt2"), start=start, **(OPTIONS | {"steps": 1}))
+    found = [text for text in made.notices if "the bare model has 1.000 (at least 0.735" in text]
+    assert len(found) == len(made.notices) == told
+    assert all("'zero'" in text for text in found)
+
+
+def test_texts_scored_in_halves_are_told_in_the_fits_notices_and_its_log(
+    task: Callable[..., Path], load_host: Callable[[str], Host], tmp_path: Path
+) -> None:
+    """Twelve texts do not get past the last layer, six with three labels each do not either; a step's twelve do."""
+    host, out = load_host("gpt2"), tmp_path / "out"
+
+    def fill(_: Any, arguments: tuple[Any, ...]) -> None:
+        if len(arguments[0]) > 12:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    host.backbone.h[-1].register_forward_pre_hook(fill)
+    made = fw.fit(host, task("gpt2"), out=out, **(OPTIONS | {"steps": 1}))
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert made.notices[0] == "a batch of 12 texts does not fit into memory: read in halves"
+    assert tuple(row["notice"] for row in rows if "notice" in row) == made.notices
+
+
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_a_fit_leaves_a_bundle_that_answers_as_it_does(task: Callable[..., Path], tmp_path: Path, family: str) -> None:
     made = fw.fit(None, task(family), out=tmp_path / "out", **OPTIONS)
@@ -373,6 +407,36 @@ def test_a_finished_fit_is_left_as_it_is_with_its_record_and_its_signatures(
     (out / "best.prefix").write_bytes(b"damaged")
     fw.fit.resume(out)
     assert fw.load_bundle(out / "best.prefix").prefix.hash == first.prefix.hash
+
+
+@pytest.mark.parametrize("options", [{}, {"length": "auto", "lengths": [2]}, {"method": "lora"}], ids=str)
+def test_a_finished_fit_is_loaded_from_a_folder_that_cannot_be_written(
+    task: Callable[..., Path],
+    shared_host: Callable[[str], Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    """The folder is one of another mount, which the tests cannot make: what asks the system for leave is told no."""
+    host, out = shared_host("gpt2"), tmp_path / "out"
+    first = fw.fit(host, task("gpt2"), out=out, **(OPTIONS | {"steps": 1, **options}))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("foreword.tuning.folder.os.access", lambda *_: False)
+    monkeypatch.setattr("foreword.tuning.folder.FileLock.acquire", refused)
+    again = fw.fit.resume(out, host=host)
+    assert without_time(again) == without_time(first)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    with pytest.raises(RunFolderError, match=r"seed was 0, is 1"):
+        fw.fit(host, task("gpt2"), out=out, seed=1, **(OPTIONS | {"steps": 1, **options}))
+    (out / "result.json").unlink()  # the last file of a fit
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        fw.fit.resume(out, host=host)
+    first.close()
+    again.close()
 
 
 def test_a_folder_without_a_fit_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from foreword.engine.batches import in_batches
 from foreword.errors import FitError
 from foreword.tuning.adaptation import restore, state_of
 from foreword.tuning.batching import Batches
@@ -392,6 +393,71 @@ def test_a_folder_in_the_checkpoints_place_is_refused(tmp_path: Path) -> None:
         run(checkpoint=tmp_path)
 
 
+# What is told
+
+
+def test_the_first_score_is_judged_once_and_what_is_found_is_told_by_a_fit_that_goes_on_too(tmp_path: Path) -> None:
+    judged: list[float] = []
+
+    def judge(score: float) -> str:
+        judged.append(score)
+        return f"it begins at {score}"
+
+    def stop(step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "checkpoint"
+    options: dict[str, Any] = {
+        "checkpoint": path,
+        "identity": IDENTITY,
+        "judge_start": judge,
+        "notices": ["told before"],
+    }
+    with pytest.raises(KeyboardInterrupt):
+        run(watch=Told(stop), **options)
+    _, _, outcome = run(**options)
+    assert judged == [0.5]
+    assert outcome.notices == ("told before", "it begins at 0.5")
+
+
+@dataclass
+class Crowded(Quadratic):
+    """Four points are scored by two at a time, as memory has no room for more."""
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        def computed(part: list[int]) -> list[int]:
+            if len(part) > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return part
+
+        assert len(list(in_batches(self.lengths, 4, computed))) == 2
+        return super().evaluate(step)
+
+
+def test_what_is_scored_in_halves_is_told_once_and_is_no_warning_where_somebody_is_told() -> None:
+    text = "a batch of 4 texts does not fit into memory: read in halves"
+    vector = Vector()
+    outcome = fit(Crowded(vector), vector, SETTINGS, seed=0, watch=FitWatch())
+    assert outcome.notices == (text,)
+    vector = Vector()
+    with pytest.warns(RuntimeWarning, match=text):
+        fit(Crowded(vector), vector, SETTINGS, seed=0)
+
+
+@pytest.mark.parametrize(("more", "told"), [({}, 1), ({"WORLD_SIZE": "1"}, 0)], ids=["on CPUs", "one"])
+def test_one_process_where_several_were_asked_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], told: int
+) -> None:
+    """What `accelerate launch --cpu --num_processes 2` leaves in the environment of the one process that it starts."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", **more}.items():
+        monkeypatch.setenv(name, value)
+    _, _, outcome = run()
+    assert len(outcome.notices) == told
+    assert all("torchrun" in text for text in outcome.notices)
+
+
 # What is not a number
 
 
@@ -464,6 +530,33 @@ def test_a_fit_that_leaves_what_is_finite_goes_back_and_reaches_the_least_loss(
     outcome = fit(Cliff(vector, value=poison), vector, settings, seed=0)
     assert torch.allclose(vector.value.detach(), TARGETS.mean(dim=0), rtol=0, atol=0.05)
     assert any("back to the state of step 0" in text for text in outcome.notices)
+
+
+@dataclass
+class Trap(Poisoned):
+    """As good as can be where a number is above 5, by score and its tie-breaker; but no gradient there is finite."""
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        self.bad = lambda _: bool(self.vector.value.abs().max() > 5)
+        return super().loss(indices, step)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        return (1.0, 0.0) if self.vector.value.abs().max() > 5 else super().evaluate(step)
+
+
+@pytest.mark.parametrize("evaluate_every", [1, 3, 4, 100])
+def test_a_state_that_no_step_leads_away_from_is_not_the_one_to_go_back_to(poison: float, evaluate_every: int) -> None:
+    vector = Vector()
+    vector.rate = 100.0
+    settings = FitSettings(400, 4, 600.0, evaluate_every=evaluate_every, patience=1000)
+    outcome = fit(Trap(vector, value=poison), vector, settings, seed=0)
+    assert torch.allclose(vector.value.detach(), TARGETS.mean(dim=0), rtol=0, atol=0.05)
+    assert outcome.best.step > 300
+
+
+def test_the_last_state_may_be_the_best_though_no_step_follows() -> None:
+    _, _, outcome = run(scores=lambda step: (float(step), 0.0))
+    assert outcome.best.step == outcome.history[-1].step
 
 
 @pytest.mark.parametrize("bad", [(math.nan, 0.0), (0.5, math.nan), (0.5, -math.inf), (math.nan, math.nan)])

@@ -181,6 +181,16 @@ def test_the_bare_model_has_something_to_learn(make: Make, name: str) -> None:
         assert float(objective.loss(list(range(objective.examples)), 0)) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["labels-causal", "features-causal", "completion"])
+def test_the_bare_models_score_is_that_of_no_prefix_and_leaves_nothing_behind(make: Make, name: str) -> None:
+    _, without = make(name, lambda _: Bare())
+    _, objective = make(name)
+    before = objective.evaluate(0)
+    assert objective.bare_score() == without.evaluate(0)[0]
+    assert objective.evaluate(0) == before
+    assert isinstance(objective.predictor.adaptation, FittedPrefix)
+
+
 def test_the_teacher_of_answers_is_the_model_with_the_text_before_the_prompt(make: Make) -> None:
     """Its divergence from the bare model, computed plainly: whole rows, nothing baked."""
     bench, objective = make("answers-told", lambda _: Bare())

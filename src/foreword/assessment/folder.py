@@ -73,7 +73,7 @@ class RunFolder:
     def _result(self, candidate: str, seed: int) -> Path:
         return self.path / "candidates" / candidate / f"seed-{seed}.json"
 
-    def held(self, identity: Mapping[str, Any], *, fresh: bool = False) -> AbstractContextManager[None]:
+    def held(self, identity: Mapping[str, Any], *, fresh: bool = False) -> AbstractContextManager[bool]:
         """Lock the folder for the pilot of this identity; `fresh` discards what an earlier one left there.
 
         RunFolderError when it cannot be written, another process holds it, or it holds another pilot's work.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreword.assessment.evidence import Estimate, ForgettingEvidence
+from foreword.assessment.other_text import other_text
 from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_logits, embed
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template, render
+from foreword.errors import DataError
 from foreword.tuning.adaptation import Adaptation
+from foreword.tuning.predictor import Predictor
+from foreword.tuning.sections import ForgettingSettings
 
 # Tokens of a text that are read at most, and texts read at once: their predictions are held twice.
 LONGEST_ROW, BATCH = 128, 8
@@ -40,16 +45,42 @@ class _Row:
     changed: int
 
 
+def forgetting_of(predictor: Predictor, texts: Sequence[str] | None = None) -> ForgettingEvidence:
+    """What a fit's predictor does to texts outside its task: `fw.forgetting_of(fw.fit(...).predictor)`.
+
+    `texts` None: the passages of Python's own manual that a pilot looks at. DataError when there are not two texts of
+    two tokens or more.
+    """
+    if texts is None:
+        found = other_text(ForgettingSettings(), Path())
+        texts = () if found is None else found.passages
+    is_list = not isinstance(texts, str) and all(isinstance(text, str) for text in texts)
+    count = len(_rows(predictor.host, predictor.adaptation, texts)) if is_list else 0
+    if count < 2:
+        raise DataError(
+            "There is no text to look at what a fit does to it.",
+            expected="a list of two texts or more, each of two tokens or more",
+            found=f"{count} such of {len(texts)}" if is_list else "something else than a list of texts",
+            fix="Give passages of the kind of text that the model should stay good at.",
+        )
+    return measure_forgetting(predictor.host, predictor.adaptation, texts)
+
+
 def measure_forgetting(host: Host, adaptation: Adaptation, texts: Sequence[str]) -> ForgettingEvidence:
     """What `adaptation` does to these texts; every change is exactly 0 for an adaptation that does nothing."""
     soft = None if adaptation.soft is None else adaptation.soft.detach()
-    reserve = 0 if soft is None else len(soft)
-    longest = max(2, min(LONGEST_ROW, host.max_positions - reserve))
-    rows = [render(host, Template("", ""), text, max_tokens=longest, reserve=reserve) for text in texts]
-    rows = [row for row in rows if len(row) >= 2]
+    rows = _rows(host, adaptation, texts)
     if host.role == "encoder":
         return _of_features(host, adaptation, soft, rows)
     return _of_predictions(host, adaptation, soft, rows)
+
+
+def _rows(host: Host, adaptation: Adaptation, texts: Sequence[str]) -> list[list[int]]:
+    """The texts' tokens, as many as are read; a text of a single one has nothing to foretell and is left out."""
+    reserve = 0 if adaptation.soft is None else len(adaptation.soft)
+    longest = max(2, min(LONGEST_ROW, host.max_positions - reserve))
+    rows = [render(host, Template("", ""), text, max_tokens=longest, reserve=reserve) for text in texts]
+    return [row for row in rows if len(row) >= 2]
 
 
 def _of_predictions(

@@ -58,12 +58,18 @@ def fit(
     if resumes:
         _only_a_folder(context)
 
+    from foreword.tuning.fit_folder import begun_in
+    from foreword.tuning.task import Task
+
+    loaded = (
+        begun_in(task).task if resumes else Task.load(task)
+    )  # before torch is imported: a wrong one is told at once
+
     from transformers.utils import logging
 
     from foreword.record import command_line
     from foreword.tuning.devices import is_first_process
     from foreword.tuning.fit import fit as fitting
-    from foreword.tuning.task import Task
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -73,7 +79,6 @@ def fit(
             if resumes:
                 made = fitting.resume(task, tensorboard=tensorboard, watch=_watch(bars), command=command)
             else:
-                loaded = Task.load(task)
                 made = fitting(
                     None,
                     loaded,

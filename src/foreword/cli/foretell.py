@@ -31,6 +31,10 @@ def foretell(
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress."),
 ) -> None:
     """Say before a fit whether a prefix can do a task on its base model, from probes of 40 to 120 steps."""
+    from foreword.tuning.task import Task
+
+    loaded = Task.load(task)  # before torch is imported: a wrong task file is told at once
+
     from transformers.utils import logging
 
     from foreword.tuning.foretelling import foretell as foretelling
@@ -39,7 +43,7 @@ def foretell(
     logging.set_verbosity_error()
     found = foretelling(
         model,
-        task,
+        loaded,
         seed=seed,
         limit=limit,
         watch=None if quiet else lambda name: typer.echo(f"probing: {PROBES.get(name, name)}", err=True),

@@ -1,12 +1,15 @@
 """Many rows in batches that fit into memory: a batch that does not is computed in halves.
 
-It knows lengths, and the errors by which an allocation fails; it does not know what is computed.
+It knows lengths, and the errors by which an allocation fails; it does not know what is computed. That a batch was
+halved is told to whoever asked for it (`halving_told`), and is a Python warning where nobody did.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -14,6 +17,17 @@ import torch
 from foreword.errors import HostError
 
 T = TypeVar("T")
+_told: ContextVar[Callable[[str], None] | None] = ContextVar("foreword_halving_told", default=None)
+
+
+@contextmanager
+def halving_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within this context `tell` is given a sentence for every batch that is halved; nobody else is."""
+    token = _told.set(tell)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -53,9 +67,11 @@ def halves(part: list[int], why: str) -> list[list[int]]:
             found=why.splitlines()[0][:200],
             fix="Shorten the inputs (max_input_tokens), or use a smaller base model.",
         )
-    warnings.warn(
-        f"a batch of {len(part)} texts does not fit into memory: read in halves", RuntimeWarning, stacklevel=2
-    )
+    text, tell = f"a batch of {len(part)} texts does not fit into memory: read in halves", _told.get()
+    if tell is None:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    else:
+        tell(text)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(part) // 2

@@ -39,7 +39,8 @@ class FitState:
 
     `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
     examples are computed at once, None for the whole batch. `stuck` counts the last steps that were not finite. `best`
-    are the parameters of the best moment. `about`: what was told of the first values, plain values.
+    are the parameters of the best moment. `untried` are step and key of a better one: its state is the present one, and
+    becomes the best with the first finite step from it. `about`: what was told of the first values, plain values.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class FitState:
     first_loss: float | None = None
     rescues: int = 0
     stuck: int = 0
+    untried: tuple[int, tuple[float, float]] | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     history: list[Moment] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The processes that share a fit, one per device: `accelerate launch -m foreword ...` starts them.
+"""The processes that share a fit, one per device: `torchrun` or, on GPUs, `accelerate launch` starts them.
 
 Every process takes the same steps from the same batches; each computes its share of the batch, and the gradients are
 summed. What is decided from measured time or scores is decided by the first process, so that no two disagree.
@@ -21,6 +21,20 @@ T = TypeVar("T")
 def is_first_process() -> bool:
     """Whether this process is the one that writes files and speaks, as its launcher says."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def launched_alone() -> str | None:
+    """A sentence when accelerate's launcher was asked for several processes and started this one alone.
+
+    It does so on CPUs: its one process has an address to meet the others at, but is not told how many they are.
+    """
+    told = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in told and "MASTER_ADDR" in told and "WORLD_SIZE" not in told:
+        return (
+            "accelerate was asked for several processes, but started one, which fits alone; "
+            "on CPUs start them with torchrun --nproc-per-node=N -m foreword.cli.main fit ..."
+        )
+    return None
 
 
 class Devices:

@@ -7,15 +7,15 @@ Only the fit and selection splits are used; the test split is for `foreword.run_
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from foreword.bundle import load_bundle
 from foreword.engine.host import Host
-from foreword.errors import BundleError, RunFolderError
+from foreword.errors import BundleError
 from foreword.record import Stopwatch
 from foreword.trust import TrustPolicy
 from foreword.tuning.adaptation import FittedPrefix
@@ -23,13 +23,13 @@ from foreword.tuning.candidate_settings import FittedSettings, PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.devices import Devices
 from foreword.tuning.examples import Splits, load_splits
+from foreword.tuning.fit_folder import begun_in, held_folder, told_result
 from foreword.tuning.fit_log import FitLog
 from foreword.tuning.fit_request import check_seed, check_tensorboard, settings_for, sweeps
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.fittable import FitWatch
-from foreword.tuning.folder import HeldFolder
 from foreword.tuning.full_weights import FullWeights
-from foreword.tuning.length import FITTED, Length, checked_lengths, sweep, usual_lengths
+from foreword.tuning.length import Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
 from foreword.tuning.named_files import named_files
 from foreword.tuning.task import Task
@@ -37,7 +37,6 @@ from foreword.version import __version__
 
 # What of a task a fit depends on; prices and the other candidates may change between a kill and the resume.
 _PARTS = ("task", "data", "labels", "model", "splits")
-MADE = ("checkpoint.pt", "log.jsonl", "result.json", "best.prefix", "lora/*", "full/*", "tensorboard/events.*")
 
 
 class _Verb:
@@ -104,31 +103,16 @@ class _Verb:
 
         RunFolderError when the folder holds no fit; FitError and others as in `fit`.
         """
-        told = _held(Path(folder)).told()
-        try:
-            if told is None:
-                raise KeyError("fit.json")
-            values = {**told["task"], "candidates": [told["settings"]]}
-            task = Task.parse(values, folder=Path(told["aside"]["task_folder"]), source=f"{folder}/fit.json")
-            kind, seed, limit = told["settings"]["kind"], int(told["seed"]), told["limit"]
-            reference = None if host is not None else str(told["aside"]["reference"])
-            lengths = told.get("lengths")
-        except (LookupError, TypeError, ValueError) as error:
-            raise RunFolderError(
-                f"{folder} holds no fit to go on with.",
-                expected="a folder that `foreword fit` or fw.fit(..., out=FOLDER) wrote, with its fit.json",
-                found="no fit.json that can be read" if told is None else f"a fit.json without {error}",
-                fix="Name the folder of a fit, or start one with a task file.",
-            ) from error
+        begun = begun_in(Path(folder))
         return self(
-            host or reference,
-            task,
-            method=kind,
-            length=None if lengths is None else "auto",
-            lengths=lengths,
-            seed=seed,
+            host or begun.reference,
+            begun.task,
+            method=begun.method,
+            length=None if begun.lengths is None else "auto",
+            lengths=begun.lengths,
+            seed=begun.seed,
             out=folder,
-            limit=limit,
+            limit=begun.limit,
             tensorboard=tensorboard,
             watch=watch,
             command=command,
@@ -158,19 +142,25 @@ class _Work:
     def run(self, devices: Devices, watch: FitWatch, *, fresh: bool, tensorboard: bool) -> Fit:
         stopwatch = Stopwatch(self.command, seeds=(self.seed,))
         with ExitStack() as stack:
-            checkpoint = None
+            checkpoint, writes = None, False
             if self.folder is not None:
                 checkpoint = self.folder / "checkpoint.pt"
                 if devices.is_first:
-                    stack.enter_context(_held(self.folder).held(self.identity(), fresh=fresh, aside=self.aside()))
+                    writes = stack.enter_context(self.held(self.folder, self.identity(), fresh=fresh))
+                if writes:
                     log = FitLog(self.folder, watch, tensorboard=tensorboard)
                     stack.callback(log.close)
                     watch = log
             fitted = candidate_for(self.settings).fit(self.bench, seed=self.seed, checkpoint=checkpoint, watch=watch)
             made = self._made(fitted, stopwatch)
-            if self.folder is not None and devices.is_first:
+            if writes:
                 keep(made)
         return made
+
+    def held(self, folder: Path, identity: Mapping[str, Any], *, fresh: bool) -> AbstractContextManager[bool]:
+        """The folder for this work alone; gives whether it may be written, which a finished fit does not need."""
+        is_finished = told_result(folder) is not None
+        return held_folder(folder).held(identity, fresh=fresh, aside=self.aside(), is_finished=is_finished)
 
     def _made(self, fitted: Fitted, stopwatch: Stopwatch) -> Fit:
         record = stopwatch.record({"method": self.settings.kind, **self.identity()})
@@ -215,9 +205,10 @@ class _Sweeping:
         work, folder = self.work, self.work.folder
         stopwatch = Stopwatch(work.command, seeds=(work.seed,))
         identity = {**work.identity(), "lengths": list(self.lengths)}
+        writes = False
         with ExitStack() as stack:
             if folder is not None and devices.is_first:
-                stack.enter_context(_held(folder).held(identity, fresh=fresh, aside=work.aside()))
+                writes = stack.enter_context(work.held(folder, identity, fresh=fresh))
 
             def fit_of(length: int, place: Path | None) -> Fit:
                 sized = {"positions": length, "longest": max(self.lengths)}
@@ -225,10 +216,10 @@ class _Sweeping:
                 watch.notice(f"length {length} of {', '.join(map(str, self.lengths))}")
                 return one.run(devices, watch, fresh=False, tensorboard=self.tensorboard)
 
-            chosen, found = sweep(work.bench, self.lengths, fit_of, folder=folder, devices=devices)
+            chosen, found = sweep(work.bench, self.lengths, fit_of, folder=folder, devices=devices, writes=writes)
             record = stopwatch.record({"method": work.settings.kind, **identity})
             made = replace(chosen, record=record, folder=folder, sweep=found)
-            if folder is not None and devices.is_first:
+            if writes:
                 keep(made)
         return made
 
@@ -239,40 +230,25 @@ def keep(made: Fit) -> None:
     A fit that was finished before leaves both as they are: the record tells of the fit that was run, and the bundle may
     have been signed since.
     """
-    folder = _held(made.folder or Path())
+    folder = held_folder(made.folder or Path())
     result, bundle = folder.path / "result.json", folder.path / "best.prefix"
     adaptation = made.predictor.adaptation
     if isinstance(adaptation, Lora | FullWeights):
         adaptation.save(folder.path / made.method)
     elif isinstance(adaptation, FittedPrefix) or made.predictor.host.role == "causal":
-        if _is_kept(made, result, bundle):
+        if _is_kept(made, folder.path, bundle):
             return
         made.save(bundle)
     folder.write(result, json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
 
 
-def _is_kept(made: Fit, result: Path, bundle: Path) -> bool:
-    """Whether both files are there, whole, and of this very fit, which its history of seconds tells."""
+def _is_kept(made: Fit, folder: Path, bundle: Path) -> bool:
+    """Whether result and bundle are there, whole, and of this very fit, which its history of seconds tells."""
+    told = told_result(folder)
     try:
-        told = json.loads(result.read_text(encoding="utf-8"))
         found = load_bundle(bundle, trust=TrustPolicy())
-    except (OSError, ValueError, RecursionError, BundleError):
+    except BundleError:
         return False
     mine = json.loads(json.dumps(made.as_dict()))
-    is_same = isinstance(told, dict) and all(told.get(name) == mine[name] for name in ("method", "seed", "history"))
+    is_same = told is not None and all(told.get(name) == mine[name] for name in ("method", "seed", "history"))
     return is_same and found.prefix.hash == made.prefix.hash
-
-
-def _held(folder: Path) -> HeldFolder:
-    return HeldFolder(
-        folder,
-        work="fit",
-        same="the same task, data, base model, settings and seed as before",
-        identity_name="fit.json",
-        made=(
-            *MADE,
-            "length.json",
-            "length.svg",
-            *(f"lengths/*/{name}" for name in (*MADE, "fit.json", FITTED, ".lock")),
-        ),
-    )

@@ -5,7 +5,7 @@ A `Problem` is a loss over examples and a score; a `Fittable` has parameters. Th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from foreword.tuning.adaptation import ParameterGroup
 from foreword.tuning.checkpoint import Moment
 
+# From the first values' score on the selection split to a notice, or None.
+JudgeStart = Callable[[float], str | None]
+
 
 @dataclass(frozen=True)
 class FitOutcome:
     """How a fit went; the parameters hold the best state. `stopped_by` is "steps", "seconds" or "patience".
 
-    `notices` are what the loop did of its own accord: parts halved, learning rates halved or found, best state taken
-    back. `factor` is what the adaptation's learning rates were multiplied by in the end. `about` is what was told of
-    the first values when the fit began.
+    `notices` are what was done of its own accord: batches halved, learning rates halved or found, best state taken
+    back; and what was found amiss with the first values or the launch. `factor` is what the adaptation's learning rates
+    were multiplied by in the end. `about` is what was told of the first values when the fit began.
     """
 
     history: tuple[Moment, ...]

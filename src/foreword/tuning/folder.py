@@ -7,6 +7,7 @@ with the differences, and nothing that the work did not make is ever removed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,13 +36,25 @@ class HeldFolder:
 
     @contextmanager
     def held(
-        self, identity: Mapping[str, Any], *, fresh: bool = False, aside: Mapping[str, Any] | None = None
-    ) -> Iterator[None]:
+        self,
+        identity: Mapping[str, Any],
+        *,
+        fresh: bool = False,
+        aside: Mapping[str, Any] | None = None,
+        is_finished: bool = False,
+    ) -> Iterator[bool]:
         """Lock the folder for the work of this identity; `fresh` discards what an earlier one left there.
 
+        Gives whether the folder may be written; work that `is_finished` is only read where it may not, without a lock.
         `aside` is written beside the identity and not compared. RunFolderError when the folder cannot be written,
         another process holds it, or it holds other work.
         """
+        wanted = json.loads(json.dumps(identity))
+        if not fresh:
+            self._check(wanted)
+            if is_finished and not os.access(self.path, os.W_OK):
+                yield False
+                return
         lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -61,15 +74,17 @@ class HeldFolder:
                 fix="Name another folder with --out.",
             ) from error
         try:
-            self._enter(identity, aside or {}, fresh=fresh)
-            yield
+            if fresh:
+                self._discard()
+            if self._check(wanted):
+                told = {**wanted, "aside": dict(aside)} if aside else wanted
+                self.write(self._identity, json.dumps(told, indent=2, ensure_ascii=False))
+            yield True
         finally:
             lock.release()
 
-    def _enter(self, identity: Mapping[str, Any], aside: Mapping[str, Any], *, fresh: bool) -> None:
-        if fresh:
-            self._discard()
-        wanted = json.loads(json.dumps(identity))
+    def _check(self, wanted: dict[str, Any]) -> bool:
+        """Whether the folder has yet to say whose it is. RunFolderError when it holds other work."""
         changed = self._changed(wanted)
         if changed and self._found():
             raise RunFolderError(
@@ -78,9 +93,7 @@ class HeldFolder:
                 found="; ".join(changed[:6]),
                 fix="Name another folder with --out, or discard the earlier work with --fresh.",
             )
-        if changed:
-            told = {**wanted, "aside": dict(aside)} if aside else wanted
-            self.write(self._identity, json.dumps(told, indent=2, ensure_ascii=False))
+        return bool(changed)
 
     @property
     def _identity(self) -> Path:

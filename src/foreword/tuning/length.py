@@ -23,6 +23,7 @@ from foreword.tuning.candidates import Workbench
 from foreword.tuning.devices import Devices
 from foreword.tuning.effective_rank import LayerRank, ranks_of
 from foreword.tuning.examples import Splits
+from foreword.tuning.fit_folder import FITTED
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.length_choice import (
     LEVEL,
@@ -46,7 +47,6 @@ LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 # A length costs a few hundred bytes a position in every head: nothing longer is meant.
 LONGEST = 65_536
 TIMED_INPUTS, TIMED_SECONDS = 24, 2.0
-FITTED = "fitted.json"
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,13 @@ def sweep(
     *,
     folder: Path | None = None,
     devices: Devices | None = None,
+    writes: bool = True,
 ) -> tuple[Fit, Sweep]:
     """Fit every length with `fit_of(length, its folder)`, and choose the shortest that is as good as the best.
 
     With `folder` each length that is done stays in a folder of its own there and is not fitted again; `length.json` and
-    `length.svg` are written at the end. RunFolderError when a file cannot be written.
+    `length.svg` are written at the end. Without `writes` everything is there, and only read. RunFolderError when a file
+    cannot be written.
     """
     devices, fits, done = devices or Devices(), dict[int, Fit](), []
     for length in lengths:
@@ -110,11 +112,11 @@ def sweep(
         if found is None:
             fits[length] = fit_of(length, place)
             found = devices.told(_measured(bench, length, fits[length]))
-            if place is not None and devices.is_first:
+            if place is not None and writes:
                 _write(place / FITTED, json.dumps(asdict(found), indent=1, ensure_ascii=False))
         done.append(found)
     made = _sweep(bench, done)
-    if folder is not None and devices.is_first:
+    if folder is not None and writes:
         _write(folder / "length.json", json.dumps(made.as_dict(), indent=1, ensure_ascii=False))
         _write(folder / "length.svg", length_picture(made))
     chosen = fits.get(made.chosen)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from foreword.engine.batches import halving_told
 from foreword.errors import FitError
 from foreword.tuning.adaptation import restore, state_of
 from foreword.tuning.batching import Batches
 from foreword.tuning.checkpoint import Checkpoint, FitState, Moment
-from foreword.tuning.devices import Devices
-from foreword.tuning.fittable import FitOutcome, Fittable, FitWatch, Problem, StepTaken
+from foreword.tuning.devices import Devices, launched_alone
+from foreword.tuning.fittable import FitOutcome, Fittable, FitWatch, JudgeStart, Problem, StepTaken
 from foreword.tuning.gradient import Gradient
 from foreword.tuning.loop_settings import FitSettings
 
@@ -50,10 +52,13 @@ def fit(
     watch: FitWatch | None = None,
     devices: Devices | None = None,
     about: Mapping[str, Any] | None = None,
+    notices: Sequence[str] = (),
+    judge_start: JudgeStart | None = None,
 ) -> FitOutcome:
     """Fit `fitted` to `problem` and leave the best state in its parameters.
 
-    `about` is what is told of the first values; a fit that goes on tells what was told when it began.
+    `about` is what is told of the first values; a fit that goes on tells what was told when it began. `notices` are
+    what is to be told of how they were made. `judge_start` is given the first values' score and may find a notice.
 
     With `checkpoint` the state is saved there at every evaluation (one that takes long to write: less often, so that
     saving takes a tenth of the time), every 30 seconds between them, when the fit is interrupted between two steps, and
@@ -63,12 +68,17 @@ def fit(
     place = _Place(checkpoint, dict(identity or {}))
     begun = FitState(part=settings.part, about=dict(about or {}))
     loop = _Loop(problem, fitted, settings, seed, place, watch or FitWatch(), devices or Devices(), begun)
-    reason = loop.run()
+    loop.judge_start = judge_start
+    for text in (*notices, *filter(None, [launched_alone()])):
+        loop.notice_once(text)
+    # Without a watch nobody reads the notices, and what is halved stays a warning.
+    with nullcontext() if watch is None else halving_told(loop.notice_once):
+        reason = loop.run()
     state = loop.state
     restore(loop.parameters, state.best)
     best = next(moment for moment in state.history if moment.step == state.best_at)
-    notices = tuple(state.notices)
-    return FitOutcome(tuple(state.history), best, state.seconds, reason, notices, state.factor, state.about)
+    told = tuple(state.notices)
+    return FitOutcome(tuple(state.history), best, state.seconds, reason, told, state.factor, state.about)
 
 
 @dataclass
@@ -108,6 +118,7 @@ class _Loop:
     ) -> None:
         self.problem, self.fitted, self.settings, self.place = problem, fitted, settings, place
         self.watch, self.devices = watch, devices
+        self.judge_start: JudgeStart | None = None
         self.batches = Batches(
             problem.examples, settings.batch_size, seed, problem.lengths if settings.bucketed else None
         )
@@ -139,6 +150,7 @@ class _Loop:
                     whole = True
                     state.seconds = self.devices.told(before + time.perf_counter() - started)
                 if (reason := self._reason_to_stop()) is not None:
+                    self._settle()
                     if state.seconds > before:  # the last evaluation's time, so that going on from here stops at once
                         self._save()
                     break
@@ -183,6 +195,7 @@ class _Loop:
         self._set_rates(state.factor * self.settings.rate_at(state.step))
         loss, norm = self.gradient.of(self.batches.at(state.step), state.step, self.optimizer)
         if math.isfinite(loss) and math.isfinite(norm):
+            self._settle()
             self.scaler.step(self.optimizer)
             self.scaler.update()
             state.stuck = 0
@@ -208,12 +221,13 @@ class _Loop:
             group["lr"] = rate * factor
 
     def _evaluate(self) -> None:
-        """Score the current state, keep it when it is the best so far, and save."""
+        """Score the current state, note when it is the best so far, and save."""
         state = self.state
         with self.gradient.autocast():
             score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
         is_broken = not math.isfinite(score + tie_breaker)
-        # Neither what answers by numbers that are none, nor a state that no step leads away from, is one to go back to.
+        # Neither what answers by numbers that are none, nor a state that no step leads away from, is one to go back to:
+        # whether one does is known with the next step, and only then is the state kept. The first is kept at once.
         key = (-math.inf, -math.inf) if is_broken or state.stuck else (score, tie_breaker)
         finite = [loss for loss in state.losses if math.isfinite(loss)]
         loss = float(np.mean(finite)) if finite else None
@@ -221,10 +235,12 @@ class _Loop:
         moment = Moment(state.step, state.seconds, loss, score)
         state.history.append(moment)
         if key > state.best_key or len(state.history) == 1:
-            state.best_key, state.best_at, state.since_best = key, state.step, 0
-            state.best = state_of(self.parameters)
+            state.untried, state.since_best = (state.step, key), 0
         else:
             state.since_best += 1
+        if len(state.history) == 1:
+            self._settle()
+            self._judge_start(score)
         if is_broken and state.step > 0:
             state.factor /= 2
             self._rescue("the score or the loss that it is told by is not finite; learning rates halved")
@@ -233,6 +249,19 @@ class _Loop:
         self.watch.evaluated(moment)
         if self.place.is_cheap:
             self._save()
+
+    def _judge_start(self, score: float) -> None:
+        with self.gradient.autocast():
+            text = None if self.judge_start is None else self.devices.told(self.judge_start(score))
+        if text is not None:
+            self._notice(text)
+
+    def _settle(self) -> None:
+        """Keep the present state as the best one, if it was found to be better than all before."""
+        state = self.state
+        if state.untried is not None:
+            (state.best_at, state.best_key), state.untried = state.untried, None
+            state.best = state_of(self.parameters)
 
     def _guard(self, loss: float | None, losses: list[float]) -> None:
         """Take the best state back when the loss has run away from that of step 1.
@@ -250,13 +279,16 @@ class _Loop:
         self._rescue(f"the loss ran away to {loss:.3g}; learning rates halved")
 
     def _rescue(self, why: str) -> None:
-        """Go on from the best state."""
+        """Go on from the best state, which is the present one if it was just found to be that and no step failed."""
         state = self.state
+        if state.untried is None or state.stuck:
+            state.untried = None
+            restore(self.parameters, state.best)
         state.stuck = 0
-        restore(self.parameters, state.best)
         self.problem.remember(self.blank)  # what it remembers is of the state that ran away
         self.optimizer = self._fresh_optimizer()
-        self._notice(f"step {state.step}: {why}; back to the state of step {state.best_at}")
+        at = state.best_at if state.untried is None else state.untried[0]
+        self._notice(f"step {state.step}: {why}; back to the state of step {at}")
 
     def _search(self) -> None:
         """Find the factor of the learning rates whose first steps lower the loss most, from the start state."""
@@ -284,6 +316,11 @@ class _Loop:
     def _notice(self, text: str) -> None:
         self.state.notices.append(text)
         self.watch.notice(text)
+
+    def notice_once(self, text: str) -> None:
+        """Tell what happens again and again, or is found again by a fit that goes on, the first time alone."""
+        if text not in self.state.notices:
+            self._notice(text)
 
     def _save(self) -> None:
         if self.place.path is None or not self.devices.is_first:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from foreword.engine.batches import halving_told
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template
 from foreword.errors import TaskError
@@ -174,29 +176,33 @@ def fit_adaptation(
     checkpoint: Path | None,
     watch: FitWatch | None,
     begin: Callable[[Objective], dict[str, Any]] | None = None,
+    judge_start: Callable[[Objective, float], str | None] | None = None,
 ) -> Fitted:
     """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget.
 
-    `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about.
+    `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about;
+    `judge_start` is given their score on the selection split, and may find a notice.
     """
+    told: list[str] = []
     kind = bench.default_readout if settings.readout == "auto" else settings.readout
     if settings.objective == "similarity":
         kind = "label-text"
     # A read-out learned from examples is solved on the adapted features, so it starts empty.
     learns = kind in ("prototypes", "linear")
-    readout = unset_readout(kind, bench) if learns else bench.readout(kind)
-    predictor = Predictor(bench.host, bench.manner(), adaptation, readout)
-    objective = objective_for(
-        predictor,
-        bench.splits.fit,
-        bench.splits.selection,
-        bench.score,
-        settings=settings,
-        texts=[bench.task.description(label) for label in predictor.manner.labels],
-        folder=bench.task.folder,
-        seed=seed,
-    )
-    about = None if begin is None else begin(objective)
+    with halving_told(told.append):
+        readout = unset_readout(kind, bench) if learns else bench.readout(kind)
+        predictor = Predictor(bench.host, bench.manner(), adaptation, readout)
+        objective = objective_for(
+            predictor,
+            bench.splits.fit,
+            bench.splits.selection,
+            bench.score,
+            settings=settings,
+            texts=[bench.task.description(label) for label in predictor.manner.labels],
+            folder=bench.task.folder,
+            seed=seed,
+        )
+        about = None if begin is None else begin(objective)
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
@@ -211,15 +217,22 @@ def fit_adaptation(
             "base": bench.host.fingerprint,
             "files": named_files(settings, bench.task.folder),
         },
-        watch=watch,
+        watch=watch or FitWatch(),
         about=about,
+        notices=told,
+        judge_start=None if judge_start is None else partial(judge_start, objective),
     )
-    objective.finish()
+    notices = list(outcome.notices)
+    with halving_told(lambda text: None if text in notices else notices.append(text)):
+        objective.finish()
+        selection = bench.selection_score(predictor)
+    for text in notices[len(outcome.notices) :]:
+        (watch or FitWatch()).notice(text)
     size = predictor.readout.size if predictor.readout is not None else 0
     rate = None if settings.learning_rate == "find" else settings.learning_rate
     return Fitted(
         predictor,
-        selection=bench.selection_score(predictor),
+        selection=selection,
         trainable=adaptation.trainable + (size if learns else 0),
         nbytes=adaptation.nbytes + size * 4,
         history=outcome.history,
@@ -229,7 +242,7 @@ def fit_adaptation(
             "steps_taken": outcome.history[-1].step,
             "batch_size": settings.batch_size,
             "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
-            "notices": list(outcome.notices),
+            "notices": notices,
             **({} if begin is None else {"start": dict(outcome.about)}),
             **objective.details(),
         },

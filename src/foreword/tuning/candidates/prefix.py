@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foreword.bundle import load_bundle
+from foreword.confidence import rate_interval
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template, render, tokens
 from foreword.tuning.adaptation import FittedPrefix as Adapted
@@ -44,9 +46,17 @@ class Prefix(Candidate[PrefixSettings]):
             is_kept = checkpoint is not None and checkpoint.exists()
             return put_first_values(bench, objective, settings, seed=seed, is_kept=is_kept)
 
+        speaks = start_for(settings.start) not in SILENT
         try:
             fitted = fit_adaptation(
-                bench, adaptation, settings, seed=seed, checkpoint=checkpoint, watch=watch, begin=begin
+                bench,
+                adaptation,
+                settings,
+                seed=seed,
+                checkpoint=checkpoint,
+                watch=watch,
+                begin=begin,
+                judge_start=partial(behind_the_bare_model, settings.start) if speaks else None,
             )
         except BaseException:
             adaptation.close()
@@ -95,6 +105,25 @@ def put_first_values(
         return told
     problem = Recomputed(objective, host, adaptation.recomputed) if settings.checkpointing else objective
     return told | solve(adaptation, problem, material, part=settings.part).as_dict()
+
+
+def behind_the_bare_model(start: str, objective: Objective, score: float) -> str | None:
+    """A notice when the first values score worse on the selection split than the bare model does by chance.
+
+    That is, below the interval of the bare model's score, as if each example were right or wrong: of scores between 0
+    and 1 with the same mean those vary most.
+    """
+    bare, count = objective.bare_score(), len(objective.selection)
+    if not 0 <= bare <= 1:
+        return None
+    likely = rate_interval(round(bare * count), count)
+    if score >= min(likely.low, bare):
+        return None
+    return (
+        f"the start {start!r} scores {score:.3f} on the selection split, where the bare model has {bare:.3f} "
+        f"(at least {likely.low:.3f} with {likely.level:.0%} confidence); few steps may not mend that, and the start "
+        "'zero' begins close to the bare model"
+    )
 
 
 def material_for(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foreword.engine.rendering import Rendered
 from foreword.errors import DataError, FitError
-from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.adaptation import Bare, FittedPrefix
 from foreword.tuning.examples import Example
 from foreword.tuning.predictor import Predictor
 
@@ -29,6 +29,8 @@ OwnPositions = Mapping[int, slice | Sequence[int]]
 # With fewer demonstrations than this, leaving one out takes away too much of what the others are read by: Context
 # Tuning (arXiv 2507.04221) found masking to hurt there.
 FEWEST_MASKED = 4
+# Before all steps: what an objective remembers of a step is not taken for the bare model's.
+NO_STEP = -2
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,16 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(self, step: int) -> tuple[float, float]:
         """After `step` steps: the metric on the selection split, and minus the loss there, which breaks ties."""
+
+    def bare_score(self) -> float:
+        """The metric of the bare model on the selection split, as `evaluate` finds it; it leaves nothing behind."""
+        fitted, memory = self.predictor.adaptation, self.memory()
+        self.predictor.adaptation = Bare()
+        try:
+            return self.evaluate(NO_STEP)[0]
+        finally:
+            self.predictor.adaptation = fitted
+            self.remember(memory)
 
     def memory(self) -> dict[str, Tensor]:
         """What later losses depend on besides the parameters."""
