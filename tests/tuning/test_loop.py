@@ -533,12 +533,8 @@ def test_a_fit_that_leaves_what_is_finite_goes_back_and_reaches_the_least_loss(
 
 
 @dataclass
-class Trap(Poisoned):
+class Trap(Cliff):
     """As good as can be where a number is above 5, by score and its tie-breaker; but no gradient there is finite."""
-
-    def loss(self, indices: list[int], step: int) -> Tensor:
-        self.bad = lambda _: bool(self.vector.value.abs().max() > 5)
-        return super().loss(indices, step)
 
     def evaluate(self, step: int) -> tuple[float, float]:
         return (1.0, 0.0) if self.vector.value.abs().max() > 5 else super().evaluate(step)

@@ -61,9 +61,8 @@ def fit(
     from foreword.tuning.fit_folder import begun_in
     from foreword.tuning.task import Task
 
-    loaded = (
-        begun_in(task).task if resumes else Task.load(task)
-    )  # before torch is imported: a wrong one is told at once
+    # Before torch is imported, so that a wrong one is told at once.
+    loaded = begun_in(task).task if resumes else Task.load(task)
 
     from transformers.utils import logging
 

@@ -55,10 +55,10 @@ def in_batches(lengths: Sequence[int], size: int, computed: Callable[[list[int]]
         if failed is None:
             yield part, found
         else:  # no longer within `except`, whose traceback holds on to what was computed so far
-            waiting += halves(part, failed)[::-1]
+            waiting += _halves(part, failed)[::-1]
 
 
-def halves(part: list[int], why: str) -> list[list[int]]:
+def _halves(part: list[int], why: str) -> list[list[int]]:
     """The two halves of a batch that did not fit into memory, as `why` says. HostError when it was a single row."""
     if len(part) == 1:
         raise HostError(

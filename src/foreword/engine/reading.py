@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
-from foreword.engine.batches import batches, halves, is_out_of_memory
+from foreword.engine.batches import in_batches
 from foreword.engine.families import Met
 from foreword.engine.rendering import padded
 
@@ -139,27 +139,24 @@ def read(
     is read in halves, and `see` is not shown again what it has seen of the whole: it must either take a call in or fail
     and leave nothing behind.
     """
+    shown: list[set[str]] = [set() for _ in rows]  # sites that were shown of each row, before its batch failed
+    part: list[int] = []
     before: frozenset[str] = frozenset()
-    shown: set[str] = set()
 
     def once(seen: Seen) -> None:
         if seen.site not in before:
             see(seen)
-            shown.add(seen.site)
+            for index in part:
+                shown[index].add(seen.site)
 
-    waiting = [(part, before) for part in batches([len(row) for row in rows], batch_size)][::-1]
+    def computed(indices: list[int]) -> None:
+        nonlocal part, before
+        part, before = indices, frozenset(shown[indices[0]])
+        _read(host, [rows[index] for index in part], [answers[index] for index in part if answers])
+
     with torch.no_grad(), watching(host, once):
-        while waiting:
-            (part, before), failed = waiting.pop(), None
-            shown.clear()
-            try:
-                _read(host, [rows[index] for index in part], [answers[index] for index in part if answers])
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = str(error)
-            if failed is not None:
-                waiting += [(half, before | shown) for half in halves(part, failed)[::-1]]
+        for _ in in_batches([len(row) for row in rows], batch_size, computed):
+            pass
 
 
 def _read(host: Host, rows: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> None:

@@ -112,6 +112,10 @@ class Placed:
         is_long = self.ground is not None and count > self.off_net.most  # then the even one hardly ever is the best
         even = self.problem.attempt(count) if is_long else self.problem.best_of(count)
         best, hopeless = self.lifted(even), 0
+
+        def is_enough() -> bool:
+            return best.error <= exact or request.is_over() or request.is_met_by(best.error)
+
         if request.is_outdone(even.error):
             return best
         if (crowded := self.off_net.crowded(count, even)) is not None:
@@ -119,7 +123,7 @@ class Placed:
         sizes = self.off_net.parts(count)
         seed = 0 if self.ground is None or is_long else count // SEED
         for size in [seed, *sizes] if seed >= LEAST_PART else sizes:
-            if best.error <= exact or request.is_over() or request.is_met_by(best.error):
+            if is_enough():
                 break
             if size <= hopeless:
                 continue
@@ -129,10 +133,10 @@ class Placed:
             hopeless = size if size < count and small.error > HOPELESS * best.error else hopeless
             is_promising = size == seed or (size < count and small.error <= PROMISING * best.error)
             best = min(best, small, key=error_of)
-            if is_promising and self.ground and not request.is_over() and not request.is_met_by(best.error):
+            if is_promising and self.ground and not is_enough():
                 best = min(best, self.ground.grown(small, count), key=error_of)
                 is_grown = is_grown or "grown" in best.notes
-        if is_long and not is_grown and not request.is_over() and not request.is_met_by(best.error):
+        if is_long and not is_grown and not is_enough():
             best = min(best, self.lifted(self.problem.best_of(count)), key=error_of)
         return best
 
