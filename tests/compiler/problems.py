@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart, Gnomonic, chart_of
+from foreword.compiler.charts import Chart, Paraboloid, chart_of
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.expression import coordinate_names
 from foreword.compiler.head import Head
@@ -68,7 +68,7 @@ def random_problem(rng: np.random.Generator) -> Problem:
     flat = chart_of(domain)
     chart: Chart = flat
     if isinstance(domain, Cube) and rng.random() < 0.4:
-        chart = Gnomonic(flat.middle, flat.half, float(rng.uniform(0.2, 1)))  # type: ignore[union-attr]
+        chart = Paraboloid.of(flat)
     frame = frame_along(rng.normal(size=domain.columns)) if isinstance(domain, Sphere) and rng.random() < 0.4 else None
     positions, sharpness = int(rng.integers(1, 20)), 10 ** rng.uniform(-2, 3)
     head = Head(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from foreword.compiler.charts import Chart, Flat, Gnomonic, Identity, chart_from_dict, chart_of
+from foreword.compiler.charts import Chart, Flat, Identity, Paraboloid, chart_from_dict, chart_of
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere, domain_from_dict, frame_along
 from foreword.compiler.expression import Expression
 from foreword.errors import CompileError
@@ -95,11 +95,15 @@ def test_what_is_no_domain_point_or_chart_is_refused(make: object) -> None:
         make()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("chart", [Identity(2), Flat((1.0, 2.0), (0.5, 3.0)), Gnomonic((1.0, 2.0), (0.5, 3.0), 0.8)])
+FLAT = Flat((1.0, 2.0), (0.5, 3.0))
+CHARTS = [Identity(2), FLAT, Paraboloid.of(FLAT), Paraboloid(FLAT, ((0.6, 0.0),), (0.3,))]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
 def test_a_chart_equals_its_expressions_and_reads_back(chart: Chart) -> None:
     points = np.random.default_rng(3).normal(size=(50, 2))
     graph = Expression(chart.expressions(2), ("x0", "x1"), "")
-    # The same operations, but for the order of the gnomonic norm's sum: three roundings.
+    # The same operations, but for the order of the paraboloid's sum: three roundings.
     assert np.abs(graph.evaluate(points) - chart(points)).max() <= 4 * np.finfo(float).eps * np.abs(chart(points)).max()
     assert chart_from_dict(chart.as_dict()) == chart
     assert chart(points).shape == (50, chart.width)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreword.compiler.balls import BALLS, precise
-from foreword.compiler.charts import Chart, Flat, Gnomonic, Identity
+from foreword.compiler.charts import Chart, Flat, Identity, Paraboloid
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import Problem
@@ -29,7 +29,7 @@ def subjects(seed: int) -> tuple[Problem, Sphere | Cube, Chart, str]:
     domain: Sphere | Cube = Sphere(columns - 1) if kind < 2 else Cube([(-1.0, 2.0)] * columns)
     charts: list[Chart] = [
         Identity(columns), Identity(columns), Flat((0.5,) * columns, (1.5,) * columns),
-        Gnomonic((0.5,) * columns, (1.5,) * columns, 0.8),
+        Paraboloid.of(Flat((0.5,) * columns, (1.5,) * columns)),
     ]  # fmt: skip
     chart = charts[kind]
     positions, sharpness = int(rng.integers(1, 30)), 10.0 ** rng.uniform(-1, 2.5)

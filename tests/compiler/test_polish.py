@@ -7,11 +7,9 @@ import pytest
 
 from foreword.compiler.charts import chart_of
 from foreword.compiler.construction import polish
-from foreword.compiler.construction.contract import Draft, Request, unseen
+from foreword.compiler.construction.contract import Draft, Request
 from foreword.compiler.construction.even import OnNet, net_points
 from foreword.compiler.construction.fitting import Factors, bounded, levelled, sketched
-from foreword.compiler.construction.growing import SHARE, grown
-from foreword.compiler.construction.placed import Placed
 from foreword.compiler.construction.polish import PARTS, SWEEPS, _is_hopeless, _moved, _Problem, polished
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
@@ -165,45 +163,6 @@ def test_a_tolerance_that_no_net_meets_is_met_by_a_few_keys_in_their_places() ->
     assert isinstance(draft, Draft)
     assert draft.sampled < 1e-2
     assert draft.head.positions < 200
-
-
-@pytest.mark.parametrize("m", [1, 2, 3, 5])
-def test_growing_hardly_changes_what_a_prefix_gives(m: int) -> None:
-    sphere = Sphere(m)
-    own = random_head(8, m + 1, 2)
-    more = grown(own, sphere, net_points(sphere, 70), 2.0)
-    queries = sphere.spread(500)
-    share = more.weights(queries)[:, 8:].sum(axis=1)
-    assert more.positions == 8 + len(net_points(sphere, 70))
-    assert share.max() < 5 * SHARE  # the same for all queries, or nearly so
-    assert share.min() > SHARE / 5
-    # Values are within 2, and the head's own within 3 times 4 standard deviations.
-    assert np.abs(more.evaluate(queries) - own.evaluate(queries)).max() <= share.max() * (np.abs(own.values).max() + 2)
-    assert np.abs(more.values[8:]).max() <= 2.0
-
-
-def test_features_that_are_added_are_highest_at_their_points() -> None:
-    sphere = Sphere(2)
-    own, points = random_head(8, 3, 1), net_points(sphere, 40)
-    more = grown(own, sphere, points, 10.0)
-    turned = sphere.nearest(points + 1e-3 * np.random.default_rng(5).normal(size=points.shape))
-    ratio = more.weights(turned) / more.weights(points)  # to what they have at their own points
-    assert (np.diag(ratio[:, 8:]) < 1.0).all()
-
-
-def test_a_longer_prefix_that_grows_is_far_better_than_an_even_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polish, "MOST_STEPS", 100)
-    sphere = Sphere(2)
-    target = target_of("exp(-4*(x*z + 0.4*y)**2)", sphere)
-    rng, request = np.random.default_rng(0), Request(96, None)
-    [net] = Placed.all_of(target, sphere, chart_of(sphere), request, [], rng)
-    even, small = net.problem.best_of(96), net.off_net.small(24)
-    more = net.off_net.grown(small, 96)
-    assert more.notes["grown"]
-    assert more.head.positions == 96
-    assert np.abs(more.head.values).max() <= 10.0 * (1 + 1e-9)
-    judged = unseen(target, sphere, chart_of(sphere), 96)
-    assert judged.worst(more.head) < min(judged.worst(even.head), judged.worst(small.head)) / 10
 
 
 def test_positions_that_no_sample_attends_to_do_no_harm() -> None:

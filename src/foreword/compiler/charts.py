@@ -98,45 +98,59 @@ class Flat:
 
 
 @dataclass(frozen=True)
-class Gnomonic:
-    """q = (scale * t, 1) / |(scale * t, 1)|, t the flat coordinates: for a host whose norm puts tokens on a sphere.
+class Paraboloid:
+    """q = (p, 2 |t|^2 / k - 1), p the flat queries and t = slopes p + offsets `(k,)`, in [-1, 1]^k: with a square.
 
-    >>> float(np.linalg.norm(Gnomonic((0.0,), (1.0,), 0.7)(np.array([[1.0]]))).round(12))
-    1.0
+    Keys beside a prefix's own can be as narrow as is wanted over it (statement B.3).
+
+    >>> Paraboloid.of(Flat((0.0,), (2.0,)))(np.array([[2.0], [1.0]]))
+    array([[ 1. ,  1. ],
+           [ 0.5, -0.5]])
     """
 
-    middle: tuple[float, ...]
-    half: tuple[float, ...]
-    scale: float
-    name: str = "gnomonic"
+    base: Flat
+    slopes: tuple[tuple[float, ...], ...]
+    offsets: tuple[float, ...]
+    name: str = "paraboloid"
+
+    @classmethod
+    def of(cls, base: Flat) -> Paraboloid:
+        """The one whose t is p."""
+        return cls(base, tuple(map(tuple, np.eye(base.width).tolist())), (0.0,) * base.width)
 
     @property
     def width(self) -> int:
-        """One more than the number of coordinates."""
-        return len(self.middle) + 1
+        """One more than the coordinates."""
+        return self.base.width + 1
 
     def __call__(self, points: Floats) -> Floats:
-        """Queries `(batch, width)`, of norm 1."""
-        flat = self.scale * Flat(self.middle, self.half)(points)
-        lifted = np.concatenate([flat, np.ones((len(flat), 1))], axis=1)
-        queries: Floats = lifted / np.linalg.norm(lifted, axis=1, keepdims=True)
-        return queries
+        """Queries `(batch, width)`."""
+        queries = self.base(points)
+        t = self.places(queries)
+        square = (t**2).sum(axis=1, keepdims=True) * (2.0 / len(self.offsets)) - 1.0
+        return np.concatenate([queries, square], axis=1)
+
+    def places(self, queries: Floats) -> Floats:
+        """t `(batch, k)` of queries, flat or these."""
+        found: Floats = queries[:, : self.base.width] @ np.array(self.slopes).T + np.array(self.offsets)
+        return found
 
     def expressions(self, columns: int) -> tuple[Node, ...]:
-        """(scale t_j) / sqrt(1 + sum (scale t_i)^2), and 1 over that root."""
-        flat = [
-            Node("multiply", (_constant(self.scale), node))
-            for node in Flat(self.middle, self.half).expressions(columns)
-        ]
-        total = _constant(1.0)
-        for node in flat:
-            total = Node("add", (total, Node("power", (node,), 2)))
-        root = Node("sqrt", (total,))
-        return tuple(Node("divide", (node, root)) for node in [*flat, _constant(1.0)])
+        """The flat ones, and the sum of squares."""
+        base, total = self.base.expressions(columns), _constant(0.0)
+        for row, offset in zip(self.slopes, self.offsets, strict=True):
+            place = _constant(offset)
+            for slope, node in zip(row, base, strict=True):
+                if slope:
+                    place = Node("add", (place, Node("multiply", (_constant(slope), node))))
+            total = Node("add", (total, Node("power", (place,), 2)))
+        scaled = Node("multiply", (_constant(2.0 / len(self.offsets)), total))
+        return (*base, Node("subtract", (scaled, _constant(1.0))))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"name": self.name, "middle": list(self.middle), "half": list(self.half), "scale": self.scale}
+        slopes = [list(row) for row in self.slopes]
+        return {"name": self.name, "base": self.base.as_dict(), "slopes": slopes, "offsets": list(self.offsets)}
 
 
 def chart_of(domain: Domain) -> Identity | Flat:
@@ -168,13 +182,26 @@ def chart_from_dict(told: dict[str, Any]) -> Chart:
                 return Identity(int(width))
             case {"name": "flat", "middle": middle, "half": half}:
                 return Flat(_numbers(middle), _numbers(half))
-            case {"name": "gnomonic", "middle": middle, "half": half, "scale": scale}:
-                return Gnomonic(_numbers(middle), _numbers(half), float(scale))
-    except (TypeError, ValueError):
+            case {
+                "name": "paraboloid",
+                "base": {"name": "identity" | "flat"} as base,
+                "slopes": slopes,
+                "offsets": offsets,
+            }:
+                return _paraboloid(chart_from_dict(base), tuple(_numbers(row) for row in slopes), _numbers(offsets))
+    except (KeyError, TypeError, ValueError):
         pass
     raise CompileError(
-        "This is no chart.", expected="identity, flat or gnomonic", found=repr(told)[:200], fix="Write as_dict()."
+        "This is no chart.", expected="identity, flat or paraboloid", found=repr(told)[:200], fix="Write as_dict()."
     )
+
+
+def _paraboloid(base: Chart, slopes: tuple[tuple[float, ...], ...], offsets: tuple[float, ...]) -> Paraboloid:
+    """Of parts that were read; ValueError where they do not fit."""
+    fits = bool(offsets) and len(slopes) == len(offsets)
+    if not isinstance(base, Flat) or not fits or any(len(row) != base.width for row in slopes):
+        raise ValueError("slopes (k, query coordinate) and offsets (k,) over a flat chart")
+    return Paraboloid(base, slopes, offsets)
 
 
 def _numbers(told: Any) -> tuple[float, ...]:

@@ -73,8 +73,8 @@ class Sphere:
     def spread(self, count: int) -> Floats:
         """Points `(count, m + 1)`, always the same and evenly spread; no net's points are among them."""
         if self.dimension == 1:
-            return self.embed(2 * math.pi * (_kronecker(count, 1) - 0.5))
-        return _on_the_sphere(ndtri(_kronecker(count, self.columns)))
+            return self.embed(2 * math.pi * (even_shares(count, 1) - 0.5))
+        return _on_the_sphere(ndtri(even_shares(count, self.columns)))
 
     def nearest(self, points: Floats) -> Floats:
         """The points of the sphere nearest to these, `(batch, m + 1)`."""
@@ -164,7 +164,7 @@ class Cube:
 
         A twentieth of each coordinate's values lies on each of its two sides, edges and corners included.
         """
-        even = _kronecker(count, self.columns)
+        even = even_shares(count, self.columns)
         return self._scaled(np.clip((even - ON_A_SIDE) / (1 - 2 * ON_A_SIDE), 0.0, 1.0))
 
     def nearest(self, points: Floats) -> Floats:
@@ -315,7 +315,7 @@ def frame_along(normal: Sequence[float] | Floats) -> Floats:
     return frame
 
 
-def _kronecker(count: int, columns: int) -> Floats:
+def even_shares(count: int, columns: int) -> Floats:
     """Evenly spread points `(count, column)` in the open unit cube: a generalised golden ratio's multiples."""
     ratio = 2.0
     for _ in range(64):  # the root of r^(columns + 1) = r + 1

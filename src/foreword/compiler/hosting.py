@@ -60,8 +60,8 @@ class ChartLike(Protocol):
 # The norm that no query of a chart exceeds.
 _RADII: Mapping[str, Callable[[int], float]] = {
     "identity": lambda _: 1.0,
-    "gnomonic": lambda _: 1.0,
     "flat": math.sqrt,
+    "paraboloid": math.sqrt,
 }
 
 

@@ -92,6 +92,7 @@ class Request:
     seconds: float = math.inf
     made: Instant = field(default_factory=Instant)
     rival: float = math.inf
+    is_flat: bool = False
 
     def limit_for(self, wanted: Floats) -> float:
         """The largest magnitude of a value, given the target's values `(batch, output)`."""

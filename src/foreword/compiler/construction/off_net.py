@@ -1,4 +1,4 @@
-"""Keys that leave the places where they began: a short prefix is polished, and on a sphere a longer one grows from it.
+"""Keys that leave the places where they began: a short prefix is polished, and a longer one grows from it.
 
 That is worth as much as three times the length of a short one (`polish.py`, `growing.py`).
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart
-from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
+from foreword.compiler.charts import Chart, Flat, Identity
+from foreword.compiler.construction.contract import SELECTED, Instant, Request, Sampled, near_sides
 from foreword.compiler.construction.crowded import crowded
 from foreword.compiler.construction.dense import LEVELLED_OUTPUTS, DenseProblem
-from foreword.compiler.construction.even import OnNet, Placement, net_points
+from foreword.compiler.construction.even import OnNet, Placement
 from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
-from foreword.compiler.construction.growing import DAMPING, STEPS, grown
+from foreword.compiler.construction.growing import DAMPING, STEPS, ground_of, grown, widened
 from foreword.compiler.construction.polish import FIRST_DAMPING, parameters, polished
 from foreword.compiler.construction.search import Candidate
-from foreword.compiler.domain import Domain, Sphere
+from foreword.compiler.domain import Cube, Domain, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
@@ -37,7 +37,10 @@ PARTS = (0.56, 0.42, 1.0, 0.25, 0.12)
 LEAST_PART = 6  # positions
 LEAST_REST = 4  # positions that a prefix grows by
 MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
+CLOSE_MARGIN = 0.25  # the same where another length is not as good: few samples miss the largest error
+LONGEST = 4.0  # seconds of a polish for a tolerance, which another length may meet sooner
 WORTHWHILE = 0.1  # of the even net's error: a crowded one of less is polished in its place
+LITTLE_DAMPING = 1e-8  # of the first step of a polish that begins where little is left to do
 EXACT = 1e-14  # of the target's size: rounding, which nothing improves
 
 
@@ -66,6 +69,16 @@ class OffNet:
         points = near_sides(domain, np.clip(lower + share * (upper - lower), lower, upper), rng)
         return cls(OnNet(domain, chart), problem, Sampled.at(points, target, chart))
 
+    def ground(self, domain: Domain, chart: Identity | Flat) -> OffNet | None:
+        """Where what is polished here, over queries of the domain's chart, grows; None where nothing can."""
+        over = ground_of(domain, chart)
+        if over is None or over == chart:
+            return None if over is None else self
+        if self.problem.request.is_flat:
+            return None
+        raised = [replace(each, queries=over(each.points)) for each in (self.problem.chosen, self.fitted)]
+        return OffNet(OnNet(domain, over), replace(self.problem, chosen=raised[0]), raised[1])
+
     def crowded(self, count: int, even: Candidate) -> Candidate | None:
         """Keys that crowd somewhere, polished, where that is far better than the even ones."""
         if even.error <= self.exact or count > self.most or not isinstance(self.problem, DenseProblem):
@@ -78,12 +91,12 @@ class OffNet:
         most = min(count, self.most)
         return [size for part in PARTS if (size := int(part * most)) >= LEAST_PART or size == count]
 
-    def small(self, size: int, *, is_to_grow: bool = False) -> Candidate:
-        """So many positions, polished; if they are to grow, no longer than the goal seems within reach."""
+    def small(self, size: int, *, is_only: bool) -> Candidate:
+        """So many positions, polished: see `polish.polished` for `is_only`."""
         if isinstance(self.problem, GridProblem):
-            return self.improved(self.problem.best_of(size))
+            return self.improved(self.problem.best_of(size), is_only=is_only)
         self.problem.shape = None
-        return self.improved(self.problem.attempt(size), is_to_grow=is_to_grow)
+        return self.improved(self.problem.attempt(size), is_only=is_only)
 
     def shortest(self, request: Request, most: float) -> Candidate | None:
         """The shortest found of fewer than `most` positions that meets the tolerance once polished; or None."""
@@ -108,32 +121,46 @@ class OffNet:
             self.made[size] = self.improved(self.problem.attempt(size))
         return self.made[size]
 
-    def improved(self, candidate: Candidate, *, is_to_grow: bool = False) -> Candidate:
-        """The candidate polished and its values solved anew, where that is better and it is short enough."""
+    def improved(self, candidate: Candidate, *, is_only: bool | None = None) -> Candidate:
+        """The candidate polished and its values solved anew, where that is better and it is short enough.
+
+        For `is_only` see `polish.polished`: so it is where no tolerance is asked, unless told otherwise.
+        """
         count, outputs = self._parameters(candidate.head.positions), self._outputs
         rows = max(LEAST_SAMPLES, SAMPLED * count // outputs)
         if count > MOST_PARAMETERS or outputs > LEVELLED_OUTPUTS or len(self.fitted.queries) < 2 * count // outputs:
             return candidate
         if candidate.error <= self.exact or self.problem.request.is_over():
             return candidate
-        is_only = self.problem.request.positions is not None and not is_to_grow
-        return self._polished(candidate, candidate.head, rows, is_only=is_only)
+        return self._polished(candidate, candidate.head, rows, is_only=self._is_only(is_only))
 
-    def grown(self, candidate: Candidate, count: int) -> Candidate:
-        """The candidate grown to `count` positions of this net of a sphere and polished, where that is better.
+    def grown(self, candidate: Candidate, count: int, *, is_only: bool | None = None) -> Candidate:
+        """The candidate grown to `count` positions of this ground and polished, where that is better.
 
         Fewer positions where there are not samples enough, or where a step would take too long.
         """
-        on, outputs, each = self.placement, self._outputs, self._parameters(1)
-        count = min(count, MOST_GROWN // each, int(len(self.fitted.queries) * outputs / (LEAST_SAMPLED * each)))
+        on, outputs = self.placement, self._outputs
+        count = min(count, self.most_grown)
         rest = count - candidate.head.positions
-        if rest < LEAST_REST or not isinstance(on, OnNet) or not isinstance(on.domain, Sphere):
+        if rest < LEAST_REST or not isinstance(on, OnNet) or not isinstance(on.domain, Sphere | Cube):
             return candidate
-        head = grown(candidate.head, on.domain, net_points(on.domain, rest), self.problem.limit)
-        rows = samples_to_grow(count, on.width, outputs)
-        is_only = self.problem.request.positions is not None
-        made = self._polished(candidate, head, rows, is_only=is_only, least=STEPS, damping=DAMPING)
-        return candidate if made is candidate else replace(made, notes={**made.notes, "grown": True})
+        own = widened(candidate.head, on.width)
+        head = grown(own, on.domain, on.chart, rest, self.problem.limit)
+        rows = max(LEAST_SAMPLES, samples_to_grow(count, on.width, outputs))
+        made = self._polished(candidate, head, rows, is_only=self._is_only(is_only), least=STEPS, damping=DAMPING)
+        return candidate if made is candidate else replace(made, notes={**made.notes, "grown": True}, chart=on.chart)
+
+    def again(self, candidate: Candidate) -> Candidate:
+        """The candidate polished, or polished on, over the queries of this ground, where that is better."""
+        on, outputs = self.placement, self._outputs
+        count = self._parameters(candidate.head.positions)
+        rows = min(len(self.fitted.queries), max(LEAST_SAMPLES, SAMPLED * count // outputs))
+        if count > MOST_GROWN or not isinstance(on, OnNet) or rows * outputs < LEAST_SAMPLED * count:
+            return candidate
+        made = self._polished(
+            candidate, widened(candidate.head, on.width), rows, is_only=True, least=STEPS, damping=LITTLE_DAMPING
+        )
+        return candidate if made is candidate else replace(made, chart=on.chart)
 
     def _polished(
         self,
@@ -147,17 +174,21 @@ class OffNet:
     ) -> Candidate:
         """The head, polished by the first `rows` samples and its values solved anew, or the candidate if better."""
         queries, wanted = self.fitted.queries[:rows], self.fitted.values[:rows]
-        request, limit = self.problem.request, self.problem.limit
+        request, limit, begun = self.problem.request, self.problem.limit, Instant()
+
+        def is_over() -> bool:
+            return request.is_over() or (request.positions is None and begun.since() >= LONGEST)
+
         found = polished(
             head,
             queries,
             wanted,
             limit,
-            MARGIN * (request.tolerance or 0.0),
+            (CLOSE_MARGIN if is_only else MARGIN) * (request.tolerance or 0.0),
             is_only=is_only,
             least=least,
             damping=damping,
-            is_over=request.is_over,
+            is_over=is_over,
         )
         kept = self._better(candidate, found, np.clip(found.values, -limit, limit))
         if kept is not candidate and request.is_met_by(kept.error):
@@ -173,6 +204,9 @@ class OffNet:
         error = self.problem.chosen.worst(made)
         return Candidate(made, error, {**candidate.notes, "polished": True}) if error < candidate.error else candidate
 
+    def _is_only(self, told: bool | None) -> bool:
+        return self.problem.request.positions is not None if told is None else told
+
     @property
     def exact(self) -> float:
         """An error that nothing improves."""
@@ -182,6 +216,12 @@ class OffNet:
     def most(self) -> int:
         """Positions that can be polished."""
         return 0 if self._outputs > LEVELLED_OUTPUTS else MOST_PARAMETERS // self._parameters(1)
+
+    @property
+    def most_grown(self) -> int:
+        """Positions that can grow, by their numbers and by the samples that there are."""
+        each = self._parameters(1)
+        return min(MOST_GROWN // each, int(len(self.fitted.queries) * self._outputs / (LEAST_SAMPLED * each)))
 
     @property
     def _outputs(self) -> int:

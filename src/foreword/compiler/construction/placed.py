@@ -1,4 +1,4 @@
-"""The placements that are possible for a target, and the shortest prefix on them that meets a tolerance.
+"""The placements that are possible for a target, and the best prefix of a length on them.
 
 Keys lie on a net of the domain, on a grid in a cube of few dimensions, or on the lattice of a reduction
 (`reducing.py`). Fewer directions are not always better: of a polynomial on S^2, a net of few keys may be. Which is best
@@ -15,23 +15,26 @@ from operator import itemgetter
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart
+from foreword.compiler.charts import Flat, Identity
 from foreword.compiler.construction.contract import SELECTED, Request, Sampled, near_sides
 from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem, error_of
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.off_net import LEAST_PART, OffNet, samples_to_grow
 from foreword.compiler.construction.reducing import Reduction
-from foreword.compiler.construction.search import Candidate, shortest
+from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.tensor import NODES
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.target import Target
 
-CHEAP = 600  # positions that a second solves for
 PROBED = 96  # positions of the evenly placed prefixes by which a placement is chosen
 HOPELESS = 5.0  # times the least error so far: then no shorter part is tried
 PROMISING = 100.0  # times the least error so far, or the tolerance: a part with a larger error does not grow
-SEED = 3  # a prefix that can be polished whole grows from so small a part of it first, however large its error is
+# A prefix that can be polished whole grows from so small parts of it first: on a grid, polishing more takes long.
+SEEDS = {"grid": (6, 3), "net": (3,)}
+GAIN = 100.0  # times that growing lowers a seed's error, as a rule: an even prefix that has less is polished first
+SHORT = 0.2  # of the most that can be polished: so many are polished over flat queries first, which is soon done
+WORTH_MORE = 0.9  # of the error: where a polish leaves more, there is not another one
 LONGER = (1.4, 2.0, 2.8, 4.0)  # times the most that can be polished: lengths that are tried for a tolerance
 PROBED_SHARE = 0.36  # of the most that are polished: those of the polished ones by which it is
 CLOSER = 3  # times as many points of selection from three dimensions on, where few points miss the largest error
@@ -41,8 +44,8 @@ CLOSER = 3  # times as many points of selection from three dimensions on, where 
 class Placed:
     """A placement of keys, evenly and off their places, and the reduction that its queries are of, if any.
 
-    `ground` is where its polished prefixes grow: on a net of all of a sphere. Only there features can be as narrow as
-    is needed (`growing.py`); of few directions, and in a cube, they are not.
+    `ground` is where its polished prefixes grow: on a net of all of the domain, over curved queries, where features can
+    be as narrow as is needed (`growing.py`). What has few directions grows on a sphere only.
     """
 
     off_net: OffNet
@@ -54,7 +57,7 @@ class Placed:
         cls,
         target: Target,
         domain: Domain,
-        chart: Chart,
+        chart: Identity | Flat,
         request: Request,
         reductions: Sequence[Reduction],
         rng: np.random.Generator,
@@ -74,7 +77,8 @@ class Placed:
         found = []
         is_grid = isinstance(domain, Cube) and domain.dimension in NODES
         if isinstance(domain, Cube) and is_grid:
-            found.append(cls(off_net(GridProblem.of(target, domain, chart, request, rng, kinks=())), None, None))
+            grid = off_net(GridProblem.of(target, domain, chart, request, rng, kinks=()))
+            found.append(cls(grid, None, grid.ground(domain, chart)))
         if not is_grid or reductions:
             count = max(2_000, 6 * min(most, 700), samples_to_grow(most, chart.width, target.outputs))
             points = _fit_points(domain, count, bool(reductions), rng)
@@ -84,8 +88,8 @@ class Placed:
             ground = None
             if not is_grid:
                 net = off_net(DenseProblem.of(OnNet(domain, chart), request, fitted, chosen, most=most))
+                found.append(cls(net, None, net.ground(domain, chart)))
                 ground = net if isinstance(domain, Sphere) else None
-                found.append(cls(net, None, ground))
             for each in reductions:
                 problem = DenseProblem.of(each.lattice(), request, each.seen(fitted), each.seen(chosen), most=most)
                 found.append(cls(off_net(problem), each, ground))
@@ -106,39 +110,56 @@ class Placed:
     def best_of(self, count: int) -> Candidate:
         """The best of at most `count` positions: all on the net, crowded or not, all polished, or a part of them.
 
-        Over queries of the domain's chart.
+        Over queries of the domain's chart, or of its ground.
         """
-        request, exact, is_grown = self.problem.request, self.off_net.exact, False
-        is_long = self.ground is not None and count > self.off_net.most  # then the even one hardly ever is the best
-        even = self.problem.attempt(count) if is_long else self.problem.best_of(count)
-        best, hopeless = self.lifted(even), 0
-
-        def is_enough() -> bool:
-            return best.error <= exact or request.is_over() or request.is_met_by(best.error)
-
-        if request.is_outdone(even.error):
-            return best
+        # One that is too long to be polished whole hardly ever is the best, and dear but on a grid.
+        is_put_off = self.ground is not None and count > self.off_net.most and not self.is_grid
+        even = self.problem.attempt(count) if is_put_off else self.problem.best_of(count)
+        if self.problem.request.is_outdone(even.error):
+            return self.lifted(even)
         if (crowded := self.off_net.crowded(count, even)) is not None:
             return self.lifted(crowded)
-        sizes = self.off_net.parts(count)
-        seed = 0 if self.ground is None or is_long else count // SEED
-        for size in [seed, *sizes] if seed >= LEAST_PART else sizes:
-            if is_enough():
-                break
-            if size <= hopeless:
-                continue
-            small = self.lifted(
-                self.off_net.improved(even) if size == count else self.off_net.small(size, is_to_grow=is_long)
-            )
-            hopeless = size if size < count and small.error > HOPELESS * best.error else hopeless
-            is_promising = size == seed or (size < count and small.error <= PROMISING * best.error)
-            best = min(best, small, key=error_of)
-            if is_promising and self.ground and not is_enough():
-                best = min(best, self.ground.grown(small, count), key=error_of)
-                is_grown = is_grown or "grown" in best.notes
-        if is_long and not is_grown and not is_enough():
-            best = min(best, self.lifted(self.problem.best_of(count)), key=error_of)
-        return best
+        seeds, parts = self._seeds(count), self.off_net.parts(count)
+        first = [*seeds, count] if seeds and self.is_grid else [*seeds, *parts]
+        best = _Best(self, count, even, self.lifted(even))
+        best.try_sizes(first, seeds)
+        if is_put_off and not best.is_grown and not best.is_enough():
+            best.take(self.lifted(self.problem.best_of(count)))
+        best.polish_on()
+        best.try_sizes([size for size in parts if size not in first], [])
+        return best.found
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether evenly placed keys are a grid's, whose values are cheap."""
+        return isinstance(self.problem, GridProblem)
+
+    def _seeds(self, count: int) -> list[int]:
+        """The lengths from which a prefix grows first, however large their errors are."""
+        if self.ground is None or count > (self.ground.most_grown if self.is_grid else self.off_net.most):
+            return []
+        most = min(count, self.ground.most)
+        return [size for part in SEEDS["grid" if self.is_grid else "net"] if (size := most // part) >= LEAST_PART]
+
+    def small(self, size: int, *, is_only: bool) -> Candidate:
+        """So many positions, polished; to their end, if they are the `only` length that counts."""
+        return self.lifted(self.off_net.small(size, is_only=is_only))
+
+    def whole(self, even: Candidate) -> Candidate:
+        """The even one, polished: over the ground's queries where they are others."""
+        if self.ground is None or self.ground is self.off_net or self.reduction is not None:
+            return self.lifted(self.off_net.improved(even))
+        short = even.head.positions <= SHORT * self.off_net.most
+        return self.ground.again(self.off_net.improved(even) if short else even)
+
+    def grown(self, small: Candidate, count: int) -> Candidate:
+        """The candidate grown to so many positions: on a grid first to as many as are polished to their end."""
+        ground = self.ground
+        if ground is None:
+            return small
+        if self.is_grid and LONGER[0] * ground.most < count:
+            small = ground.grown(small, ground.most)
+        return small if self.problem.request.is_over() else ground.grown(small, count)
 
     def lengthened(self, request: Request, fewer_than: int) -> Candidate | None:
         """The best of the polished ones grown, where that meets the tolerance: the fewest of a few lengths."""
@@ -166,6 +187,56 @@ class Placed:
         return max((size for size in self.problem.sizes if size <= most), default=self.problem.sizes[0])
 
 
+@dataclass
+class _Best:
+    """The best of at most `count` positions that was `found`, and what its tries have told."""
+
+    on: Placed
+    count: int
+    even: Candidate
+    found: Candidate
+    hopeless: int = 0  # positions: so many or fewer are not tried any more
+    is_grown: bool = False
+
+    def take(self, candidate: Candidate) -> None:
+        """It, if it is better."""
+        self.found = min(self.found, candidate, key=error_of)
+        self.is_grown = self.is_grown or "grown" in self.found.notes
+
+    def is_enough(self) -> bool:
+        """Whether nothing more is tried."""
+        error, request = self.found.error, self.on.problem.request
+        return error <= self.on.off_net.exact or request.is_over() or request.is_met_by(error)
+
+    def try_sizes(self, sizes: Sequence[int], seeds: Sequence[int]) -> None:
+        """Polish so many positions, and let them grow where that is promising: seeds, whatever their error is."""
+        waiting, is_long = list(sizes), self.on.ground is not None and self.count > self.on.off_net.most
+        while waiting and not self.is_enough():
+            size = waiting.pop(0)
+            least = self.found.error
+            if size <= self.hopeless or (size == self.count and self.even.error > PROMISING * least):
+                continue
+            small = self.on.whole(self.even) if size == self.count else self.on.small(size, is_only=not is_long)
+            self.take(small)
+            if size == self.count:
+                continue
+            self.hopeless = size if small.error > HOPELESS * least else self.hopeless
+            if size in seeds and self.count in waiting and GAIN * self.even.error < small.error:
+                waiting.remove(self.count)
+                waiting.insert(0, self.count)
+            elif (size in seeds or small.error <= PROMISING * least) and not self.is_enough():
+                self.take(self.on.grown(small, self.count))
+
+    def polish_on(self) -> None:
+        """Polish it further, as long as that is worth it and a step takes little."""
+        ground = self.on.ground
+        while ground is not None and self.found.head.positions <= LONGER[0] * ground.most and not self.is_enough():
+            last = self.found.error
+            self.take(ground.again(self.found))
+            if self.found.error > WORTH_MORE * last:
+                break
+
+
 def best_even(placements: Sequence[Placed]) -> Placed:
     """The one on which a prefix of moderate length has the least error."""
     if len(placements) == 1:
@@ -183,70 +254,6 @@ def best_polished(placements: Sequence[Placed]) -> Placed:
     _, best = min(((each.polished(most), each) for each in placements), key=itemgetter(0))
     best.problem.shape = None
     return best
-
-
-def shortest_on(
-    placements: Sequence[Placed], request: Request, fewer_than: int | None
-) -> tuple[Candidate | None, float]:
-    """The shortest prefix found that meets the tolerance, or None; and the least error of evenly placed keys.
-
-    Keys that leave their places are tried before more of them in even ones; those may be fewer once they grow from a
-    few, which is tried before very many, as they take long. On a grid, whose values are cheap, all lengths are tried
-    at once, and then shortened.
-    """
-    on = best_polished(placements)
-    sought, is_grid = _Sought(on, request, fewer_than), isinstance(on.problem, GridProblem)
-    made = sought.even(0, math.inf if is_grid else on.off_net.most)
-    made = sought.polished() if made is None else on.off_net.shortened(made, request)
-    if made is not None or is_grid:
-        return None if made is None else on.lifted(made), sought.least
-    longer = _Sought(best_even(placements), request, fewer_than, sought.least)
-    made = longer.even(on.off_net.most, CHEAP)
-    grown = sought.grown(longer.sizes[-1] + 1 if made is None else made.head.positions)
-    if grown is not None:
-        return grown, longer.least
-    made = longer.even(max(on.off_net.most, CHEAP), math.inf) if made is None else made
-    return None if made is None else longer.on.lifted(made), longer.least
-
-
-@dataclass
-class _Sought:
-    """The search on one placement: of fewer than so many positions, if not None."""
-
-    on: Placed
-    request: Request
-    fewer_than: int | None
-    least: float = math.inf  # error that evenly placed keys had
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """The lengths that may be tried; one at least."""
-        sizes, most = self.on.problem.sizes, self.fewer_than
-        return [size for size in sizes if most is None or size < most] or sizes[:1]
-
-    def even(self, above: float, most: float) -> Candidate | None:
-        """Evenly placed keys, more than `above` and at most `most`."""
-        problem, sizes = self.on.problem, [size for size in self.sizes if above < size <= most]
-        if not sizes or (self.request.is_over() and math.isfinite(self.least)):
-            return None
-        found, least = shortest(
-            problem.attempt,
-            self.request.is_met_by,
-            sizes,
-            dimension=problem.dimension,
-            goal=self.request.tolerance or 0.0,
-            is_over=self.request.is_over,
-        )
-        self.least = min(self.least, least)
-        return None if found is None else problem.trimmed(found)
-
-    def polished(self) -> Candidate | None:
-        """Keys off their places."""
-        return self.on.off_net.shortest(self.request, self.sizes[-1] + 1)
-
-    def grown(self, fewer_than: int) -> Candidate | None:
-        """The same, grown."""
-        return self.on.lengthened(self.request, fewer_than)
 
 
 def _fit_points(domain: Sphere | Cube, count: int, is_reduced: bool, rng: np.random.Generator) -> Floats:

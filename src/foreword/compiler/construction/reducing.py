@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart, Flat, chart_of
+from foreword.compiler.charts import Chart, Flat, Paraboloid, chart_of
 from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request, Sampled, unseen
 from foreword.compiler.construction.directions import few_directions
 from foreword.compiler.construction.even import GENERATORS, OnLattice
@@ -72,17 +72,26 @@ class Reduction:
             return None
         told = tuple((tuple(n.tolist()), offset) for n, (_, offset) in zip(normals, kinks, strict=True))
         inner = Target(self._function, domain=box, kinks=told, name=self.target.name)
+        request = replace(request, is_flat=isinstance(self.domain, Sphere))  # whose queries are its points
         draft = construction.draft(inner, box, request, rng=rng)
         if isinstance(draft, Obstacle):
             return draft
-        flat = draft.chart
-        if not isinstance(flat, Flat):
-            raise TypeError("a cube's chart is flat")
-        half, middle = np.array(flat.half), np.array(flat.middle)
-        head = self._over_domain(replace(draft.head, keys=draft.head.keys / half), middle)
-        chart = chart_of(self.domain)
+        head, chart = self._off_box(draft.head, draft.chart)
         judged = unseen(self.target, self.domain, chart, head.positions, kinks=kinks)
         return replace(draft, head=head, chart=chart, sampled=judged.worst(head), notes={**draft.notes, **self.notes})
+
+    def _off_box(self, head: Head, chart: Chart) -> tuple[Head, Chart]:
+        """The head over u in the box, with queries of `chart`, as one over the domain, and the chart for that."""
+        flat, over = (chart.base if isinstance(chart, Paraboloid) else chart), chart_of(self.domain)
+        if not isinstance(flat, Flat):
+            raise TypeError("a cube's chart is flat, or a paraboloid over that")
+        half, middle = np.array(flat.half), np.array(flat.middle)
+        lifted = self._over_domain(Head(head.keys[:, : flat.width] / half, head.biases, head.values), middle)
+        if flat is chart or not isinstance(over, Flat):
+            return lifted, over
+        slopes, offsets = along(over, self.directions, middle, np.diag(1 / half))
+        curved = Paraboloid(over, tuple(map(tuple, slopes.tolist())), tuple(offsets.tolist()))
+        return replace(lifted, keys=np.concatenate([lifted.keys, head.keys[:, flat.width :]], axis=1)), curved
 
     def lattice(self) -> OnLattice:
         """Keys in the image of the domain."""

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from foreword.compiler.arrays import Floats
+from foreword.compiler.charts import Chart
 from foreword.compiler.head import Head
 
 REFINEMENTS = 2  # tries between the last size that failed and the first that succeeded
@@ -24,11 +25,15 @@ OUT_OF_TIME = 1e4  # the logarithm of an error that was not computed: above ever
 
 @dataclass(frozen=True)
 class Candidate:
-    """A head and its largest error at the points of selection; `notes` say how it was made."""
+    """A head and its largest error at the points of selection; `notes` say how it was made.
+
+    Its queries are those of `chart`, or else of the placement that it is of.
+    """
 
     head: Head
     error: float
     notes: dict[str, Any]
+    chart: Chart | None = None
 
 
 def never() -> bool:

@@ -9,14 +9,15 @@ that varies along few directions may get keys in their span (`reducing.py`). The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foreword.compiler.charts import chart_of
 from foreword.compiler.construction.contract import Draft, Obstacle, Request, out_of_time, unseen
-from foreword.compiler.construction.placed import Placed, best_even, shortest_on
+from foreword.compiler.construction.placed import Placed, best_even
 from foreword.compiler.construction.reducing import Reduction
+from foreword.compiler.construction.shortest import shortest_on
 from foreword.compiler.domain import Domain
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
@@ -40,7 +41,8 @@ class Spectral:
             return self._drafted(target, domain, request, reductions, rng)
         if len(reductions[0].directions) < domain.dimension:
             return inner
-        return _preferred(request, inner, self._drafted(target, domain, request, [], rng))  # on a circle, it depends
+        shorter = self if isinstance(inner, Obstacle) else replace(self, most=inner.head.positions)
+        return _preferred(request, inner, shorter._drafted(target, domain, request, [], rng))  # on a circle, it depends
 
     def _drafted(
         self,
@@ -61,9 +63,9 @@ class Spectral:
                 largest = max(each.problem.sizes[-1] for each in placements)
                 return too_rough(request, min(largest, self.most or largest), least)
             candidate = made
-        head = candidate.head
-        sampled = unseen(target, domain, chart, head.positions).worst(head)
-        return Draft(head, chart, self.name, None, sampled, candidate.notes)
+        head, over = candidate.head, candidate.chart or chart
+        sampled = unseen(target, domain, over, head.positions).worst(head)
+        return Draft(head, over, self.name, None, sampled, candidate.notes)
 
 
 def _constant(target: Target, domain: Domain, request: Request) -> Draft | None:

@@ -1,0 +1,157 @@
+"""The shortest prefix found that meets a tolerance, on the placements that are possible for a target.
+
+Evenly placed keys tell how long a prefix may have to be. Far fewer may do once they leave their places: very few are
+polished to their end, and a few more grow from them, each time some more than before (`_Ladder`). A polish that is
+ended as soon as its goal seems out of reach takes a tenth of the time and needs three times the positions; what the
+ladder does not reach in its time is left to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from foreword.compiler.construction.contract import Instant, Request
+from foreword.compiler.construction.placed import Placed, best_even, best_polished
+from foreword.compiler.construction.search import Candidate, shortest
+
+CHEAP = 600  # positions that a second solves for
+FIRST = {1: 6, 2: 12}  # positions of the ladder's first try, by dimension
+FIRST_BEYOND = 27
+MORE = 1.4  # times the positions of the last try
+HALF = 0.5  # of a try's positions: it grows from the longest that has at most so many
+PATIENCE = {"line": 5.0, "grid": 10.0, "net": 5.0}  # seconds of the ladder
+CLOSE = 10.0  # times the tolerance: as long again, where the last error is below that
+REACH = 300.0  # times the tolerance: a net's try with a larger error, in more than one dimension, is the ladder's last
+NEARER = 0.08  # of the positions: a gap between the last length that failed and the one that did not that is tried
+
+
+def shortest_on(
+    placements: Sequence[Placed], request: Request, fewer_than: int | None
+) -> tuple[Candidate | None, float]:
+    """The shortest prefix found that meets the tolerance, or None; and the least error of evenly placed keys.
+
+    Keys that leave their places are tried before more of them in even ones; those may be fewer once they grow from a
+    few, which is tried before very many, as they take long. On a grid, whose values are cheap, all lengths are tried
+    at once.
+    """
+    on = best_polished(placements)
+    sought, is_grid = _Sought(on, request, fewer_than), on.is_grid
+    made = sought.even(0, math.inf if is_grid else on.off_net.most)
+    made = made if is_grid else sought.moved(made)
+    climbed = _Ladder(on, request).climbed(sought.below(made))
+    if climbed is not None:
+        return climbed, sought.least
+    made = sought.moved(made) if is_grid else made
+    if made is not None or is_grid:
+        return None if made is None else on.lifted(made), sought.least
+    longer = _Sought(best_even(placements), request, fewer_than, sought.least)
+    made = longer.even(on.off_net.most, CHEAP)
+    grown = sought.grown(longer.below(made))
+    if grown is not None:
+        return grown, longer.least
+    made = longer.even(max(on.off_net.most, CHEAP), math.inf) if made is None else made
+    return None if made is None else longer.on.lifted(made), longer.least
+
+
+@dataclass
+class _Ladder:
+    """Tries of more and more positions, each polished to its end."""
+
+    on: Placed
+    request: Request
+    tried: list[Candidate] = field(default_factory=list)
+    begun: Instant = field(default_factory=Instant)
+
+    def climbed(self, fewer_than: int) -> Candidate | None:
+        """The first that meets the tolerance, or one between it and the last that does not; None beyond its reach."""
+        ground, dimension = self.on.ground, self.on.problem.dimension
+        most = ground.most_grown if ground is not None and self.on.off_net.most else self.on.off_net.most
+        count, last = FIRST.get(dimension, FIRST_BEYOND), 0
+        while count < min(fewer_than, most + 1) and not self._is_over():
+            made = self._try(count)
+            if self.request.is_met_by(made.error):
+                return self._between(last, made)
+            if dimension > 1 and not self.on.is_grid and made.error > REACH * (self.request.tolerance or 0.0):
+                break
+            count, last = math.ceil(MORE * count), count
+        return None
+
+    def _between(self, last: int, made: Candidate) -> Candidate:
+        """`made`, or one in the middle between it and the last that failed, if that meets the tolerance."""
+        count = (last + made.head.positions) // 2
+        if count - last <= NEARER * made.head.positions or count >= made.head.positions or self._is_over():
+            return made
+        nearer = self._try(count)
+        return nearer if self.request.is_met_by(nearer.error) else made
+
+    def _try(self, count: int) -> Candidate:
+        seeds = [each for each in self.tried if each.head.positions <= HALF * count]
+        if seeds and self.on.ground is not None:
+            made = self.on.ground.grown(max(seeds, key=_length), count, is_only=True)
+        else:
+            made = self.on.small(count, is_only=True)
+        self.tried.append(made)
+        return made
+
+    def _is_over(self) -> bool:
+        """Whether time is up: for tries that come closer to the tolerance, twice as late."""
+        on = self.on
+        patience = PATIENCE["line" if on.problem.dimension == 1 else "grid" if on.is_grid else "net"]
+        if self.tried and self.tried[-1].error <= CLOSE * (self.request.tolerance or 0.0):
+            patience *= 2
+        return self.request.is_over() or self.begun.since() >= patience
+
+
+def _length(candidate: Candidate) -> int:
+    return candidate.head.positions
+
+
+@dataclass
+class _Sought:
+    """The search on one placement: of fewer than so many positions, if not None."""
+
+    on: Placed
+    request: Request
+    fewer_than: int | None
+    least: float = math.inf  # error that evenly placed keys had
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The lengths that may be tried; one at least."""
+        sizes, most = self.on.problem.sizes, self.fewer_than
+        return [size for size in sizes if most is None or size < most] or sizes[:1]
+
+    def below(self, made: Candidate | None) -> int:
+        """The length below which another is worth a try."""
+        return self.sizes[-1] + 1 if made is None else made.head.positions
+
+    def even(self, above: float, most: float) -> Candidate | None:
+        """Evenly placed keys, more than `above` and at most `most`."""
+        problem, sizes = self.on.problem, [size for size in self.sizes if above < size <= most]
+        if not sizes or (self.request.is_over() and math.isfinite(self.least)):
+            return None
+        found, least = shortest(
+            problem.attempt,
+            self.request.is_met_by,
+            sizes,
+            dimension=problem.dimension,
+            goal=self.request.tolerance or 0.0,
+            is_over=self.request.is_over,
+        )
+        self.least = min(self.least, least)
+        return None if found is None else problem.trimmed(found)
+
+    def moved(self, even: Candidate | None) -> Candidate | None:
+        """Fewer keys off their places than `even` has, where there are; without it, any that meet the tolerance."""
+        off_net = self.on.off_net
+        return (
+            off_net.shortest(self.request, self.sizes[-1] + 1)
+            if even is None
+            else off_net.shortened(even, self.request)
+        )
+
+    def grown(self, fewer_than: int) -> Candidate | None:
+        """The same, grown."""
+        return self.on.lengthened(self.request, fewer_than)
