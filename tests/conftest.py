@@ -56,10 +56,12 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def hardly_polished() -> Iterator[None]:
     """A short prefix's keys are hardly moved to better places, which takes seconds: for tests of something else."""
-    from foreword.compiler.construction import polish
+    from foreword.compiler.construction import off_net, placed, polish
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(polish, "MOST_STEPS", 20)
+        patch.setattr(off_net, "STEPS", 5)
+        patch.setattr(placed, "WORTH_MORE", 0.0)  # not polished on twice
         yield
 
 
