@@ -55,8 +55,9 @@ class Case:
 
     @property
     def floats(self) -> int:
-        """What a prefix stores: a key, a bias and a value for each position."""
-        return self.positions * (self.domain.columns + 2)
+        """What a prefix stores: a key, a bias and a value for each position. A smooth target's in a cube has wider keys."""
+        is_wider = isinstance(self.domain, Cube) and self.kind in ("smooth", "rougher")
+        return self.positions * (self.domain.columns + 2 + is_wider)
 
     @property
     def is_drawn(self) -> bool:
