@@ -55,7 +55,7 @@ class Case:
 
     @property
     def floats(self) -> int:
-        """What a prefix stores: a key, a bias and a value for each position. A smooth target's in a cube has wider keys."""
+        """What a prefix stores: a key, a bias and a value for each position; a smooth cube's keys are wider."""
         is_wider = isinstance(self.domain, Cube) and self.kind in ("smooth", "rougher")
         return self.positions * (self.domain.columns + 2 + is_wider)
 

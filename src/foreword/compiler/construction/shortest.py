@@ -1,9 +1,9 @@
 """The shortest prefix found that meets a tolerance, on the placements that are possible for a target.
 
-Evenly placed keys tell how long a prefix may have to be. Far fewer may do once they leave their places: very few are
-polished to their end, and a few more grow from them, each time some more than before (`_Ladder`). A polish that is
-ended as soon as its goal seems out of reach takes a tenth of the time and needs three times the positions; what the
-ladder does not reach in its time is left to that.
+Evenly placed keys tell how long a prefix may have to be. Fewer do once they leave their places, which is first tried
+from there downwards: each polish is ended as soon as its goal seems out of reach. Far fewer may do: very few are
+polished to their end, which takes ten times as long, and a few more grow from them, each time some more than before
+(`_Ladder`).
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ def shortest_on(
     """
     on = best_polished(placements)
     sought, is_grid = _Sought(on, request, fewer_than), on.is_grid
-    made = sought.even(0, math.inf if is_grid else on.off_net.most)
-    made = made if is_grid else sought.moved(made)
+    made = sought.moved(sought.even(0, math.inf if is_grid else on.off_net.most))
     climbed = _Ladder(on, request).climbed(sought.below(made))
     if climbed is not None:
         return climbed, sought.least
-    made = sought.moved(made) if is_grid else made
     if made is not None or is_grid:
         return None if made is None else on.lifted(made), sought.least
     longer = _Sought(best_even(placements), request, fewer_than, sought.least)
