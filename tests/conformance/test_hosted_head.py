@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from foreword.compiler.charts import Flat, Paraboloid
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import Hosted, host_in
 from foreword.engine.attach import attached
@@ -211,6 +212,21 @@ def test_a_cube_with_more_outputs_than_a_head_has_dims(family: str) -> None:
     found = stream_of(host, hosted, queries[:200])
     assert np.abs(found[0] - head.evaluate(queries[:200])).max() <= hosted.terms["rounding"]
     assert np.abs(found[0] - head.evaluate(queries[:200])).max() <= 1e-11 * np.abs(head.values).max()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_prefix_that_grew_over_a_paraboloid(family: str) -> None:
+    """Keys of three coordinates for points of a square: the third is a square of the others."""
+    rng, chart = np.random.default_rng(0), Paraboloid.of(Flat((1.0, 0.0), (2.0, 1.0)))
+    points = rng.uniform((-1.0, -1.0), (3.0, 1.0), size=(300, 2))
+    centres = chart(rng.uniform((-1.0, -1.0), (3.0, 1.0), size=(40, 2)))
+    keys = 6.0 * np.concatenate([centres[:, :2], np.full((40, 1), -0.5)], axis=1)
+    head = solved(keys, -(keys * centres).sum(axis=1), chart(points), np.cos(points))
+    config = CONFIGS[family]()
+    hosted = host_in(head, chart, config)
+    host = host_from_arrays(config, hosted.arrays)
+    found = stream_of(host, hosted, points)
+    assert np.abs(found[0] - head.evaluate(chart(points))).max() <= hosted.terms["rounding"]
 
 
 def test_a_query_longer_than_the_radius_is_scaled_onto_the_sphere_by_the_norm(head: Head) -> None:
