@@ -125,3 +125,19 @@ def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cu
     points = domain.sample(2_000, np.random.default_rng(2))
     assert np.abs(found.evaluate(points)[:, 0] - ridge(points)).max() < 1e-6
     assert found.chart.width == domain.columns + isinstance(domain, Cube)
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("exp(-2*(x - 0.3)**2 - 3*(y + 0.1)**2)", Cube([(-1, 1), (-2, 1)])),
+        ("1 / (1 + 16*(0.6*x - 0.8*y)**2)", Cube([(0, 1), (-1, 1)])),
+    ],
+    ids=["square", "interval in a square"],
+)
+def test_what_is_proved_over_a_paraboloid_is_confirmed(text: str, domain: Cube) -> None:
+    found = compile_function(text, domain, positions=14)
+    assert found.chart.name == "paraboloid"
+    assert found.certificate is not None
+    assert found.certificate.verdict is Verdict.PROVED
+    assert found.verify().verdict is Verdict.PROVED, found.verify().reasons

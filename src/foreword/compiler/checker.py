@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import BALLS, Balls, as_balls, magnitude, precise
-from foreword.compiler.charts import Chart
+from foreword.compiler.charts import Chart, Paraboloid
 from foreword.compiler.claim import Claim, Examined, Findings, compare
 from foreword.compiler.cover import Cover
 from foreword.compiler.covering import nearest_bound
@@ -222,8 +222,22 @@ def _query_norm(claim: Claim) -> arb:
         space.along(i, [np.array([m]), np.array([h])], np.array([arb(0)]))
         for i, (m, h) in enumerate(zip(middle, half, strict=True))
     ]
-    models = enclose(claim.chart.expressions(claim.domain.columns), columns)
-    return sum(((model.size[0] + model.rest[0]) ** 2 for model in models), arb(0)).sqrt().upper()
+    chart = claim.chart
+    flat = chart.base if isinstance(chart, Paraboloid) else chart
+    models = enclose(flat.expressions(claim.domain.columns), columns)
+    sizes = [model.size[0] + model.rest[0] for model in models]
+    if isinstance(chart, Paraboloid):
+        sizes.append(_square_size(chart, sizes))
+    return sum((size**2 for size in sizes), arb(0)).sqrt().upper()
+
+
+def _square_size(chart: Paraboloid, sizes: Sequence[arb]) -> arb:
+    """A bound on |2 |t|^2 / k - 1|, given the flat queries' sizes: |t|^2 is not negative, which an enclosure loses."""
+    total = arb(0)
+    for row, offset in zip(chart.slopes, chart.offsets, strict=True):
+        reach = sum((abs(arb(slope)) * size for slope, size in zip(row, sizes, strict=True)), abs(arb(offset)))
+        total += reach**2
+    return (2 * total / len(chart.offsets) - 1).upper().max(arb(1))
 
 
 def _query_roundings(claim: Claim) -> int:
