@@ -315,6 +315,13 @@ def frame_along(normal: Sequence[float] | Floats) -> Floats:
     return frame
 
 
+def as_chebyshev(box: Floats, unit: Floats) -> Floats:
+    """Points of the box `(coordinate, 2)` for those of the unit cube, as dense near its sides as Chebyshev's are."""
+    lower, upper = box.T
+    points: Floats = np.clip(lower + (1.0 - np.cos(math.pi * unit)) / 2 * (upper - lower), lower, upper)
+    return points
+
+
 def even_shares(count: int, columns: int) -> Floats:
     """Evenly spread points `(count, column)` in the open unit cube: a generalised golden ratio's multiples."""
     ratio = 2.0

@@ -23,7 +23,7 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Flat, Identity, Paraboloid
 from foreword.compiler.construction.even import net_points
-from foreword.compiler.domain import Cube, Domain, Sphere, even_shares
+from foreword.compiler.domain import Cube, Domain, Sphere, as_chebyshev, even_shares
 from foreword.compiler.head import Head
 
 SHARE = 0.003  # of attention for the others
@@ -67,10 +67,7 @@ def _points(domain: Sphere | Cube, count: int) -> Floats:
     """Even ones on a sphere, in a cube as dense near its sides as Chebyshev's points."""
     if isinstance(domain, Sphere):
         return net_points(domain, count)
-    lower, upper = domain.box.T
-    share = (1.0 - np.cos(math.pi * even_shares(count, domain.columns))) / 2
-    points: Floats = np.clip(lower + share * (upper - lower), lower, upper)
-    return points
+    return as_chebyshev(domain.box, even_shares(count, domain.columns))
 
 
 def _falling(chart: Chart, queries: Floats) -> Floats:

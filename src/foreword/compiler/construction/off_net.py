@@ -21,7 +21,7 @@ from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.growing import DAMPING, STEPS, ground_of, grown, widened
 from foreword.compiler.construction.polish import FIRST_DAMPING, parameters, polished
 from foreword.compiler.construction.search import Candidate
-from foreword.compiler.domain import Cube, Domain, Sphere
+from foreword.compiler.domain import Cube, Domain, Sphere, as_chebyshev
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
@@ -64,17 +64,16 @@ class OffNet:
         if isinstance(problem, DenseProblem):
             return cls(problem.placement, problem, problem.fitted)
         rng = np.random.default_rng(SELECTED)
-        share = (1.0 - np.cos(math.pi * rng.random((SAMPLES, domain.columns)))) / 2
-        lower, upper = domain.box.T  # dense near the sides, where errors are largest, as Chebyshev's points are
-        points = near_sides(domain, np.clip(lower + share * (upper - lower), lower, upper), rng)
+        # Dense near the sides: there errors are largest.
+        points = near_sides(domain, as_chebyshev(domain.box, rng.random((SAMPLES, domain.columns))), rng)
         return cls(OnNet(domain, chart), problem, Sampled.at(points, target, chart))
 
     def ground(self, domain: Domain, chart: Identity | Flat) -> OffNet | None:
         """Where what is polished here, over queries of the domain's chart, grows; None where nothing can."""
         over = ground_of(domain, chart)
-        if over is None or over == chart:
-            return None if over is None else self
-        if self.problem.request.is_flat:
+        if over == chart:
+            return self
+        if over is None or self.problem.request.is_flat:
             return None
         raised = [replace(each, queries=over(each.points)) for each in (self.problem.chosen, self.fitted)]
         return OffNet(OnNet(domain, over), replace(self.problem, chosen=raised[0]), raised[1])
@@ -110,10 +109,6 @@ class OffNet:
             low, high = (low, middle) if request.is_met_by(made.error) else (middle, high)
             found = made if high == middle else found
         return found
-
-    def shortened(self, candidate: Candidate, request: Request) -> Candidate:
-        """The shortest of a few shorter ones that meet the tolerance once polished; else the candidate."""
-        return self.shortest(request, candidate.head.positions) or candidate
 
     def polished(self, size: int) -> Candidate:
         """A prefix of that size, one of the problem's, polished; made once."""

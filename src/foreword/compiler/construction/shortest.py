@@ -46,7 +46,7 @@ def shortest_on(
         return None if made is None else on.lifted(made), sought.least
     longer = _Sought(best_even(placements), request, fewer_than, sought.least)
     made = longer.even(on.off_net.most, CHEAP)
-    grown = sought.grown(longer.below(made))
+    grown = on.lengthened(request, longer.below(made))
     if grown is not None:
         return grown, longer.least
     made = longer.even(max(on.off_net.most, CHEAP), math.inf) if made is None else made
@@ -87,7 +87,7 @@ class _Ladder:
     def _try(self, count: int) -> Candidate:
         seeds = [each for each in self.tried if each.head.positions <= HALF * count]
         if seeds and self.on.ground is not None:
-            made = self.on.ground.grown(max(seeds, key=_length), count, is_only=True)
+            made = self.on.ground.grown(max(seeds, key=lambda each: each.head.positions), count, is_only=True)
         else:
             made = self.on.small(count, is_only=True)
         self.tried.append(made)
@@ -100,10 +100,6 @@ class _Ladder:
         if self.tried and self.tried[-1].error <= CLOSE * (self.request.tolerance or 0.0):
             patience *= 2
         return self.request.is_over() or self.begun.since() >= patience
-
-
-def _length(candidate: Candidate) -> int:
-    return candidate.head.positions
 
 
 @dataclass
@@ -142,14 +138,5 @@ class _Sought:
         return None if found is None else problem.trimmed(found)
 
     def moved(self, even: Candidate | None) -> Candidate | None:
-        """Fewer keys off their places than `even` has, where there are; without it, any that meet the tolerance."""
-        off_net = self.on.off_net
-        return (
-            off_net.shortest(self.request, self.sizes[-1] + 1)
-            if even is None
-            else off_net.shortened(even, self.request)
-        )
-
-    def grown(self, fewer_than: int) -> Candidate | None:
-        """The same, grown."""
-        return self.on.lengthened(self.request, fewer_than)
+        """The fewest keys off their places that are found to meet the tolerance; else the even ones."""
+        return self.on.off_net.shortest(self.request, self.below(even)) or even
