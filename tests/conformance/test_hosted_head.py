@@ -119,6 +119,15 @@ def test_the_stream_holds_the_reference(head: Head, family: str, dtype: str, all
     assert difference <= hosted.terms["rounding"] + hosted.context_term(150)
 
 
+def test_heads_to_spare_take_the_rounding_to_bfloat16_down(head: Head) -> None:
+    """Twelve heads hold twelve copies: a third or so of one head's rounding is left, and outputs are written often."""
+    alone, one = gap(head, gpt2(n_embd=64, n_head=1), dtype="bfloat16")
+    together, twelve = gap(head, gpt2(n_embd=768, n_head=12), dtype="bfloat16")
+    assert (one.frozen.copies, twelve.frozen.copies) == (1, 12)
+    assert together <= alone / 2
+    assert together <= 2e-3
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_what_a_norm_leaves_of_the_context_is_counted_beside_tiny_values(head: Head, family: str) -> None:
     tiny = Head(head.keys, head.biases, 1e-100 * head.values)

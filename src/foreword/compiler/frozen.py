@@ -3,7 +3,7 @@
 The form, at the hosting layer (all other weights of the model are zero, so that other layers hand the residual stream
 on bit for bit):
 
-    token = [ query, in one limb or two | completion | 1 | balance | output (zero) ]
+    token = [ query, in one limb or two | completion | 1 | balance | outputs (zero) ]
     W_Q, W_K: read query and 1 into the head's dims     W_V: reads output     W_O: writes output
 
 `completion` is sqrt(radius^2 - |query|^2), so every token has one norm and the model's own normalisation is a constant,
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
+from foreword.compiler.copies import scales
 from foreword.errors import CompileError
 
 Array = NDArray[Any]
@@ -174,6 +175,7 @@ class Frozen:
     """Where everything stands, in the stream and in the head, and the balance that makes the norm a constant.
 
     `lanes` are the products that make a score. `dims` gives each lane's dims in the head, `turns` the weight of each.
+    `copies` of the head stand in heads of their own, and each writes its outputs `repeats` times (`copies.py`).
     """
 
     sizes: Sizes
@@ -181,6 +183,8 @@ class Frozen:
     dtype: str
     width: int
     outputs: int
+    copies: int
+    repeats: int
     radius: float
     lanes: tuple[Lane, ...]
     dims: tuple[tuple[int, ...], ...]
@@ -203,13 +207,18 @@ class Frozen:
 
     @property
     def entries(self) -> int:
-        """Numbers that a value consists of: the limbs of every output."""
-        return self.outputs * self.value_limbs
+        """Numbers that a copy's value consists of: the limbs of every output, as often as it is written."""
+        return self.repeats * self.outputs * self.value_limbs
+
+    @property
+    def heads_each(self) -> int:
+        """Key-value heads that a copy's entries fill."""
+        return -(-self.entries // self.sizes.head_dim)
 
     @property
     def used_heads(self) -> int:
-        """Key-value heads that the entries fill."""
-        return -(-self.entries // self.sizes.head_dim)
+        """Key-value heads that carry values, copy after copy."""
+        return self.copies * self.heads_each
 
     @property
     def constant(self) -> int:
@@ -218,7 +227,7 @@ class Frozen:
 
     @property
     def output(self) -> int:
-        """The first output coordinate; there are `entries`, the limbs of one output together."""
+        """The first output coordinate; there are `entries` for each copy, the limbs of one output together."""
         return self.constant + 1 + len(self.balance)
 
     @property
@@ -247,9 +256,11 @@ class Frozen:
         """
         half = self.sizes.usable
         found = stream[..., :half] - stream[..., half : 2 * half] if self.sizes.is_mirrored else stream
-        block = found[..., self.output : self.output + self.entries]
-        split = block.reshape(*block.shape[:-1], self.outputs, self.value_limbs).sum(axis=-1)
-        return np.asarray(split / found[..., self.constant, None], dtype=np.float64)
+        block = found[..., self.output : self.output + self.copies * self.entries]
+        shape = (self.copies, self.repeats, self.outputs, self.value_limbs)
+        split = block.reshape(*block.shape[:-1], *shape).sum(axis=-1)
+        whole = (split / scales(self.copies, self.repeats)[..., None]).mean(axis=(-3, -2))
+        return np.asarray(whole / found[..., self.constant, None], dtype=np.float64)
 
 
 def token_limbs(family: str, dtype: str) -> int:

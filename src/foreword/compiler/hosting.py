@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
+from foreword.compiler.copies import MOST_COPIES, MOST_REPEATS, change, copies_of, scales
 from foreword.compiler.frozen import (
     ROUNDOFF,
     Frozen,
@@ -116,7 +117,8 @@ def host_in(
     """Frozen weights and a prefix that make `config`'s model class compute `head` of its input, at every token.
 
     `config` is a transformers `GPT2Config` or `LlamaConfig`; `layer` hosts the head, the others hand its output on.
-    `dtype` is the model's: in bfloat16 queries, keys, biases and values go as sums of bfloat16 numbers (limbs).
+    `dtype` is the model's: in bfloat16 queries, keys, biases and values go as sums of bfloat16 numbers (limbs), and
+    heads that are not needed hold copies whose roundings average out (`copies.py`).
     `radius` bounds the norm of the chart's queries where the chart's name does not say it. `queries` `(row, width)`,
     some thousands that fill the domain, let bfloat16 have smaller values that do the same there (`smaller_values`).
     CompileError names all that the configuration lacks.
@@ -131,22 +133,27 @@ def host_in(
     sizes = sizes_of(config, layer=layer)
     bound = _radius(chart, radius)
     frozen, error = _plan(sizes, head, layer=layer, dtype=dtype, radius=bound)
-    exact, damping = head, 0.0
+    small, damping = head, 0.0
     if dtype == "bfloat16" and queries is not None:
-        head, damping = smaller_values(head, queries)
+        small, damping = smaller_values(head, queries, copies=frozen.copies)
     margin = math.log(sizes.positions / ROUNDOFF[dtype])
-    offset = margin + context_score(frozen) - score_floor(head, bound)
-    keys, stored = _keys(frozen, head, offset)
+    made = copies_of(small, scales(frozen.copies, frozen.repeats))
+    offsets = [margin + context_score(frozen) - score_floor(copy, bound) for copy in made]
+    placed = [_keys(frozen, copy, offset) for copy, offset in zip(made, offsets, strict=True)]
+    each = list(zip(made, offsets, (stored for _, stored in placed), strict=True))
+    largest = float(np.abs(small.values).max())
     terms = {
-        "rounding": rounding(frozen, head, offset, stored),
-        "rotation": rotation(frozen, head, offset, error),
-        "linear_reading": linear_reading(frozen, head),
+        "rounding": max(rounding(frozen, *told) for told in each) + change(frozen.copies) * largest,
+        "rotation": max(rotation(frozen, copy, offset, error) for copy, offset, _ in each),
+        "linear_reading": linear_reading(frozen, made),
         "damping": damping,
     }
     cast = DTYPES[dtype]
     arrays = {name: array.astype(cast) for name, array in state(frozen).items()}
-    prefix = Prefix.from_arrays({frozen.site: (keys.astype(cast), _values(frozen, head).astype(cast))})
-    return Hosted(exact, chart, frozen, arrays, prefix, margin, terms)
+    values = _over_heads(frozen, [_values(frozen, copy) for copy in made])
+    keys = _over_heads(frozen, [keys for keys, _ in placed])
+    prefix = Prefix.from_arrays({frozen.site: (keys.astype(cast), values.astype(cast))})
+    return Hosted(head, chart, frozen, arrays, prefix, margin, terms)
 
 
 def _radius(chart: ChartLike, stated: float | None) -> float:
@@ -177,13 +184,11 @@ def _plan(sizes: Sizes, head: Head, *, layer: int, dtype: str, radius: float) ->
     lanes = score_lanes(sizes.family, dtype, width)
     balance, gain = balance_of(sizes, radius=radius, dtype=dtype)
     entries = outputs * value_limbs(dtype)
+    heads_each, before = -(-entries // sizes.head_dim), width * token_limbs(sizes.family, dtype) + 2 + len(balance)
     needs = {
-        "free coordinates of the stream": (
-            width * token_limbs(sizes.family, dtype) + 2 + len(balance) + entries,
-            sizes.usable,
-        ),
+        "free coordinates of the stream": (before + entries, sizes.usable),
         "pairs of dims in a head" if sizes.family == "llama" else "dims in a head": (len(lanes), sizes.lanes),
-        "key-value heads": (-(-entries // sizes.head_dim), sizes.kv_heads),
+        "key-value heads": (heads_each, sizes.kv_heads),
     }
     short = {name: pair for name, pair in needs.items() if pair[0] > pair[1]}
     if short:
@@ -193,6 +198,11 @@ def _plan(sizes: Sizes, head: Head, *, layer: int, dtype: str, radius: float) ->
             found="; ".join(f"{there} {name}" for name, (_, there) in short.items()),
             fix="Raise hidden_size (half of it is free in GPT-2), the size of a head or the number of heads.",
         )
+    copies = repeats = 1
+    if dtype == "bfloat16":
+        room = (sizes.usable - before) // entries
+        copies = min(MOST_COPIES, sizes.kv_heads // heads_each, room)
+        repeats = min(MOST_REPEATS, heads_each * sizes.head_dim // entries, room // copies)
     if sizes.family == "llama":
         turned = turning(
             sizes.rotation, head_dim=sizes.head_dim, numbers=len(lanes), positions=sizes.positions, dtype=dtype
@@ -201,19 +211,21 @@ def _plan(sizes: Sizes, head: Head, *, layer: int, dtype: str, radius: float) ->
     else:
         dims, turns = tuple((lane,) for lane in range(len(lanes))), ((1.0,),) * len(lanes)
         error = np.zeros(len(lanes))
-    return Frozen(sizes, layer, dtype, width, outputs, radius, lanes, dims, turns, balance, gain), error
+    return Frozen(
+        sizes, layer, dtype, width, outputs, copies, repeats, radius, lanes, dims, turns, balance, gain
+    ), error
 
 
 def _keys(frozen: Frozen, head: Head, offset: float) -> tuple[Floats, float]:
-    """Keys `(kv_head, position, dim)` and the largest score that limbs leave out."""
+    """A copy's keys `(kv_head, position, dim)` and the largest score that limbs leave out."""
     sizes, told = frozen.sizes, numbers(head, offset) / frozen.sizes.scaling
     count = 1 + max(lane.limb for lane in frozen.lanes)
     split = limbs(told, frozen.dtype, count)
-    keys = np.zeros((sizes.kv_heads, head.positions, sizes.head_dim))
+    keys = np.zeros((frozen.heads_each, head.positions, sizes.head_dim))
     kept = np.zeros_like(told)
     for lane, dims in zip(frozen.lanes, frozen.dims, strict=True):
         for dim in dims:
-            keys[: frozen.used_heads, :, dim] = split[lane.limb, :, lane.number]
+            keys[:, :, dim] = split[lane.limb, :, lane.number]
     for number, limb in {(lane.number, lane.limb) for lane in frozen.lanes}:
         kept[:, number] += split[limb, :, number]
     lost = np.abs(told - kept) @ np.array([*[frozen.radius] * frozen.width, 1.0])
@@ -221,9 +233,15 @@ def _keys(frozen: Frozen, head: Head, offset: float) -> tuple[Floats, float]:
 
 
 def _values(frozen: Frozen, head: Head) -> Floats:
-    """Values `(kv_head, position, dim)`: the limbs of all outputs, head after head."""
-    sizes = frozen.sizes
+    """A copy's values `(kv_head, position, dim)`: the limbs of all outputs, head after head."""
     split = limbs(head.values, frozen.dtype, frozen.value_limbs)
-    flat = np.zeros((head.positions, sizes.kv_heads * sizes.head_dim))
+    flat = np.zeros((head.positions, frozen.heads_each * frozen.sizes.head_dim))
     flat[:, : frozen.entries] = np.moveaxis(split, 0, 2).reshape(head.positions, -1)
-    return np.moveaxis(flat.reshape(head.positions, sizes.kv_heads, sizes.head_dim), 0, 1)
+    return np.moveaxis(flat.reshape(head.positions, frozen.heads_each, -1), 0, 1)
+
+
+def _over_heads(frozen: Frozen, copies: list[Floats]) -> Floats:
+    """The copies' keys or values, one after another, over all key-value heads; those that are not used get zeros."""
+    placed = np.concatenate(copies)
+    unused = frozen.sizes.kv_heads - len(placed)
+    return np.concatenate([placed, np.zeros((unused, *placed.shape[1:]))])

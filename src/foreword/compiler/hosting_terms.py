@@ -122,14 +122,14 @@ def rotation(frozen: Frozen, head: Head, offset: float, error: Floats) -> float:
     return _spread(head) * math.expm1(min(2.0 * eta, 700.0)) if math.isfinite(eta) else math.inf
 
 
-def linear_reading(frozen: Frozen, head: Head) -> float:
+def linear_reading(frozen: Frozen, copies: list[Head]) -> float:
     """How much the final norm shrinks an output of the largest size, relative to an output of 0."""
-    worst = float(np.square(head.values).sum(axis=1).max())
+    worst = sum(float(np.square(copy.values).sum(axis=1).max()) for copy in copies)
     whole = frozen.sizes.hidden * frozen.gain**2 / (2.0 if frozen.sizes.is_mirrored else 1.0)
     return 1.0 - 1.0 / math.sqrt(1.0 + worst / whole)
 
 
-def smaller_values(head: Head, queries: Floats) -> tuple[Head, float]:
+def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Head, float]:
     """The same keys with values that lose least in bfloat16, and the largest change that they make at `queries`.
 
     Weights are rounded to bfloat16 before they meet the values, independently: that moves the output by about
@@ -140,17 +140,17 @@ def smaller_values(head: Head, queries: Floats) -> tuple[Head, float]:
     weights = head.weights(queries)
     left, singular, right = np.linalg.svd(weights, full_matrices=False)
     exact = weights @ head.values
-    best, least, moved = head, _typical_rounding(weights, head.values), 0.0
+    best, least, moved = head, _typical_rounding(weights, head.values, copies), 0.0
     for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
         damped = right.T @ ((left.T @ exact) * (singular / (singular**2 + ridge**2))[:, None])
         change = float(np.abs(weights @ damped - exact).max())
-        if change + _typical_rounding(weights, damped) < least:
-            least, moved = change + _typical_rounding(weights, damped), change
+        if change + _typical_rounding(weights, damped, copies) < least:
+            least, moved = change + _typical_rounding(weights, damped, copies), change
             best = Head(head.keys, head.biases, damped)
     return best, moved
 
 
-def _typical_rounding(weights: Floats, values: Floats) -> float:
-    """Three standard deviations of sum_k w_k delta_k v_k, delta uniform within bfloat16's unit roundoff."""
-    deviation = np.sqrt((weights**2) @ (values**2)).max() * ROUNDOFF["bfloat16"] / math.sqrt(3.0)
+def _typical_rounding(weights: Floats, values: Floats, copies: int) -> float:
+    """Three standard deviations of the mean over copies of sum_k w_k delta_k v_k, delta within bfloat16's roundoff."""
+    deviation = np.sqrt((weights**2) @ (values**2)).max() * ROUNDOFF["bfloat16"] / math.sqrt(3.0 * copies)
     return float(3.0 * deviation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from foreword.compiler.arrays import Floats
@@ -28,8 +30,9 @@ def _projections(frozen: Frozen) -> tuple[Floats, Floats, Floats, Floats]:
             for coordinate in lane.coordinates:
                 query[kv_head * group, list(dims), coordinate] = turns
                 key[kv_head, list(dims), coordinate] = 1.0
-    for entry in range(frozen.entries):
-        (kv_head, dim), coordinate = divmod(entry, sizes.head_dim), frozen.output + entry
+    for copy, entry in itertools.product(range(frozen.copies), range(frozen.entries)):
+        within, dim = divmod(entry, sizes.head_dim)
+        kv_head, coordinate = copy * frozen.heads_each + within, frozen.output + copy * frozen.entries + entry
         value[kv_head, dim, coordinate] = 1.0
         out[coordinate, kv_head * group, dim] = 1.0
         if sizes.is_mirrored:
