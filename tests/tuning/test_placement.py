@@ -236,10 +236,13 @@ def test_a_head_that_its_layer_has_is_taken_whatever_other_layers_have(placement
     placement.check(uneven((4, 4), (4, 2), (4, 1)), POSITIONS)
 
 
-def test_many_layers_that_lack_a_head_are_counted_and_not_all_told() -> None:
+def test_many_layers_or_heads_that_are_not_there_are_counted_and_not_all_told() -> None:
     with pytest.raises(FitError, match="no such heads") as refusal:
         Placement(heads=(7,)).check(uneven(*[(4, 4)] * 30), POSITIONS)
     assert (refusal.value.found or "").startswith("7 at layer 0; 7 at layer 1; 7 at layer 2; and at 27 more layers")
+    with pytest.raises(FitError, match="no such layers") as refusal:
+        Placement(layers=tuple(range(1000))).check(uneven((4, 4)), POSITIONS)
+    assert refusal.value.found == "1, 2, 3, 4, 5, 6, 7, 8 and 991 more, for uneven"
 
 
 def test_a_head_that_grouped_keys_do_not_have_is_refused_before_a_step(

@@ -18,8 +18,8 @@ from foreword.errors import FitError
 
 # A logit bias this low leaves a position weight 0 in every dtype (float16 ends at 65504): exp(-1e4) rounds to 0.
 ABSENT = -1e4
-# A message names so many of the layers that lack a head.
-SHOWN = 3
+# A message names so many of the layers that lack a head, and so many numbers in a row.
+SHOWN, LISTED = 3, 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Placement:
             raise FitError(
                 "The base model has no such layers for a prefix.",
                 expected=f"numbers from 0 to {count - 1}",
-                found=f"{', '.join(map(str, beyond))}, for {host.reference}",
+                found=f"{_listed(beyond)}, for {host.reference}",
                 fix="Correct layers of the candidate, or the layers in its heads; host.sites lists what there is.",
             )
         if wrong := [each for layer in self._layers(host) if (each := self._beyond(host.sites[layer]))]:
@@ -82,7 +82,7 @@ class Placement:
             return None
         shared = "" if site.heads == site.kv_heads else f", each shared by {site.heads // site.kv_heads} query heads"
         there = f"key heads 0 to {site.kv_heads - 1}" if site.kv_heads > 1 else "key head 0 alone"
-        return f"{there} at layer {site.order}{shared}", f"{', '.join(map(str, beyond))} at layer {site.order}"
+        return f"{there} at layer {site.order}{shared}", f"{_listed(beyond)} at layer {site.order}"
 
 
 def masked(bias: Tensor | None, heads: tuple[int, ...] | None, kv_heads: int, positions: int) -> Tensor | None:
@@ -98,3 +98,9 @@ def masked(bias: Tensor | None, heads: tuple[int, ...] | None, kv_heads: int, po
 
 def _few(lines: Sequence[str]) -> str:
     return "; ".join(lines[:SHOWN]) + (f"; and at {len(lines) - SHOWN} more layers" if len(lines) > SHOWN else "")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:LISTED])) + (
+        f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
+    )
