@@ -430,6 +430,25 @@ def test_an_option_that_is_said_twice_is_refused(
         assert (ran.code, "The option steps is said twice" in ran.err) == (2, True)
 
 
+def test_fit_takes_heads_layer_by_layer_as_a_task_file_has_them(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task, out = write_task(tmp_path / "task", model_folder("llama"), []), tmp_path / "out"
+    arguments = ("fit", task, "--length", 2, "--steps", 1, "--out", out, "-q", "--option")
+    assert foreword(*arguments, 'heads={0 = [1], 1 = ["0-1"]}').code == 0
+    recorded = json.loads((out / "result.json").read_text())["record"]["settings"]["settings"]
+    assert recorded["heads"] == {"0": [1], "1": [0, 1]}
+    for wrong, said in (
+        ("heads={0 = [1], 1 = [2]}", "key heads 0 to 1 at layer 1, each shared by 2 query heads"),
+        ("heads={0 = [1], 2 = [0]}", "numbers from 0 to 1"),
+        ("heads={0 = [1], 0 = [0]}", "each layer once, found '{0 = [1], 0 = [0]}'"),
+    ):
+        ran = foreword(*arguments, wrong, "--fresh")
+        assert ran.code == 2
+        assert said in ran.err
+        assert "Traceback" not in ran.err
+
+
 def test_fit_tells_how_many_texts_were_cut(
     foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

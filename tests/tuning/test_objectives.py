@@ -29,7 +29,8 @@ from foreword.tuning.examples import Example, load_splits
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, check_metric, masked_positions
 from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
-from foreword.tuning.objectives.teacher import baked_pieces, pieces, self_study, teacher_with
+from foreword.tuning.objectives.document import Document, self_study
+from foreword.tuning.objectives.teacher import teacher_with
 from foreword.tuning.predictor import Predictor, predictor_from
 from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
@@ -62,6 +63,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     ),
     "document-labels": (
         "gpt2",
+        "classify",
+        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
+        None,
+    ),
+    "document-both": (
+        "bart",
+        "generate",
+        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
+        None,
+    ),
+    "document-labels-both": (
+        "bart",
         "classify",
         {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
         None,
@@ -262,11 +275,12 @@ def test_a_limit_on_inputs_does_not_count_the_teachers_text(make: Make) -> None:
 def test_a_document_is_studied_piece_by_piece_and_none_of_it_is_left_out(shared_host: Callable[[str], Host]) -> None:
     host = shared_host("gpt2")
     text = " ".join(f"line {number} of the letter" for number in range(60))
-    found = pieces(host, text)
-    assert [token for piece in found for token in piece] == tokens(host, text, special=False)
-    assert max(map(len, found)) <= host.max_positions // 2
-    assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert [prefix.occupies for prefix in baked_pieces(host, found)] == list(map(len, found))
+    document = Document.read(host, text)
+    sizes = [len(piece) for piece in document.pieces]
+    assert [token for piece in document.pieces for token in piece] == tokens(host, text, special=False)
+    assert max(sizes) <= host.max_positions // 2
+    assert max(sizes) - min(sizes) <= 1
+    assert [prefix.occupies for prefix in document.prefixes] == sizes
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("document", 54), ("document-labels", 64)])
@@ -284,21 +298,18 @@ def test_a_lesson_fits_into_what_the_model_reads_behind_a_piece_of_the_document(
 
 def test_self_study_is_the_same_for_the_same_seed_and_its_answers_end_once(shared_host: Callable[[str], Host]) -> None:
     host = shared_host("llama")
-    document = pieces(host, (TEXT + ". ") * 20)
-    prefixes = baked_pieces(host, document)
-    assert len(prefixes) > 1
-    studied = [
-        self_study(host, document, prefixes, [[7, 9, 11]], count=40, new_tokens=5, seed=seed) for seed in (1, 1, 2)
-    ]
+    document = Document.read(host, (TEXT + ". ") * 20)
+    assert len(document.prefixes) > 1
+    studied = [self_study(document, [[7, 9, 11]], count=40, new_tokens=5, seed=seed) for seed in (1, 1, 2)]
     assert studied[0] == studied[1] != studied[2]
     end = host.tokenizer.eos_token_id
     for lesson in studied[0]:
         assert 1 <= len(lesson.answer) <= 5
         assert end not in lesson.answer[:-1]
-    assert {lesson.source for lesson in studied[0]} == set(range(len(document)))
+    assert {lesson.source for lesson in studied[0]} == set(range(len(document.pieces)))
     assert sum(lesson.prompt == [7, 9, 11] for lesson in studied[0]) == 20
     for lesson in studied[0][::2]:  # an excerpt of the piece that the teacher has in its context
-        inside = document[lesson.source]
+        inside = document.pieces[lesson.source]
         spans = (inside[at : at + len(lesson.prompt)] for at in range(len(inside)))
         assert lesson.prompt in spans
 
@@ -441,11 +452,6 @@ def test_a_document_that_cannot_be_studied_is_refused(
         path.write_bytes(content)
     with pytest.raises(DataError, match=told):
         make("document", settings={"teacher_file": "other.txt"})
-
-
-def test_only_a_causal_model_studies_a_document(make: Make) -> None:
-    with pytest.raises(FitError, match="Only a causal model can study"):
-        make("completion-both", settings={"objective": "distillation", "teacher_file": "text.txt"})
 
 
 @pytest.mark.parametrize(

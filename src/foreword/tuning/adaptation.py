@@ -23,7 +23,7 @@ from foreword.engine.host import Host
 from foreword.engine.tensors import to_prefix
 from foreword.errors import FitError
 from foreword.prefix import Prefix
-from foreword.tuning.placement import Placement
+from foreword.tuning.placement import Placement, masked
 
 ParameterGroup = dict[str, Any]
 
@@ -137,13 +137,14 @@ class FittedPrefix(Adaptation):
         `rates` are learning rates of keys and of values by site.
         """
         self._rates = dict(rates or {})
-        self._tensors = {name: self._parameters_from(tensors[name]) for name in self.placement.sites(self.host)}
+        carried = self.placement.carried(self.host)
+        self._tensors = {name: self._parameters_from(tensors[name], heads) for name, heads in carried.items()}
 
-    def _parameters_from(self, found: SiteTensors) -> SiteTensors:
+    def _parameters_from(self, found: SiteTensors, heads: tuple[int, ...] | None) -> SiteTensors:
         placement = self.placement
         keys = self._parameter(found.keys, is_fitted=placement.train == "both")
         values = self._parameter(found.values, is_fitted=True)
-        bias = placement.masked(found.bias, len(found.keys), self.positions)
+        bias = masked(found.bias, heads, len(found.keys), self.positions)
         if placement.sink:
             for part in (keys, values):
                 if part.requires_grad:
@@ -204,10 +205,11 @@ class FittedPrefix(Adaptation):
     @property
     def trainable(self) -> int:
         numbers = 0
-        for found in self._tensors.values():
-            heads = len(found.keys) if self.placement.heads is None else len(self.placement.heads)
+        for site, heads in self.placement.carried(self.host).items():
+            found = self._tensors[site]
+            count = len(found.keys) if heads is None else len(heads)
             dims = found.values.shape[2] + (found.keys.shape[2] if found.keys.requires_grad else 0)
-            numbers += heads * (self.positions - self.placement.sink) * dims
+            numbers += count * (self.positions - self.placement.sink) * dims
         return numbers
 
     def prefix(self) -> Prefix:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from foreword.tuning.field_values import (
+    Heads,
     LearningRate,
     Name,
     Numbers,
@@ -145,7 +146,8 @@ class PrefixSettings(FittedSettings):
     """`start`: first values; `start_text` and `start_prefix` are what "text" and "prefix" start from.
 
     `train` "values": the first keys stay. `layers` and `heads` (of keys) say where the prefix sits, None everywhere;
-    `sink` keeps the first position as it starts. `longest`: the first values are the beginning of those of so many
+    `heads` as a table has the heads of each layer that carries it, and no other layer does. `sink` keeps the first
+    position as it starts. `longest`: the first values are the beginning of those of so many
     positions; None: of `positions` themselves. `share`: of attention that a prefix without values of its own begins
     with, by a logit bias; 1: as its keys are drawn, without a bias.
     """
@@ -158,7 +160,7 @@ class PrefixSettings(FittedSettings):
     start_prefix: Said | None = None
     train: Literal["both", "values"] = "both"
     layers: Numbers | None = None
-    heads: Numbers | None = None
+    heads: Heads | None = None
     sink: Switch = False
     share: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.08
     schedule: Schedule = "inverse-sqrt"
@@ -169,6 +171,12 @@ class PrefixSettings(FittedSettings):
         if longest is not None and longest < info.data.get("positions", 0):
             raise ValueError(f"at least the positions, {info.data['positions']}")
         return longest
+
+    @model_validator(mode="after")
+    def _names_its_layers_once(self) -> Self:
+        if isinstance(self.heads, dict) and self.layers is not None:
+            raise ValueError("layers left out beside heads as a table, which names the layers itself")
+        return self
 
     @model_validator(mode="after")
     def _start_from_what_is_given(self) -> Self:

@@ -63,17 +63,52 @@ def _numbers(value: object) -> object:
         raise ValueError('a list of whole numbers from 0 and ranges such as "4-7", at least one')
     found: set[int] = set()
     for each in value:
-        ends = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", each) if isinstance(each, str) else None
-        if ends is not None and int(ends[1]) <= int(ends[2]):
-            found.update(range(int(ends[1]), int(ends[2]) + 1))
-        elif isinstance(each, int) and not isinstance(each, bool) and each >= 0:
-            found.add(each)
-        else:
+        numbers = _span(each)
+        if numbers is None:
             raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {each!r}')
+        found.update(numbers)
     return tuple(sorted(found))
 
 
+def _span(value: object) -> range | None:
+    """The numbers that a whole number from 0 or a range such as "4-7" stands for; None for anything else."""
+    ends = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", value) if isinstance(value, str) else None
+    if ends is not None and int(ends[1]) <= int(ends[2]):
+        return range(int(ends[1]), int(ends[2]) + 1)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return range(value, value + 1)
+    return None
+
+
+def _heads(value: object) -> object:
+    """Heads at every layer alike, as `_numbers` reads them; or a table from layers, or ranges of them, to theirs."""
+    if not isinstance(value, dict):
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(
+                'a list of heads such as [0, "2-3"], or a table of the heads of each layer, such as '
+                '{0 = [1], 4-7 = [0, "2-3"]} in TOML, each layer once'
+            )
+        return _numbers(value)
+    if not value:
+        raise ValueError("at least one layer in the table, such as {0 = [1]}")
+    found: dict[int, Any] = {}
+    for name, heads in value.items():
+        # The keys of a TOML table are text.
+        is_number = isinstance(name, str) and re.fullmatch("[0-9]{1,4}", name) is not None
+        layers = _span(int(name) if is_number else name)
+        if layers is None:
+            raise ValueError(f'layers as whole numbers from 0 or ranges such as "4-7", found {name!r}')
+        if twice := [layer for layer in layers if layer in found]:
+            raise ValueError(f"each layer once, found layer {twice[0]} twice")
+        try:
+            found.update(dict.fromkeys(layers, _numbers(heads)))
+        except ValueError as error:
+            raise ValueError(f"for layer {name} {error}") from error
+    return dict(sorted(found.items()))
+
+
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+Heads = Annotated[tuple[int, ...] | dict[int, tuple[int, ...]], BeforeValidator(_heads)]
 Whole = Annotated[int, Field(strict=True, ge=1)]
 Switch = Annotated[bool, Field(strict=True)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]

@@ -19,9 +19,10 @@ from foreword.tuning.objectives.distillation import (
     LabelDistillation,
     lessons_of,
 )
+from foreword.tuning.objectives.document import EXCERPT_TOKENS, Document, self_study
 from foreword.tuning.objectives.labels import ClassContrast, LabelCrossEntropy
 from foreword.tuning.objectives.similarity import TextSimilarity
-from foreword.tuning.objectives.teacher import EXCERPT_TOKENS, baked_pieces, pieces, self_study, teacher_with
+from foreword.tuning.objectives.teacher import teacher_with
 from foreword.tuning.predictor import Predictor
 
 # Of a document's self-study one lesson in so many is kept to break ties between states, and not fitted to.
@@ -96,47 +97,45 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
     if predictor.readout is not None or predictor.manner.template.chat:
         raise FitError(
             "A document is studied by what the model writes, outside a chat.",
-            expected="a causal model without a read-out of features and without chat",
+            expected="a causal or an encoder-decoder model without a read-out of features and without chat",
             found="a read-out" if predictor.readout is not None else "chat = true",
             fix="Give the document's text as teacher_text, or remove readout and chat.",
         )
-    text = _read(folder / str(settings.teacher_file))
-    document = pieces(predictor.host, text)
-    prefixes = baked_pieces(predictor.host, document)
-    new_tokens, reserve = _room(predictor, max(prefix.occupies for prefix in prefixes))
+    document = Document.read(predictor.host, _read(folder / str(settings.teacher_file)))
+    new_tokens, reserve = _room(predictor, document)
     ground = replace(ground, reserve=reserve, own={})
-    lessons = self_study(
-        predictor.host,
-        document,
-        prefixes,
-        [found.ids for found in ground.read(ground.fit)],
-        count=settings.self_study,
-        new_tokens=new_tokens,
-        seed=seed,
-    )
-    held_out = lessons[::HELD_OUT]
-    return AnswerDistillation(ground, [x for i, x in enumerate(lessons) if i % HELD_OUT], held_out, prefixes)
+    prompts = [found.ids for found in ground.read(ground.fit)]
+    lessons = self_study(document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed)
+    fitted_to = [lesson for number, lesson in enumerate(lessons) if number % HELD_OUT]
+    return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.prefixes)
 
 
-def _room(predictor: Predictor, occupied: int) -> tuple[int, int]:
-    """Tokens that an answer behind a document may have, and those that are left free beside every prompt.
+def _room(predictor: Predictor, document: Document) -> tuple[int, int]:
+    """Tokens that an answer about a document may have, and those that are left free beside every prompt.
 
-    DataError when a piece of the document leaves no room for an excerpt of it and an answer.
+    A causal model writes behind what it reads; a decoder takes nothing from what the encoder reads. DataError when a
+    piece of the document leaves no room for an excerpt of it and, with a causal model, an answer.
     """
     host, manner = predictor.host, predictor.manner
     soft = 0 if predictor.adaptation.soft is None else len(predictor.adaptation.soft)
-    room = host.max_positions - max(occupied, soft)
-    new_tokens = min(manner.max_new_tokens, room - 1 - EXCERPT_TOKENS[1])
-    if manner.kind == "classify":  # a prompt is followed by more than the label that it else leaves room for
-        new_tokens = min(new_tokens, room // 2)
-    if new_tokens < 1:
+    room = host.max_positions - max(document.occupies, soft)
+    excerpt = EXCERPT_TOKENS[1] + max(1, len(document.before) + len(document.after))
+    new_tokens, reserve = manner.max_new_tokens, document.occupies
+    if host.role == "encoder-decoder":
+        new_tokens, needed = min(new_tokens, host.max_positions), excerpt
+    else:
+        new_tokens, needed = min(new_tokens, room - excerpt), excerpt + 1
+        if manner.kind == "classify":  # a prompt is followed by more than the label that it else leaves room for
+            new_tokens = min(new_tokens, room // 2)
+            reserve += new_tokens
+    if room < needed:
         raise DataError(
             "The base model reads too little to study a document.",
-            expected=f"room for {EXCERPT_TOKENS[1] + 2} tokens beside a piece of the document",
+            expected=f"room for {needed} tokens beside a piece of the document",
             found=f"{room} of {host.max_positions}",
             fix="Give the text as teacher_text, or use a base model that reads more.",
         )
-    return new_tokens, occupied + (new_tokens if manner.kind == "classify" else 0)
+    return new_tokens, reserve
 
 
 def _read(path: Path) -> str:
