@@ -36,8 +36,7 @@ LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the
 PARTS = (0.56, 0.42, 1.0, 0.25, 0.12)
 LEAST_PART = 6  # positions
 LEAST_REST = 4  # positions that a prefix grows by
-MARGIN = 0.6  # of the tolerance: an error at the fitting points that is small enough, and needs no more polish
-CLOSE_MARGIN = 0.25  # the same where another length is not as good: few samples miss the largest error
+MARGIN = 0.6  # of the tolerance: an error that is small enough, and needs no more polish
 LONGEST = 4.0  # seconds of a polish for a tolerance, which another length may meet sooner
 WORTHWHILE = 0.1  # of the even net's error: a crowded one of less is polished in its place
 LITTLE_DAMPING = 1e-8  # of the first step of a polish that begins where little is left to do
@@ -170,20 +169,25 @@ class OffNet:
         """The head, polished by the first `rows` samples and its values solved anew, or the candidate if better."""
         queries, wanted = self.fitted.queries[:rows], self.fitted.values[:rows]
         request, limit, begun = self.problem.request, self.problem.limit, Instant()
+        goal = MARGIN * (request.tolerance or 0.0)
 
         def is_over() -> bool:
             return request.is_over() or (request.positions is None and begun.since() >= LONGEST)
+
+        def is_good(made: Head) -> bool:
+            return self.problem.chosen.worst(replace(made, values=np.clip(made.values, -limit, limit))) < goal
 
         found = polished(
             head,
             queries,
             wanted,
             limit,
-            (CLOSE_MARGIN if is_only else MARGIN) * (request.tolerance or 0.0),
+            goal,
             is_only=is_only,
             least=least,
             damping=damping,
             is_over=is_over,
+            is_good=is_good if is_only else None,  # few samples miss the largest error
         )
         kept = self._better(candidate, found, np.clip(found.values, -limit, limit))
         if kept is not candidate and request.is_met_by(kept.error):

@@ -33,6 +33,8 @@ PROMISING = 100.0  # times the least error so far, or the tolerance: a part with
 # A prefix that can be polished whole grows from so small parts of it first: on a grid, polishing more takes long.
 SEEDS = {"grid": (6, 3), "net": (3,)}
 GAIN = 100.0  # times that growing lowers a seed's error, as a rule: an even prefix that has less is polished first
+USUAL = (0, 2)  # of the shapes that a search begins with
+NEAR = 1.5  # times the tolerance: an even prefix of a usual shape that has less may meet it in its best one
 SHORT = 0.2  # of the most that can be polished: so many are polished over flat queries first, which is soon done
 WORTH_MORE = 0.9  # of the error: where a polish leaves more, there is not another one
 LONGER = (1.4, 2.0, 2.8, 4.0)  # times the most that can be polished: lengths that are tried for a tolerance
@@ -114,20 +116,41 @@ class Placed:
         """
         # One that is too long to be polished whole hardly ever is the best, and dear but on a grid.
         is_put_off = self.ground is not None and count > self.off_net.most and not self.is_grid
+        made = self._first(count) if is_put_off else []
+        if made and self.problem.request.is_met_by(made[-1].error):
+            return made[-1]
         even = self.problem.attempt(count) if is_put_off else self.problem.best_of(count)
         if self.problem.request.is_outdone(even.error):
             return self.lifted(even)
         if (crowded := self.off_net.crowded(count, even)) is not None:
             return self.lifted(crowded)
-        seeds, parts = self._seeds(count), self.off_net.parts(count)
+        seeds, parts = self._seeds(count), self.off_net.parts(count)[1 if made else 0 :]
         first = [*seeds, count] if seeds and self.is_grid else [*seeds, *parts]
         best = _Best(self, count, even, self.lifted(even))
+        for candidate in made:
+            best.take(candidate)
         best.try_sizes(first, seeds)
         if is_put_off and not best.is_grown and not best.is_enough():
             best.take(self.lifted(self.problem.best_of(count)))
         best.polish_on()
         best.try_sizes([size for size in parts if size not in first], [])
         return best.found
+
+    def _first(self, count: int) -> list[Candidate]:
+        """A short one and what grows from it, before an even prefix's shape is looked for.
+
+        Nothing where there is no tolerance, where an even one may well meet it, or where there are others' drafts.
+        """
+        request = self.problem.request
+        if request.tolerance is None or math.isfinite(request.rival):
+            return []
+        if not isinstance(self.problem, DenseProblem) or request.is_over():
+            return []
+        shapes = [self.problem.placement.starts[number] for number in USUAL]
+        if any(self.problem.solved(shape, count).error <= NEAR * request.tolerance for shape in shapes):
+            return []
+        small = self.small(self.off_net.parts(count)[0], is_only=False)
+        return [small] if request.is_met_by(small.error) else [small, self.grown(small, count)]
 
     @property
     def is_grid(self) -> bool:

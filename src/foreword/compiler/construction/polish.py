@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk
 
 from foreword.compiler.construction.search import never
 from foreword.compiler.head import Head
@@ -100,13 +101,13 @@ class _Problem:
     def near(self, state: _State) -> _Near:
         """The residuals near a state."""
         count = state.head.keys.size + state.head.biases.size + state.head.values.size
-        normal, slope = np.zeros((count, count)), np.zeros(count)
+        normal, slope = np.zeros((count, count), order="F"), np.zeros(count)
         step = max(1, BLOCK // (count * self.wanted.shape[1]))
         jacobian = np.empty((0, count))
         for start in range(0, len(self.queries), step):
             rows = slice(start, start + step)
             jacobian = self._jacobian(state, rows)
-            normal += jacobian.T @ jacobian
+            normal = dsyrk(1.0, jacobian.T, beta=1.0, c=normal, overwrite_c=True)
             slope += jacobian.T @ state.residuals.missed[rows].ravel()
         slack = self.stiffness * (state.residuals.excess != 0.0)
         values = slice(count - slack.size, count)
@@ -133,7 +134,7 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Near:
-    """The residuals near a state to first order: r + J d, with J^T J `normal` and J^T r `slope`.
+    """The residuals near a state to first order: r + J d, with J^T J `normal` (its upper half) and J^T r `slope`.
 
     `slack` is the derivative of each value's excess, `(position, output)`. The samples' part of J is `jacobian`, where
     it fits in a block; of a long prefix only products with it are made.
@@ -188,13 +189,14 @@ def polished(
     least: int = 1,
     damping: float = FIRST_DAMPING,
     is_over: Callable[[], bool] = never,
+    is_good: Callable[[Head], bool] | None = None,
 ) -> Head:
     """A head of a smaller error at the samples `queries` `(sample, q)`, `wanted` `(sample, output)`, as a rule.
 
-    It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal`; where the goal seems
-    out of reach, it is what it was then, unless it `is_only` this length that is asked for. Values may exceed the limit
-    slightly: solve for them again, at these keys and biases. There are as many steps as its length allows, but at
-    `least` so many; the first is damped by `damping`.
+    It is as good as it gets in its steps, or before time `is_over`, or has an error below `goal` and `is_good`; where
+    the goal seems out of reach, it is what it was then, unless it `is_only` this length that is asked for. Values may
+    exceed the limit slightly: solve for them again, at these keys and biases. There are as many steps as its length
+    allows, but at `least` so many; the first is damped by `damping`.
     """
     problem = _Problem(queries, wanted, SPARED * limit, np.ones(len(queries)))
     sought = 0.0 if is_only else goal  # what there are other lengths to reach it with
@@ -205,7 +207,7 @@ def polished(
     for sweep in range(SWEEPS * PARTS):
         head, damping = _descended(problem, head, damping, each)
         error = np.abs(head.evaluate(queries, block=len(queries)) - wanted).max(axis=1)
-        if error.max() < goal and np.abs(head.values).max() <= limit:
+        if error.max() < goal and np.abs(head.values).max() <= limit and (is_good is None or is_good(head)):
             break
         errors.append(float(error.max()))
         if is_over() or _is_hopeless(errors, sought, each):
