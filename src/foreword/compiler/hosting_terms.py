@@ -12,6 +12,7 @@ of s + margin - floor leaves the context a share of at most T e^-margin (stateme
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.optimize import minimize
@@ -19,6 +20,12 @@ from scipy.optimize import minimize
 from foreword.compiler.arrays import Floats
 from foreword.compiler.frozen import ROUNDOFF, SLACK, Frozen
 from foreword.compiler.head import Head
+
+# Tried where values are to be smaller, if there are so many queries for each position: factors of the scores, and
+# Gaussians' widths in units of how far a point is from the next centre at most.
+DENSE = 8
+SHARPER = (1.4, 2.0, 2.8, 4.0)
+WIDTHS = (2.8, 2.0, 1.4, 1.0, 0.7)
 
 
 def context_score(frozen: Frozen) -> float:
@@ -130,24 +137,56 @@ def linear_reading(frozen: Frozen, copies: list[Head]) -> float:
 
 
 def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Head, float]:
-    """The same keys with values that lose least in bfloat16, and the largest change that they make at `queries`.
+    """A head of that length that does the same and loses least in bfloat16, and the largest change at `queries`.
 
     Weights are rounded to bfloat16 before they meet the values, independently: that moves the output by about
-    2^-9 sqrt(sum w^2 v^2), and values that were solved for a tiny error are large where weights overlap. Of the values
-    that minimise |W v - W v_0|^2 + ridge |v|^2, those with the smallest sum of change and rounding are taken. A
-    heuristic for what is typical; the bound is the `rounding` term.
+    2^-9 sqrt(sum w^2 v^2), and values that were solved for a tiny error are large where weights overlap. Of some keys
+    (`_less_overlapping`), and of the values that minimise |W v - W_0 v_0|^2 + ridge |v|^2 at half of the queries, those
+    with the smallest sum of change and rounding are taken, the latter averaged over `copies`. A heuristic for what is
+    typical; the bound is the `rounding` term.
     """
     weights = head.weights(queries)
-    left, singular, right = np.linalg.svd(weights, full_matrices=False)
     exact = weights @ head.values
     best, least, moved = head, _typical_rounding(weights, head.values, copies), 0.0
-    for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
-        damped = right.T @ ((left.T @ exact) * (singular / (singular**2 + ridge**2))[:, None])
-        change = float(np.abs(weights @ damped - exact).max())
-        if change + _typical_rounding(weights, damped, copies) < least:
-            least, moved = change + _typical_rounding(weights, damped, copies), change
-            best = Head(head.keys, head.biases, damped)
+    for tried in _less_overlapping(head, queries):
+        weights = tried.weights(queries)
+        seen = slice(None, None, 2 if _is_dense(head, queries) else 1)
+        left, singular, right = np.linalg.svd(weights[seen], full_matrices=False)
+        coordinates = left.T @ exact[seen]
+        for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
+            damped = right.T @ (coordinates * (singular / (singular**2 + ridge**2))[:, None])
+            change = float(np.abs(weights @ damped - exact).max())
+            if change + _typical_rounding(weights, damped, copies) < least:
+                least, moved = change + _typical_rounding(weights, damped, copies), change
+                best = Head(tried.keys, tried.biases, damped)
     return best, moved
+
+
+def _is_dense(head: Head, queries: Floats) -> bool:
+    """Whether the queries tell of other keys' errors between them."""
+    return len(queries) >= DENSE * head.positions
+
+
+def _less_overlapping(head: Head, queries: Floats) -> Iterator[Head]:
+    """The head; where there are queries enough, also its scores multiplied, and Gaussians about even places."""
+    yield head
+    if not _is_dense(head, queries):
+        return
+    for sharper in SHARPER:
+        yield Head(sharper * head.keys, sharper * head.biases, head.values)
+    centres, spacing = _far_apart(queries, head.positions)
+    for width in WIDTHS:
+        keys = centres / (width * spacing) ** 2
+        yield Head(keys, -0.5 * (keys * centres).sum(axis=1), head.values)
+
+
+def _far_apart(queries: Floats, count: int) -> tuple[Floats, float]:
+    """So many of the queries, each the farthest from those before it, and how far all others are at most from them."""
+    chosen, away = [0], np.linalg.norm(queries - queries[0], axis=1)
+    while len(chosen) < count:
+        chosen.append(int(away.argmax()))
+        away = np.minimum(away, np.linalg.norm(queries - queries[chosen[-1]], axis=1))
+    return queries[chosen], max(float(away.max()), 1e-9)
 
 
 def _typical_rounding(weights: Floats, values: Floats, copies: int) -> float:
