@@ -21,8 +21,8 @@ FIRST = {1: 6, 2: 12}  # positions of the ladder's first try, by dimension
 FIRST_BEYOND = 27
 MORE = 1.4  # times the positions of the last try
 HALF = 0.5  # of a try's positions: it grows from the longest that has at most so many
-PATIENCE = {"line": 5.0, "grid": 10.0, "net": 5.0}  # seconds of the ladder
-CLOSE = 10.0  # times the tolerance: as long again, where the last error is below that
+PATIENCE = {"line": 5.0, "grid": 10.0, "net": 4.5}  # seconds of the ladder
+CLOSE = 10.0  # times the tolerance: twice as long, where the last error is below that
 REACH = 300.0  # times the tolerance: a net's try with a larger error, in more than one dimension, is the ladder's last
 NEARER = 0.08  # of the positions: a gap between the last length that failed and the one that did not that is tried
 
@@ -79,7 +79,8 @@ class _Ladder:
     def _between(self, last: int, made: Candidate) -> Candidate:
         """`made`, or one in the middle between it and the last that failed, if that meets the tolerance."""
         count = (last + made.head.positions) // 2
-        if count - last <= NEARER * made.head.positions or count >= made.head.positions or self._is_over():
+        is_near = count - last <= NEARER * made.head.positions or count >= made.head.positions
+        if is_near or self._is_over(times=1.0):
             return made
         nearer = self._try(count)
         return nearer if self.request.is_met_by(nearer.error) else made
@@ -93,12 +94,12 @@ class _Ladder:
         self.tried.append(made)
         return made
 
-    def _is_over(self) -> bool:
-        """Whether time is up: for tries that come closer to the tolerance, twice as late."""
+    def _is_over(self, times: float = 2.0) -> bool:
+        """Whether time is up: for tries that come closer to the tolerance, so many times as late."""
         on = self.on
         patience = PATIENCE["line" if on.problem.dimension == 1 else "grid" if on.is_grid else "net"]
         if self.tried and self.tried[-1].error <= CLOSE * (self.request.tolerance or 0.0):
-            patience *= 2
+            patience *= times
         return self.request.is_over() or self.begun.since() >= patience
 
 
