@@ -18,7 +18,7 @@ from foreword.tuning.placement import absent
 
 @dataclass(frozen=True)
 class LayerRank:
-    """Effective ranks of one attention site's keys and values, means over the heads that carry it; at most positions and dims."""
+    """Effective ranks of one site's keys and values, means over the heads that carry it; at most positions and dims."""
 
     site: str
     keys: float
