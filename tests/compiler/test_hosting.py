@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from foreword.arrays import DTYPES
+from foreword.compiler.charts import Flat
+from foreword.compiler.compiled import CompiledFunction
+from foreword.compiler.domain import Cube, Domain, FiniteSet
 from foreword.compiler.frozen import four_squares, limbs
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import host_in
@@ -170,3 +173,32 @@ def test_points_outside_the_ball_and_charts_without_a_radius_are_refused() -> No
         hosted.embed(np.full((1, 3), 0.7))
     with pytest.raises(CompileError, match="radius"):
         host_in(head(), replace(Identity(3), name="other"), GPT2)
+
+
+# Smaller values are looked for where the queries tell of the whole domain
+
+
+def overlapping(positions: int, domain: Domain) -> CompiledFunction:
+    """Keys in a plane that overlap, and values that cancel."""
+    rng = np.random.default_rng(positions)
+    centres = rng.uniform(-1.0, 1.0, size=(positions, 2))
+    values = 10.0 * rng.uniform(-1.0, 1.0, size=(positions, 1))
+    made = Head(3.0 * centres, -1.5 * np.square(centres).sum(axis=1), values)
+    return CompiledFunction(made, Flat((0.0, 0.0), (1.0, 1.0)), domain, None, {}, "drawn", None, None, ())
+
+
+SQUARE = Cube([(-1, 1), (-1, 1)])
+TABLE = FiniteSet(np.random.default_rng(9).uniform(-1.0, 1.0, size=(80, 2)))
+
+
+@pytest.mark.parametrize(
+    ("positions", "domain", "is_replaced"),
+    [(60, SQUARE, True), (501, SQUARE, False), (10_000, SQUARE, False), (60, TABLE, True)],
+)
+def test_values_are_replaced_where_what_that_changes_is_seen(positions: int, domain: Domain, is_replaced: bool) -> None:
+    """In a square few queries for a key leave other values open between them; a table's points are all there is."""
+    compiled = overlapping(positions, domain)
+    hosted = compiled.host_in(LLAMA, dtype="bfloat16")
+    kept = host_in(compiled.head, compiled.chart, LLAMA, dtype="bfloat16")
+    assert (hosted.prefix != kept.prefix) is is_replaced
+    assert (hosted.terms["damping"] > 0) is is_replaced

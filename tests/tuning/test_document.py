@@ -21,6 +21,7 @@ from foreword.errors import DataError, FitError, HostError
 from foreword.tuning.adaptation import Bare
 from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Workbench
+from foreword.tuning.candidates.contract import UNMOVED
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.objective import objective_for
@@ -203,6 +204,23 @@ def test_an_interrupted_fit_goes_on_to_the_same_numbers(
         assert np.array_equal(mine.values, other.values)
     assert [moment.loss for moment in resumed.history] == [moment.loss for moment in whole.history]
     assert json.loads((out / "result.json").read_text())["record"]["settings"]["settings"]["teacher_file"] == "text.txt"
+
+
+@pytest.mark.parametrize(("rate", "is_kept"), [(1e4, False), (1e-2, True)])
+def test_a_fit_that_keeps_its_first_values_says_so(
+    hosts: Callable[[str], Host], task: Callable[..., Path], tmp_path: Path, rate: float, is_kept: bool
+) -> None:
+    """Also when the finished fit is loaded again, once each time."""
+    host, out = hosts("bart"), tmp_path / "out"
+    made = fw.fit(host, task("bart"), out=out, learning_rate=rate, **STUDY, **OPTIONS)
+    assert (made.best.step > 0) is is_kept
+    assert made.notices.count(UNMOVED) == (not is_kept)
+    assert fw.fit.resume(out, host=host).notices.count(UNMOVED) == (not is_kept)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_document(hosts: Callable[[str], Host], task: Callable[..., Path]) -> None:
+    plain = studied(hosts("bart"), task("bart"))[1].lessons
+    assert studied(hosts("bart"), task("bart", f"\ufeff{TEXT}"))[1].lessons == plain
 
 
 # Refusals

@@ -19,10 +19,12 @@ from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
 from foreword.engine.generation import features
 from foreword.engine.host import Host
+from foreword.engine.interop import occupying, write_peft
 from foreword.engine.sites import Site
-from foreword.errors import FitError, RunFolderError, TaskError
+from foreword.errors import FitError, PrefixError, RunFolderError, TaskError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidate_settings import PrefixSettings
+from foreword.tuning.effective_rank import ranks_of
 from foreword.tuning.placement import Placement
 from foreword.tuning.task import Task
 
@@ -175,6 +177,8 @@ def test_heads_are_a_list_or_a_table_of_layers_and_read_back_from_json(said: Any
         ("heads = {}", "heads: expected at least one layer in the table"),
         ("heads = {first = [0]}", "found 'first'"),
         ("heads = {3-1 = [0]}", "found '3-1'"),
+        (f'heads = {{0 = ["{"9" * 5000}"]}}', f"found '{'9' * 59}…"),
+        (f"heads = {{{'9' * 5000} = [0]}}", f"found '{'9' * 59}…"),
         ('heads = "all"', "a table of the heads of each layer, such as {0 = [1], 4-7 ="),
         ("heads = {0 = [1]}\nlayers = [0]", "expected layers left out beside heads as a table"),
         ("heads = {0 = [1], 0 = [2]}", "is not valid TOML"),
@@ -255,6 +259,36 @@ def test_a_head_that_grouped_keys_do_not_have_is_refused_before_a_step(
 
 
 # How it is kept
+
+
+def test_ranks_are_those_of_heads_that_carry_it(shared_host: Callable[[str], Host]) -> None:
+    host = shared_host("gpt2")
+    drawn = {
+        site.name: SiteTensors(
+            torch.eye(POSITIONS, site.key_dim).repeat(site.kv_heads, 1, 1),
+            torch.eye(POSITIONS, site.value_dim).repeat(site.kv_heads, 1, 1),
+        )
+        for site in host.sites
+    }
+    for found in drawn.values():
+        found.values[0] = 0.0
+        found.keys[0, 1:] = 0.0
+    adaptation = FittedPrefix(host, positions=POSITIONS, seed=0, placement=Placement(heads={0: (1, 2), 1: (0,)}))
+    adaptation.begin(drawn)
+    ranks = [(each.keys, each.values) for each in ranks_of(adaptation.prefix())]
+    assert ranks == [(POSITIONS, POSITIONS), (1, 0)]
+
+
+@pytest.mark.parametrize("share", [0.08, 1.0])
+def test_peft_holds_no_prefix_with_heads_left_out(
+    task: Callable[..., Path], shared_host: Callable[[str], Host], tmp_path: Path, share: float
+) -> None:
+    host = shared_host("llama")
+    made = fw.fit(host, task("llama"), heads={0: [1], 1: [0]}, share=share, length=2, steps=1)
+    with pytest.raises(PrefixError, match="PEFT cannot hold") as refusal:
+        write_peft(tmp_path / "adapter", occupying(made.prefix, host), host)
+    assert "share = 1 and at all heads" in (refusal.value.fix or "")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_the_choice_is_recorded_and_another_one_is_not_gone_on_with(

@@ -253,6 +253,31 @@ def test_a_site_that_the_prefix_lacks_starts_from_zero_values(shared_host: Calla
     assert np.array_equal(found[host.sites[1].name].values.numpy(), given.layers[0].values)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("positions", [POSITIONS - 1, POSITIONS, 2 * POSITIONS])
+def test_a_head_that_the_prefix_lacks_starts_from_zero_values_and_can_be_fitted(
+    shared_host: Callable[[str], Host], family: str, positions: int
+) -> None:
+    """A left-out head's bias gives it no weight, and would give it no gradient."""
+    host = shared_host(family)
+    left = FittedPrefix(host, positions=POSITIONS, seed=0, placement=Placement(heads=(0,)))
+    left.begin(made(host, "random").tensors)
+    given = left.prefix().cast("float16")
+    found = made(host, "prefix", prefix=given, positions=positions).tensors
+    fitted = FittedPrefix(host, positions=positions, seed=0, placement=Placement(heads=(1,)))
+    fitted.begin(found)
+    with fitted.active():
+        features(host, [[7, 21, 33, 8, 40]]).square().sum().backward()
+    for site, part in found.items():
+        assert part.values[0].any()
+        assert not part.values[1].any()
+        assert part.keys[1].any()
+        assert part.bias is None or not part.bias[1].any()
+        gradient = fitted.tensors[site].values.grad
+        assert gradient is not None
+        assert gradient[1].any()
+
+
 # Closed form
 
 

@@ -22,10 +22,16 @@ from foreword.compiler.domain import Domain, FiniteSet
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import Hosted, host_in
+from foreword.compiler.hosting_terms import DENSE
 from foreword.compiler.target import Target, target_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# At so many queries smaller values are looked for. With fewer than DENSE for each position (`smaller_values`) what they
+# change elsewhere was up to thousands of times the `damping` that was seen at the queries.
+QUERIES = 4000
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,12 @@ class CompiledFunction:
         return check_compiled(self._file(), target=target, seconds=seconds, progress=progress)
 
     def host_in(self, config: Any, *, dtype: str = "float64", layer: int = 0) -> Hosted:
-        """Frozen weights and a prefix for an unmodified `GPT2Model` or `LlamaModel` of this configuration."""
-        queries = self.chart(self.domain.spread(4000)) if dtype == "bfloat16" else None
-        return host_in(self.head, self.chart, config, dtype=dtype, layer=layer, queries=queries)
+        """Frozen weights and a prefix for an unmodified `GPT2Model` or `LlamaModel` of this configuration.
+
+        In bfloat16 values may be replaced by smaller ones that do the same on the domain; those of more than 500
+        positions stay, unless the domain is a finite set of at most 4,000 points.
+        """
+        return host_in(self.head, self.chart, config, dtype=dtype, layer=layer, queries=self._queries(dtype))
 
     def save(self, path: str | Path) -> None:
         """Write prefix, certificate and the proof's cells to one file; `load_compiled` reads it."""
@@ -119,6 +128,14 @@ class CompiledFunction:
         from foreword.compiler.picture import plotted  # here, because matplotlib is slow to load
 
         return plotted(self, path)
+
+    def _queries(self, dtype: str) -> Floats | None:
+        """Queries that tell what other values do on the domain: all of them, or many for each position."""
+        if dtype != "bfloat16":
+            return None
+        if isinstance(self.domain, FiniteSet) and len(self.domain.points) <= QUERIES:
+            return self.chart(self.domain.points)
+        return self.chart(self.domain.spread(QUERIES)) if DENSE * self.positions <= QUERIES else None
 
     def _file(self) -> CompiledFile:
         samples = None

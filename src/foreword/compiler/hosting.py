@@ -120,7 +120,8 @@ def host_in(
     `dtype` is the model's: in bfloat16 queries, keys, biases and values go as sums of bfloat16 numbers (limbs), and
     heads that are not needed hold copies whose roundings average out (`copies.py`).
     `radius` bounds the norm of the chart's queries where the chart's name does not say it. `queries` `(row, width)`,
-    some thousands that fill the domain, let bfloat16 have smaller values that do the same there (`smaller_values`).
+    eight or more for each position that fill the domain, or all of a finite one, let bfloat16 have smaller values that
+    do the same there (`smaller_values`).
     CompileError names all that the configuration lacks.
     """
     if dtype not in ROUNDOFF:

@@ -251,7 +251,7 @@ def _flat(prefix: Prefix, host: Host) -> Array:
             expected="keys and values for every layer, without bias, that occupy their positions",
             found=f"{len(prefix.sites)} of {len(sites)} sites, {biased} with a bias, occupies {prefix.occupies} of "
             f"{prefix.positions}",
-            fix="Fit it with share = 1, which leaves no bias."
+            fix="Fit it with share = 1 and at all heads, which leaves no bias."
             if biased
             else "Turn it with foreword.engine.interop.occupying(prefix, host) first.",
         )

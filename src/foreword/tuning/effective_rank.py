@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreword.prefix import Prefix
+from foreword.engine.tensors import to_tensor
+from foreword.prefix import LayerPrefix, Prefix
+from foreword.tuning.placement import absent
 
 
 @dataclass(frozen=True)
 class LayerRank:
-    """Effective ranks of one attention site's keys and values, means over its heads; at most positions and dims."""
+    """Effective ranks of one site's keys and values, means over the heads that carry it; at most positions and dims."""
 
     site: str
     keys: float
@@ -41,13 +43,13 @@ def effective_rank(matrix: NDArray[Any]) -> float:
 
 def ranks_of(prefix: Prefix) -> tuple[LayerRank, ...]:
     """The effective ranks of every layer of a prefix, as `(position, dim)` matrices head by head."""
-    return tuple(
-        LayerRank(
-            layer.site,
-            *(
-                float(np.mean([effective_rank(np.asarray(head, dtype=np.float64)) for head in array]))
-                for array in (layer.keys, layer.values)
-            ),
-        )
-        for layer in prefix.layers
-    )
+    return tuple(LayerRank(layer.site, _mean(layer, layer.keys), _mean(layer, layer.values)) for layer in prefix.layers)
+
+
+def _mean(layer: LayerPrefix, array: NDArray[Any]) -> float:
+    """Of the heads that carry the prefix; 0 where none does."""
+    gone = absent(None if layer.bias is None else to_tensor(layer.bias), len(array)).tolist()
+    ranks = [
+        effective_rank(np.asarray(head, dtype=np.float64)) for head, out in zip(array, gone, strict=True) if not out
+    ]
+    return float(np.mean(ranks)) if ranks else 0.0

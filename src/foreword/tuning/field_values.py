@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+# A message shows so many characters of a value.
+SHOWN = 60
+
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
 Readout = Literal["auto", "label-text", "prototypes", "linear"]
@@ -65,9 +68,15 @@ def _numbers(value: object) -> object:
     for each in value:
         numbers = _span(each)
         if numbers is None:
-            raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {each!r}')
+            raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {_shown(each)}')
         found.update(numbers)
     return tuple(sorted(found))
+
+
+def _shown(value: object) -> str:
+    """What was found, as much of it as a line of a refusal has room for."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _span(value: object) -> range | None:
@@ -97,7 +106,7 @@ def _heads(value: object) -> object:
         is_number = isinstance(name, str) and re.fullmatch("[0-9]{1,4}", name) is not None
         layers = _span(int(name) if is_number else name)
         if layers is None:
-            raise ValueError(f'layers as whole numbers from 0 or ranges such as "4-7", found {name!r}')
+            raise ValueError(f'layers as whole numbers from 0 or ranges such as "4-7", found {_shown(name)}')
         if twice := [layer for layer in layers if layer in found]:
             raise ValueError(f"each layer once, found layer {twice[0]} twice")
         try:

@@ -140,7 +140,7 @@ def _room(predictor: Predictor, document: Document) -> tuple[int, int]:
 
 def _read(path: Path) -> str:
     try:
-        return content_of(path, LARGEST_DOCUMENT_BYTES).decode().replace("\r\n", "\n")
+        return content_of(path, LARGEST_DOCUMENT_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         raise DataError(
             f"The document {path} cannot be read.",

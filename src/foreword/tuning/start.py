@@ -21,6 +21,7 @@ from foreword.engine.host import Host
 from foreword.engine.tensors import to_tensor
 from foreword.errors import FitError
 from foreword.tuning.adaptation import FittedPrefix
+from foreword.tuning.placement import absent
 from foreword.tuning.resize import lengthened, shortened
 from foreword.tuning.start_texts import Material, judges, lacks, pooled, texts_for
 from foreword.tuning.starts import STARTS
@@ -122,7 +123,7 @@ def _drawn(host: Host, positions: int, generator: torch.Generator, *, value_scal
 
 
 def _from_prefix(host: Host, positions: int, generator: torch.Generator, material: Material) -> dict[str, SiteTensors]:
-    """Another prefix, at the sites that it has; the others start from zero values."""
+    """Another prefix, at the sites and key heads that it has; the others start from zero values."""
     prefix = material.prefix
     if prefix is None:
         raise lacks("prefix", "a prefix to start from", "start_prefix")
@@ -141,7 +142,23 @@ def _from_prefix(host: Host, positions: int, generator: torch.Generator, materia
     whole = {site: _wide(host, found) for site, found in whole.items()}
     made = _drawn(host, positions, generator, value_scale=0.0)
     owners = {site: torch.zeros(found.keys.shape[1], dtype=torch.long) for site, found in whole.items()}
-    return made | _resized(host, whole, positions, generator, material, owners)[0]
+    for site, found in _resized(host, whole, positions, generator, material, owners)[0].items():
+        made[site] = _revived(found, made[site])
+    return made
+
+
+def _revived(found: SiteTensors, drawn: SiteTensors) -> SiteTensors:
+    """`found` with what was drawn in the key heads that carry nothing: under their bias no gradient reaches them."""
+    count = len(found.keys)
+    gone = absent(found.bias, count)
+    if found.bias is None or not gone.any():
+        return found
+    keys, values = (
+        torch.where(gone[:, None, None], new, old)
+        for new, old in ((drawn.keys, found.keys), (drawn.values, found.values))
+    )
+    bias = found.bias.masked_fill(gone.repeat_interleave(len(found.bias) // count)[:, None], 0.0)
+    return SiteTensors(keys, values, bias)
 
 
 def _resized(

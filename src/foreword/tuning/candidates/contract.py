@@ -167,6 +167,12 @@ class Candidate(ABC, Generic[Settings]):
         """Make it from the fit and selection splits. With `checkpoint` a long fit saves itself and can go on."""
 
 
+UNMOVED = (
+    "no state after the first step was better on the selection split than the one before it, and that one is kept: "
+    "it learned nothing here; try another learning_rate, more steps, or other examples"
+)
+
+
 def fit_adaptation(
     bench: Workbench,
     adaptation: Adaptation,
@@ -226,6 +232,8 @@ def fit_adaptation(
     with halving_told(lambda text: None if text in notices else notices.append(text)):
         objective.finish()
         selection = bench.selection_score(predictor)
+    if outcome.best.step == 0 and outcome.history[-1].step > 0:
+        notices.append(UNMOVED)
     for text in notices[len(outcome.notices) :]:
         (watch or FitWatch()).notice(text)
     size = predictor.readout.size if predictor.readout is not None else 0
