@@ -38,6 +38,8 @@ from foreword.tuning.task import Task
 POSITIONS = 6
 FILE = "text.txt"
 TEXT = "the price of bread and milk rose again this month"
+TOLD = {"objective": "distillation", "teacher_text": TEXT}
+STUDIED = {"objective": "distillation", "teacher_file": FILE, "self_study": 12}
 # (base, kind of task, objective's fields, read-out): every objective on every role that it is for.
 CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "labels-encoder": ("bert", "classify", {"objective": "labels"}, "label-text"),
@@ -48,37 +50,17 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str | None]] = {
     "completion-both": ("bart", "generate", {"objective": "completion"}, None),
     "similarity": ("bert", "classify", {"objective": "similarity"}, "label-text"),
     "similarity-both": ("t5", "classify", {"objective": "similarity"}, "label-text"),
-    "labels-told": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
+    "labels-told": ("llama", "classify", TOLD, None),
     "labels-shown": ("gpt2", "classify", {"objective": "distillation", "teacher_shots": 1}, None),
-    "labels-both-told": ("bart", "classify", {"objective": "distillation", "teacher_text": TEXT}, None),
-    "features-told": ("bert", "classify", {"objective": "distillation", "teacher_text": TEXT}, "label-text"),
-    "features-causal": ("llama", "classify", {"objective": "distillation", "teacher_text": TEXT}, "linear"),
-    "answers-told": ("gpt2", "generate", {"objective": "distillation", "teacher_text": TEXT}, None),
-    "answers-both": ("bart", "generate", {"objective": "distillation", "teacher_text": TEXT}, None),
-    "document": (
-        "llama",
-        "generate",
-        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
-        None,
-    ),
-    "document-labels": (
-        "gpt2",
-        "classify",
-        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
-        None,
-    ),
-    "document-both": (
-        "bart",
-        "generate",
-        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
-        None,
-    ),
-    "document-labels-both": (
-        "bart",
-        "classify",
-        {"objective": "distillation", "teacher_file": "text.txt", "self_study": 12},
-        None,
-    ),
+    "labels-both-told": ("bart", "classify", TOLD, None),
+    "features-told": ("bert", "classify", TOLD, "label-text"),
+    "features-causal": ("llama", "classify", TOLD, "linear"),
+    "answers-told": ("gpt2", "generate", TOLD, None),
+    "answers-both": ("bart", "generate", TOLD, None),
+    "document": ("llama", "generate", STUDIED, None),
+    "document-labels": ("gpt2", "classify", STUDIED, None),
+    "document-both": ("bart", "generate", STUDIED, None),
+    "document-labels-both": ("bart", "classify", STUDIED, None),
 }
 TAUGHT = [name for name, case in CASES.items() if "distillation" in case[2].values()]
 Make = Callable[..., tuple[Workbench, Objective]]

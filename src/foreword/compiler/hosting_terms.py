@@ -148,17 +148,17 @@ def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Hea
     weights = head.weights(queries)
     exact = weights @ head.values
     best, least, moved = head, _typical_rounding(weights, head.values, copies), 0.0
+    seen = slice(None, None, 2 if _is_dense(head, queries) else 1)
     for tried in _less_overlapping(head, queries):
         weights = tried.weights(queries)
-        seen = slice(None, None, 2 if _is_dense(head, queries) else 1)
         left, singular, right = np.linalg.svd(weights[seen], full_matrices=False)
         coordinates = left.T @ exact[seen]
         for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
             damped = right.T @ (coordinates * (singular / (singular**2 + ridge**2))[:, None])
             change = float(np.abs(weights @ damped - exact).max())
-            if change + _typical_rounding(weights, damped, copies) < least:
-                least, moved = change + _typical_rounding(weights, damped, copies), change
-                best = Head(tried.keys, tried.biases, damped)
+            lost = change + _typical_rounding(weights, damped, copies)
+            if lost < least:
+                best, least, moved = Head(tried.keys, tried.biases, damped), lost, change
     return best, moved
 
 

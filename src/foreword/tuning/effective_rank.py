@@ -43,13 +43,15 @@ def effective_rank(matrix: NDArray[Any]) -> float:
 
 def ranks_of(prefix: Prefix) -> tuple[LayerRank, ...]:
     """The effective ranks of every layer of a prefix, as `(position, dim)` matrices head by head."""
-    return tuple(LayerRank(layer.site, _mean(layer, layer.keys), _mean(layer, layer.values)) for layer in prefix.layers)
+    return tuple(_rank_of(layer) for layer in prefix.layers)
 
 
-def _mean(layer: LayerPrefix, array: NDArray[Any]) -> float:
+def _rank_of(layer: LayerPrefix) -> LayerRank:
     """Of the heads that carry the prefix; 0 where none does."""
-    gone = absent(None if layer.bias is None else to_tensor(layer.bias), len(array)).tolist()
-    ranks = [
-        effective_rank(np.asarray(head, dtype=np.float64)) for head, out in zip(array, gone, strict=True) if not out
-    ]
-    return float(np.mean(ranks)) if ranks else 0.0
+    gone = absent(None if layer.bias is None else to_tensor(layer.bias), len(layer.keys)).tolist()
+
+    def mean(array: NDArray[Any]) -> float:
+        carrying = [np.asarray(head, dtype=np.float64) for head, out in zip(array, gone, strict=True) if not out]
+        return float(np.mean([effective_rank(head) for head in carrying])) if carrying else 0.0
+
+    return LayerRank(layer.site, mean(layer.keys), mean(layer.values))
