@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import PictureError
+from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 
 FORMATS = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -88,11 +89,11 @@ def write_picture(figure: Figure, path: str | Path) -> Path:
 def new_figure(width: float, height: float, title: str, about: Sequence[str]) -> Figure:
     """An empty figure with so many inches for panels, below a bold title and lines of what was found."""
     letters = int((width - 0.2) * 72 / 5.6)  # a letter of 10 points is about 5.6 points wide, a bold one of 13 about 9
-    lines = [line for text in about for line in textwrap.wrap(shortened(text, 3 * letters), letters)]
+    lines = [line for text in about for line in textwrap.wrap(excerpt(text, 3 * letters), letters)]
     header = TITLE + LINE * len(lines)
     figure = Figure(figsize=(width, height + header), dpi=DPI, facecolor="white")
     figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + header)), h_pad=0.06, w_pad=0.08)
-    title = shortened(title, int(0.62 * letters))
+    title = excerpt(title, int(0.62 * letters))
     _say(figure, 0.12, title, fontsize=13, color=COLOURS["ink"], fontweight="bold")
     for index, line in enumerate(lines):
         _say(figure, TITLE - 0.05 + LINE * index, line, fontsize=10, color=COLOURS["muted"])
@@ -130,16 +131,6 @@ def colour_bar(axes: Axes, drawn: Any, label: str) -> None:
     bar.ax.tick_params(colors=COLOURS["muted"], labelsize=8, length=0)
     bar.ax.yaxis.get_offset_text().set(color=COLOURS["muted"], fontsize=8)
     bar.set_label(label, fontsize=8.5, color=COLOURS["muted"])
-
-
-def shortened(text: str, length: int) -> str:
-    """The text on one line, of at most so many characters, none of them a control character.
-
-    >>> shortened("sin(x)\\n+ cos(y)", 10)
-    'sin(x) + …'
-    """
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: length + 1])
-    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def _unwritable(path: Path, found: str) -> PictureError:

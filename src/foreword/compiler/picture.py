@@ -29,11 +29,11 @@ from foreword.compiler.canvas import (
     framed,
     new_figure,
     ruled,
-    shortened,
     write_picture,
 )
 from foreword.compiler.subject import Compiled, Subject
 from foreword.compiler.view import View
+from foreword.excerpt import excerpt
 
 FAR = 12.0  # a bound so many times the largest error seen is told, not drawn: the error would be a flat line
 SEPARATE = 300  # dots of full size on a map: more of them would run together
@@ -248,7 +248,7 @@ def _bound_of(subject: Subject) -> str:
 def _title(subject: Subject) -> str:
     told = subject.compiled.told
     name = str(told.get("name") or told.get("expression") or "a function without a name")
-    return f"{shortened(name, 70)} on {subject.compiled.domain}"
+    return f"{excerpt(name, 70)} on {subject.compiled.domain}"
 
 
 def _about(subject: Subject) -> list[str]:

@@ -36,6 +36,7 @@ from foreword.compiler.file import DTYPES
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 from foreword.errors import CompileError, ForewordError
+from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 from foreword.tensorfile import MANIFEST, content_digest, decoded, parsed, read_content
 from foreword.version import __version__
@@ -78,7 +79,8 @@ class Identity:
     def differences(self, other: Identity) -> list[str]:
         """What the other one has otherwise, in words."""
         keys = [key for key in {**self.told, **other.told} if self.told.get(key) != other.told.get(key)]
-        found = [f"{key} {_short(other.told.get(key))}, not {_short(self.told.get(key))}" for key in keys]
+        was, now = ({key: excerpt(json.dumps(which.told.get(key)), 120) for key in keys} for which in (other, self))
+        found = [f"{key} {was[key]}, not {now[key]}" for key in keys]
         if not found and not _agree(self.values, other.values):
             found.append("a target of this name with other values")
         return found
@@ -267,8 +269,3 @@ def _agree(one: Floats, other: Floats) -> bool:
 
 def _digest(array: Floats) -> str:
     return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-# A message shows so many characters of a value.
-SHOWN = 60
+from foreword.excerpt import excerpt
 
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
@@ -68,15 +67,9 @@ def _numbers(value: object) -> object:
     for each in value:
         numbers = _span(each)
         if numbers is None:
-            raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {_shown(each)}')
+            raise ValueError(f'whole numbers from 0 and ranges such as "4-7", found {excerpt(repr(each))}')
         found.update(numbers)
     return tuple(sorted(found))
-
-
-def _shown(value: object) -> str:
-    """What was found, as much of it as a line of a refusal has room for."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _span(value: object) -> range | None:
@@ -106,7 +99,7 @@ def _heads(value: object) -> object:
         is_number = isinstance(name, str) and re.fullmatch("[0-9]{1,4}", name) is not None
         layers = _span(int(name) if is_number else name)
         if layers is None:
-            raise ValueError(f'layers as whole numbers from 0 or ranges such as "4-7", found {_shown(name)}')
+            raise ValueError(f'layers as whole numbers from 0 or ranges such as "4-7", found {excerpt(repr(name))}')
         if twice := [layer for layer in layers if layer in found]:
             raise ValueError(f"each layer once, found layer {twice[0]} twice")
         try:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from foreword.bundle import write_bytes_atomically
 from foreword.errors import BundleError, RunFolderError
+from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 
 
@@ -161,9 +162,8 @@ def differences(found: Any, wanted: Any, at: str = "") -> list[str]:
         return [
             line for key in keys for line in differences(found.get(key), wanted.get(key), f"{at}.{key}" if at else key)
         ]
-    return [] if found == wanted else [f"{at} was {_short(found)}, is {_short(wanted)}"]
+    return [] if found == wanted else [f"{at} was {_shown(found)}, is {_shown(wanted)}"]
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "…"
+def _shown(value: Any) -> str:
+    return excerpt(json.dumps(value, ensure_ascii=False), 40)

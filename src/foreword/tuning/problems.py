@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from foreword.excerpt import excerpt
 from foreword.tuning.candidate_settings import BY_KIND
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+").fullmatch
@@ -51,8 +52,7 @@ def problem(error: ErrorDetails, *, of: type[BaseModel]) -> str:
         return f"{_dotted(at)}: expected {expected}, found nothing"
     if kind == "value_error" and isinstance(found, dict | list | tuple):
         return f"{_dotted(at)}: expected {expected}"
-    shown = repr(found)
-    return f"{_dotted(at)}: expected {expected}, found {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return f"{_dotted(at)}: expected {expected}, found {excerpt(repr(found))}"
 
 
 def option_problems(errors: Iterable[ErrorDetails], kind: str, *, of: type[BaseModel]) -> list[str]:

@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from foreword.errors import DataError
+from foreword.excerpt import VALUE, excerpt
 from foreword.regular_file import content_of, found_in
 from foreword.tuning.problems import did_you_mean
 from foreword.tuning.task import Task
@@ -86,8 +87,7 @@ def shown(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, dict | list):
         return "a list" if isinstance(value, list) else "an object"
-    text = repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return excerpt(repr(value[:VALUE] if isinstance(value, str) else value))
 
 
 def at_most(problems: Sequence[str], start: str = "") -> list[str]:
