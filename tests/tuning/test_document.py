@@ -96,7 +96,7 @@ def test_the_teacher_reads_the_document_before_the_prompt_and_the_student_the_pr
     prompts = [tokens(host, f"{example.input}\n", special=True) for example in bench.splits.fit]
     behind = [tokens(host, f"{TEXT}\n\n{example.input}\n", special=True) for example in bench.splits.fit]
     lessons = objective.lessons + objective.selection_lessons
-    assert objective.prefixes == []
+    assert objective.shelf is None
     asked = [lesson for lesson in lessons if lesson.prompt in prompts]
     assert len(asked) == len(lessons) // 2
     for lesson in asked:

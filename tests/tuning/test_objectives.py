@@ -30,7 +30,7 @@ from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, check_metric, masked_positions
 from foreword.tuning.objectives.distillation import AnswerDistillation, FeatureDistillation, LabelDistillation
 from foreword.tuning.objectives.document import Document, self_study
-from foreword.tuning.objectives.teacher import teacher_with
+from foreword.tuning.objectives.teacher import Shelf, teacher_with, told
 from foreword.tuning.predictor import Predictor, predictor_from
 from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
@@ -262,7 +262,9 @@ def test_a_document_is_studied_piece_by_piece_and_none_of_it_is_left_out(shared_
     assert [token for piece in document.pieces for token in piece] == tokens(host, text, special=False)
     assert max(sizes) <= host.max_positions // 2
     assert max(sizes) - min(sizes) <= 1
-    assert [prefix.occupies for prefix in document.prefixes] == sizes
+    assert document.shelf is not None
+    assert [document.shelf.prefix(number).occupies for number in range(len(sizes))] == sizes
+    assert document.occupies == max(sizes)
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("document", 54), ("document-labels", 64)])
@@ -272,16 +274,17 @@ def test_a_lesson_fits_into_what_the_model_reads_behind_a_piece_of_the_document(
     """A piece takes up to half of the 128 tokens that these models read, so that not all answers may be this long."""
     bench, objective = make(name, max_tokens=tokens)
     assert isinstance(objective, AnswerDistillation)
+    assert objective.shelf is not None
     lessons = objective.lessons + objective.selection_lessons
     for lesson in lessons:
-        read = objective.prefixes[lesson.source].occupies + len(lesson.teacher_prompt) + len(lesson.answer)
+        read = objective.shelf.prefix(lesson.source).occupies + len(lesson.teacher_prompt) + len(lesson.answer)
         assert read <= bench.host.max_positions
 
 
 def test_self_study_is_the_same_for_the_same_seed_and_its_answers_end_once(shared_host: Callable[[str], Host]) -> None:
     host = shared_host("llama")
     document = Document.read(host, (TEXT + ". ") * 20)
-    assert len(document.prefixes) > 1
+    assert len(document.pieces) > 1
     studied = [self_study(document, [[7, 9, 11]], count=40, new_tokens=5, seed=seed) for seed in (1, 1, 2)]
     assert studied[0] == studied[1] != studied[2]
     end = host.tokenizer.eos_token_id
@@ -300,14 +303,37 @@ def test_a_study_that_the_teacher_gave_with_each_piece_is_told_with_that_piece(m
     """Each lesson's loss under the bare student, computed alone with its own piece attached."""
     bench, objective = make("document", lambda _: Bare())
     assert isinstance(objective, AnswerDistillation)
+    assert objective.shelf is not None
     for index, lesson in enumerate(objective.lessons[:4]):
         with torch.no_grad():
             said = torch.log_softmax(completion_logits(bench.host, [lesson.prompt], [lesson.answer]).double(), dim=1)
-            with attached(bench.host, objective.prefixes[lesson.source]):
+            with attached(bench.host, objective.shelf.prefix(lesson.source)):
                 logits = completion_logits(bench.host, [lesson.teacher_prompt], [lesson.answer])
             told = torch.log_softmax(logits.double(), dim=1)
             wanted = float((told.exp() * (told - said)).sum() / len(lesson.answer))
             assert float(objective.loss([index], 0)) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_pieces_are_read_when_a_lesson_needs_them_and_let_go_beyond_a_limit(
+    shared_host: Callable[[str], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a document of many pieces a few lessons read a few; what was let go is the same when it is read again."""
+    host, read = shared_host("gpt2"), list[int]()
+    document = Document.read(host, " ".join(f"line {number} of the letter" for number in range(400)))
+    shelf = document.shelf
+    assert shelf is not None
+    counted = Shelf(host, lambda source: read.append(source) or shelf.read(source))  # type: ignore[func-returns-value]
+    lessons = self_study(replace(document, shelf=counted), [], count=6, new_tokens=3, seed=0)
+    sources = {lesson.source for lesson in lessons}
+    assert sorted(read) == sorted(sources)
+    assert len(sources) < len(document.pieces) / 2
+    whole = told(host, lessons, counted)
+    assert len(read) == len(sources)
+    monkeypatch.setattr("foreword.tuning.objectives.teacher.READ_BYTES", 0)
+    for lesson, wanted in zip(lessons, whole.split([len(lesson.answer) for lesson in lessons]), strict=True):
+        assert torch.allclose(told(host, [lesson], counted), wanted, rtol=0, atol=1e-5)
+        assert list(counted.kept) == [lesson.source]
+    assert len(read) > len(sources)
 
 
 # Leave one out

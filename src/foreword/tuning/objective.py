@@ -83,7 +83,7 @@ def _distillation(ground: Ground, settings: FittedSettings) -> Objective:
             ground,
             lessons_of(ground, teacher, ground.fit),
             lessons_of(ground, teacher, ground.selection),
-            [] if teacher.prefix is None else [teacher.prefix],
+            teacher.shelf,
         )
     if predictor.readout is None:
         return LabelDistillation(ground, teacher)
@@ -107,7 +107,7 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
     prompts = [found.ids for found in ground.read(ground.fit)]
     lessons = self_study(document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed)
     fitted_to = [lesson for number, lesson in enumerate(lessons) if number % HELD_OUT]
-    return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.prefixes)
+    return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.shelf)
 
 
 def _room(predictor: Predictor, document: Document) -> tuple[int, int]:

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from foreword.engine.batches import in_batches
 from foreword.engine.generation import completion_logits, features
-from foreword.prefix import Prefix
 from foreword.tuning.examples import Example
 from foreword.tuning.objectives.completion import answer_tokens, judged_answers
 from foreword.tuning.objectives.contract import Ground, Objective, judged, targets_of
 from foreword.tuning.objectives.labels import LearnedReadout, adapted_features, all_label_scores
-from foreword.tuning.objectives.teacher import Lesson, Teacher, told
+from foreword.tuning.objectives.teacher import Lesson, Shelf, Teacher, told
 
 # What a teacher tells of all lessons is kept when it is at most so many bytes; else it is asked anew in each step. (Not
 # as steps come by: a batch's rounding depends on its rows, and a resumed fit must see the same numbers.)
@@ -105,7 +104,7 @@ class AnswerDistillation(Objective):
     """KL(teacher || student) over the vocabulary at every token of the lessons' answers; a mean over tokens.
 
     The lessons are those of the fit examples, with their own answers, or a document's self-study; `selection_lessons`
-    break ties between states of equal score. `prefixes` are the texts that the teacher carries.
+    break ties between states of equal score. `shelf` has the texts that the teacher carries.
     """
 
     def __init__(
@@ -113,10 +112,10 @@ class AnswerDistillation(Objective):
         ground: Ground,
         lessons: Sequence[Lesson],
         selection_lessons: Sequence[Lesson],
-        prefixes: Sequence[Prefix] = (),
+        shelf: Shelf | None,
     ) -> None:
         super().__init__(ground)
-        self.lessons, self.selection_lessons, self.prefixes = list(lessons), list(selection_lessons), list(prefixes)
+        self.lessons, self.selection_lessons, self.shelf = list(lessons), list(selection_lessons), shelf
         self.examples = len(self.lessons)
         self._kept, self._selection_kept = self._asked(self.lessons), self._asked(self.selection_lessons)
 
@@ -159,7 +158,7 @@ class AnswerDistillation(Objective):
 
     def _told(self, lessons: Sequence[Lesson], kept: list[Tensor] | None) -> Tensor:
         host = self.predictor.host
-        return told(host, lessons, self.prefixes) if kept is None else torch.cat(kept).to(host.device)
+        return told(host, lessons, self.shelf) if kept is None else torch.cat(kept).to(host.device)
 
     def _asked(self, lessons: Sequence[Lesson]) -> list[Tensor]:
         """What the teacher tells of each lesson, `(token, vocabulary)`, on the CPU; empty when that is too much."""
@@ -169,7 +168,7 @@ class AnswerDistillation(Objective):
 
         def asked(part: list[int]) -> Sequence[Tensor]:
             mine = [lessons[index] for index in part]
-            whole = told(self.predictor.host, mine, self.prefixes).cpu()
+            whole = told(self.predictor.host, mine, self.shelf).cpu()
             split: Sequence[Tensor] = torch.split(whole, [len(x.answer) for x in mine])
             return split
 

@@ -8,22 +8,19 @@ has to bring questions or answers: the model goes on from excerpts and answers t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from torch import Tensor
 
-from foreword.engine.attach import attached
 from foreword.engine.bake import bake
 from foreword.engine.batches import in_batches
 from foreword.engine.generation import continuations
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
 from foreword.errors import DataError, FitError
-from foreword.prefix import Prefix
-from foreword.tuning.objectives.teacher import Lesson, unbegun
+from foreword.tuning.objectives.teacher import Lesson, Shelf, carrying, unbegun
 
 # A piece of a document fills at most this share of what the model reads; the rest is for prompts and answers.
 PIECE_SHARE = 0.5
@@ -35,14 +32,14 @@ EXCERPT_TOKENS = (4, 16)
 class Document:
     """A document's token ids in `pieces` of like length, each of which leaves room for a prompt and an answer.
 
-    `prefixes` are the pieces as a causal model carries them; empty for an encoder-decoder model. `before` and `after`
+    `shelf` has the pieces as a causal model carries them; None for an encoder-decoder model. `before` and `after`
     are the tokens that the tokenizer puts around every text, `gap` those that part a piece from a prompt behind it in
     one input.
     """
 
     host: Host
     pieces: tuple[list[int], ...]
-    prefixes: tuple[Prefix, ...]
+    shelf: Shelf | None
     before: list[int]
     after: list[int]
     gap: list[int]
@@ -68,19 +65,19 @@ class Document:
         before, after = _around(ids, tokens(host, text, special=True))
         pieces = tuple(_pieces(ids, int(PIECE_SHARE * host.max_positions)))
         if host.role == "causal":
-            return cls(host, pieces, tuple(bake(host, [*before, *piece]) for piece in pieces), before, after, [])
-        return cls(host, pieces, (), before, after, tokens(host, "\n\n", special=False))
+            shelf = Shelf(host, lambda source: bake(host, [*before, *pieces[source]]))
+            return cls(host, pieces, shelf, before, after, [])
+        return cls(host, pieces, None, before, after, tokens(host, "\n\n", special=False))
 
     @property
     def occupies(self) -> int:
         """Tokens that the longest piece takes from what the model reads beside a prompt."""
-        if self.prefixes:
-            return max(prefix.occupies for prefix in self.prefixes)
-        return max(map(len, self.pieces)) + len(self.gap)
+        beside = self.gap if self.shelf is None else self.before
+        return max(map(len, self.pieces)) + len(beside)
 
     def lesson(self, prompt: list[int], source: int) -> Lesson:
         """A lesson, still without its answer, whose teacher has piece number `source` in its context."""
-        if self.prefixes:
+        if self.shelf is not None:
             return Lesson(prompt, unbegun(self.host, prompt), [], source)
         start = len(self.before)
         return Lesson(prompt, [*prompt[:start], *self.pieces[source], *self.gap, *prompt[start:]], [], source)
@@ -91,12 +88,6 @@ class Document:
         length = int(rng.integers(EXCERPT_TOKENS[0], min(EXCERPT_TOKENS[1], len(piece) - 1) + 1))
         start = int(rng.integers(len(piece) - length))
         return [*self.before, *piece[start : start + length], *self.after]
-
-    def carried(self, lessons: Sequence[Lesson]) -> AbstractContextManager[None]:
-        """The host with what these lessons' teacher carries, row by row."""
-        if not self.prefixes:
-            return nullcontext()
-        return attached(self.host, list(self.prefixes), rows=[lesson.source for lesson in lessons])
 
 
 def self_study(
@@ -118,7 +109,7 @@ def self_study(
 
     def written(part: list[int]) -> Tensor:
         mine = [drafts[index] for index in part]
-        with document.carried(mine):
+        with carrying(document.shelf, mine):
             rows = [lesson.teacher_prompt for lesson in mine]
             return continuations(document.host, rows, max_new_tokens=new_tokens, seed=seed + 1_000 * turn)
 

@@ -6,9 +6,9 @@ chat, has the text in every prompt. What the teacher tells never changes during 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from foreword.prefix import Prefix
 from foreword.tuning.adaptation import Bare, FixedPrefix
 from foreword.tuning.predictor import Predictor
 
+# Bytes of what a teacher has read that are kept: what has not been needed for longest is read anew when it is.
+READ_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -34,11 +37,45 @@ class Lesson:
 
 
 @dataclass(frozen=True)
+class Shelf:
+    """The texts that a teacher carries, by number: each is `read` to a prefix when a lesson needs it, and kept a while.
+
+    A document may have thousands of pieces, each as a prefix a thousand times as large as its text.
+    """
+
+    host: Host
+    read: Callable[[int], Prefix]
+    kept: dict[int, Prefix] = field(default_factory=dict)  # the one that was needed last is the last
+
+    def prefix(self, source: int) -> Prefix:
+        """Text number `source`, as the host carries it."""
+        found = self.kept.pop(source) if source in self.kept else self.read(source)
+        self.kept[source] = found
+        return found
+
+    def carried(self, lessons: Sequence[Lesson]) -> AbstractContextManager[None]:
+        """The host with these lessons' texts, row by row."""
+        needed = list(dict.fromkeys(lesson.source for lesson in lessons))
+        prefixes = [self.prefix(source) for source in needed]
+        size = sum(prefix.nbytes for prefix in self.kept.values())
+        for source in [source for source in self.kept if source not in needed]:
+            if size > READ_BYTES:
+                size -= self.kept.pop(source).nbytes
+        return attached(self.host, prefixes, rows=[needed.index(lesson.source) for lesson in lessons])
+
+
+@dataclass(frozen=True)
 class Teacher:
     """A predictor that stands for the bare model with `text` before every prompt; `prefix` where it could be baked."""
 
     predictor: Predictor
     prefix: Prefix | None
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """The text alone, where it could be baked."""
+        prefix = self.prefix
+        return None if prefix is None else Shelf(self.predictor.host, lambda _: prefix)
 
     @property
     def reserve(self) -> int:
@@ -75,10 +112,13 @@ def unbegun(host: Host, row: list[int]) -> list[int]:
     return row[1:] if len(row) > 1 and begin is not None and row[0] == begin else row
 
 
-def told(host: Host, lessons: Sequence[Lesson], prefixes: Sequence[Prefix]) -> Tensor:
+def carrying(shelf: Shelf | None, lessons: Sequence[Lesson]) -> AbstractContextManager[None]:
+    """The host with the texts of these lessons, where the teacher carries any."""
+    return nullcontext() if shelf is None else shelf.carried(lessons)
+
+
+def told(host: Host, lessons: Sequence[Lesson], shelf: Shelf | None) -> Tensor:
     """The teacher's log-probabilities of each token of the lessons' answers, `(token, vocabulary)`, float32."""
-    rows = [lesson.source for lesson in lessons]
-    context = attached(host, list(prefixes), rows=rows) if prefixes else nullcontext()
-    with torch.no_grad(), context:
+    with torch.no_grad(), carrying(shelf, lessons):
         logits = completion_logits(host, [x.teacher_prompt for x in lessons], [x.answer for x in lessons])
     return torch.log_softmax(logits.float(), dim=-1)
