@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import chart_of
 from foreword.compiler.construction import polish
 from foreword.compiler.construction.contract import Draft, Request
 from foreword.compiler.construction.even import OnNet, net_points
 from foreword.compiler.construction.fitting import Factors, bounded, levelled, sketched
+from foreword.compiler.construction.off_net import MOST_OUTPUTS
 from foreword.compiler.construction.polish import PARTS, SWEEPS, _is_hopeless, _moved, _Problem, polished
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.domain import Cube, Sphere
@@ -37,7 +41,6 @@ def test_the_derivatives_of_the_residuals_are_derivatives(
     problem = _Problem(queries, rng.normal(size=(40, outputs)), 2.0, weights)
     state, step = problem.state(head), rng.normal(size=5 * (4 + outputs))
     near = problem.near(state)
-    assert (near.jacobian is None) == (block == 300)
     change, size = near.along(step), 1e-6
     ahead, behind = (problem.state(_moved(head, sign * size * step)).residuals for sign in (-1, 1))
     # The central difference's own error: size^2 times a third derivative of order 100, and 1e-15 / size of rounding.
@@ -119,6 +122,35 @@ def test_a_short_prefix_of_free_keys_beats_an_even_net(domain: Sphere, positions
     assert draft.notes["polished"]
     assert np.abs(draft.head.values).max() <= 10.0 * (1 + 1e-9)
     assert draft.sampled * gain < even_error(domain, positions)
+
+
+def many_waves(outputs: int) -> Callable[[Floats], Floats]:
+    """So many functions of the plane, none of which is another's multiple."""
+    turns, swells = np.random.default_rng(6).normal(size=(2, 2, outputs))
+    return lambda points: np.sin(points @ turns) * np.exp(points @ swells) / 4
+
+
+def test_keys_leave_their_places_for_a_target_of_many_outputs() -> None:
+    """All outputs share the keys. Measured 2.4e-4."""
+    target = target_of(many_waves(10), Sphere(1))
+    draft = Spectral().draft(target, Sphere(1), Request(12, 2e-3), rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.notes["polished"]
+    assert draft.sampled < 2e-3
+    net, fit = net_points(Sphere(1), 12), Sphere(1).spread(600)
+    wanted, errors = target.evaluate(fit), []
+    for sharpness in np.geomspace(0.1, 20, 12):
+        weights = Head(sharpness * net, np.zeros(12), np.zeros((12, 10))).weights(fit)
+        errors.append(np.abs(weights @ bounded(Factors.of(weights), wanted, 10.0).values - wanted).max())
+    assert min(errors) > 5 * draft.sampled
+
+
+def test_more_outputs_than_keys_are_moved_for_are_compiled_to_a_length_and_a_tolerance() -> None:
+    """No part of such a prefix is polished: looking for the first of none once ended a compilation."""
+    target = target_of(many_waves(MOST_OUTPUTS + 1), Sphere(1))
+    draft = Spectral().draft(target, Sphere(1), Request(10, 1e-6), rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.head.values.shape == (10, MOST_OUTPUTS + 1)
 
 
 def even_error(domain: Sphere, positions: int) -> float:

@@ -26,6 +26,7 @@ from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
 MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished from its places: some seconds
+MOST_OUTPUTS = 24  # beyond, the positions that have so many numbers are too few to be worth their time
 MOST_GROWN = 3_600  # up to which one grows: three seconds for a step
 SAMPLED = 3  # fitting points for each number of a short prefix
 LEAST_SAMPLED = 1.5  # of one that grows
@@ -122,7 +123,7 @@ class OffNet:
         """
         count, outputs = self._parameters(candidate.head.positions), self._outputs
         rows = max(LEAST_SAMPLES, SAMPLED * count // outputs)
-        if count > MOST_PARAMETERS or outputs > LEVELLED_OUTPUTS or len(self.fitted.queries) < 2 * count // outputs:
+        if count > MOST_PARAMETERS or outputs > MOST_OUTPUTS or len(self.fitted.queries) < 2 * count // outputs:
             return candidate
         if candidate.error <= self.exact or self.problem.request.is_over():
             return candidate
@@ -195,6 +196,8 @@ class OffNet:
         factors = Factors.of(found.weights(queries))
         start = bounded(factors, wanted, limit)
         solved = self._better(kept, found, start.values)
+        if self._outputs > LEVELLED_OUTPUTS:
+            return solved
         return self._better(solved, found, levelled(factors, wanted, limit, start, rounds=LAWSON))
 
     def _better(self, candidate: Candidate, head: Head, values: Floats) -> Candidate:
@@ -214,7 +217,7 @@ class OffNet:
     @property
     def most(self) -> int:
         """Positions that can be polished."""
-        return 0 if self._outputs > LEVELLED_OUTPUTS else MOST_PARAMETERS // self._parameters(1)
+        return 0 if self._outputs > MOST_OUTPUTS else MOST_PARAMETERS // self._parameters(1)
 
     @property
     def most_grown(self) -> int:

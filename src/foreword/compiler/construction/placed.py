@@ -144,12 +144,13 @@ class Placed:
         request = self.problem.request
         if request.tolerance is None or math.isfinite(request.rival):
             return []
-        if not isinstance(self.problem, DenseProblem) or request.is_over():
+        parts = self.off_net.parts(count)
+        if not isinstance(self.problem, DenseProblem) or request.is_over() or not parts:
             return []
         shapes = [self.problem.placement.starts[number] for number in USUAL]
         if any(self.problem.solved(shape, count).error <= NEAR * request.tolerance for shape in shapes):
             return []
-        small = self.small(self.off_net.parts(count)[0], is_only=False)
+        small = self.small(parts[0], is_only=False)
         return [small] if request.is_met_by(small.error) else [small, self.grown(small, count)]
 
     @property

@@ -15,8 +15,9 @@ so the residuals bend as little as they can. The same factors give it, and a ste
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ FIRST_DAMPING, MOST_DAMPING = 1e-3, 1e9
 LOOSER, STIFFER = 3.0, 2.0  # the damping's factors after a step that was taken, and after one that was not
 ARM = 0.1  # of a step, where the bend is looked for
 MOST_BENT = 0.375  # of the step's length, in the damping's own measure: beyond, no parabola is a likeness
-BLOCK = 1 << 22  # derivatives in memory at once, 32 MB
+BLOCK = 1 << 20  # derivatives in memory at once, 8 MB: they stay in the processor's cache
 SWEEPS = 4  # times that the samples are weighted anew
 PARTS = 5  # of a sweep, after each of which the goal may be reached
 WITHIN_REACH = 2.0  # times the goal: what the errors so far foretell must be below, or the rest is not worth its time
@@ -81,8 +82,8 @@ class _State:
 class _Problem:
     """Weighted samples and the limit that values keep to.
 
-    Parameters are the keys, the biases and the values, in this order. The residuals' derivatives by them, J, are held
-    for a block of samples at a time: of a long prefix they are hundreds of megabytes.
+    Parameters are the keys by coordinate, the biases and the values by output, in this order. The derivatives of the
+    residuals by them, J, are never held: products with them are made of the attention.
     """
 
     queries: Floats
@@ -100,31 +101,30 @@ class _Problem:
 
     def near(self, state: _State) -> _Near:
         """The residuals near a state."""
-        count = state.head.keys.size + state.head.biases.size + state.head.values.size
-        normal, slope = np.zeros((count, count), order="F"), np.zeros(count)
-        step = max(1, BLOCK // (count * self.wanted.shape[1]))
-        jacobian = np.empty((0, count))
-        for start in range(0, len(self.queries), step):
+        head, (samples, width) = state.head, self.queries.shape
+        side = (width + 2) * head.positions
+        squares = [np.zeros((side, side), order="F") for _ in range(self.wanted.shape[1])]
+        step = max(1, BLOCK // side)
+        for start in range(0, samples, step):
             rows = slice(start, start + step)
-            jacobian = self._jacobian(state, rows)
-            normal = dsyrk(1.0, jacobian.T, beta=1.0, c=normal, overwrite_c=True)
-            slope += jacobian.T @ state.residuals.missed[rows].ravel()
+            for output, square in enumerate(squares):
+                derivatives = self._derivatives(state, rows, output)
+                squares[output] = dsyrk(1.0, derivatives.T, beta=1.0, c=square, overwrite_c=True)
         slack = self.stiffness * (state.residuals.excess != 0.0)
-        values = slice(count - slack.size, count)
-        normal[values, values] += np.diag(slack.ravel() ** 2)
-        slope[values] += (slack * state.residuals.excess).ravel()
-        return _Near(self, state, normal, slope, slack, jacobian if step >= len(self.queries) else None)
+        normal = _joined(squares, head.positions)
+        values = slice(len(normal) - slack.size, len(normal))
+        normal[values, values] += np.diag(slack.T.ravel() ** 2)
+        return _Near(self, state, normal, slack)
 
-    def _jacobian(self, state: _State, rows: slice) -> Floats:
-        """J of these samples, `(sample * output, parameter)`."""
-        head, queries = state.head, self.queries[rows]
-        by_value = state.attention[rows] * self.weights[rows, None]
-        by_score = by_value[:, None, :] * (head.values.T[None] - state.outputs[rows][:, :, None])
-        samples, columns = by_score.shape[:2]  # (sample, output, position)
-        by_key = by_score[..., None] * queries[:, None, None, :]
-        values = by_value[:, None, :, None] * np.eye(columns)[None, :, None, :]
-        parts = [by_key, by_score[..., None], values]
-        return np.concatenate([part.reshape(samples * columns, -1) for part in parts], axis=1)
+    def _derivatives(self, state: _State, rows: slice, output: int) -> Floats:
+        """Those of one output at these samples by the keys, the biases and its own values, `(sample, number)`."""
+        queries, values = self.queries[rows], state.head.values[:, output]
+        found = np.empty((len(queries), queries.shape[1] + 2, len(values)))
+        *_, slopes, attention = np.moveaxis(found, 1, 0)
+        np.multiply(state.attention[rows], self.weights[rows, None], out=attention)
+        np.multiply(attention, values - state.outputs[rows, output, None], out=slopes)
+        np.multiply(slopes[:, None, :], queries[:, :, None], out=found[:, :-2])
+        return found.reshape(len(queries), -1)
 
     @property
     def stiffness(self) -> float:
@@ -134,25 +134,25 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Near:
-    """The residuals near a state to first order: r + J d, with J^T J `normal` (its upper half) and J^T r `slope`.
+    """The residuals near a state to first order: r + J d, with J^T J `normal` (its upper half).
 
-    `slack` is the derivative of each value's excess, `(position, output)`. The samples' part of J is `jacobian`, where
-    it fits in a block; of a long prefix only products with it are made.
+    `slack` is the derivative of each value's excess, `(position, output)`.
     """
 
     problem: _Problem
     state: _State
     normal: Floats
-    slope: Floats
     slack: Floats
-    jacobian: Floats | None
+
+    @cached_property
+    def slope(self) -> Floats:
+        """J^T r."""
+        return self.back(self.state.residuals)
 
     def along(self, step: Floats) -> _Residuals:
         """J `step`."""
         keys, biases, values = _parts(self.state.head, step)
         excess = self.slack * values
-        if self.jacobian is not None:
-            return _Residuals((self.jacobian @ step).reshape(self.state.outputs.shape), excess)
         turned = self.state.attention * (self.problem.queries @ keys.T + biases)  # what more each is attended to
         change = self.state.attention @ values + turned @ self.state.head.values
         change -= turned.sum(axis=1, keepdims=True) * self.state.outputs
@@ -161,16 +161,28 @@ class _Near:
     def back(self, residuals: _Residuals) -> Floats:
         """J^T `residuals`."""
         held = self.slack * residuals.excess
-        if self.jacobian is not None:
-            found: Floats = self.jacobian.T @ residuals.missed.ravel()
-            found[-held.size :] += held.ravel()
-            return found
         pull = residuals.missed * self.problem.weights[:, None]
         scores = pull @ self.state.head.values.T
         scores -= (pull * self.state.outputs).sum(axis=1, keepdims=True)
         scores *= self.state.attention
         values = self.state.attention.T @ pull + held
-        return np.concatenate([(scores.T @ self.problem.queries).ravel(), scores.sum(axis=0), values.ravel()])
+        keys = self.problem.queries.T @ scores
+        return np.concatenate([keys.ravel(), scores.sum(axis=0), values.T.ravel()])
+
+
+def _joined(squares: Sequence[Floats], positions: int) -> Floats:
+    """J^T J's upper half, from that of each output: outputs share the keys and the biases, and no values."""
+    if len(squares) == 1:
+        return squares[0]
+    shared = len(squares[0]) - positions
+    count = shared + len(squares) * positions
+    normal = np.zeros((count, count), order="F")
+    for output, square in enumerate(squares):
+        own = slice(shared + output * positions, shared + (output + 1) * positions)
+        normal[:shared, :shared] += square[:shared, :shared]
+        normal[:shared, own] = square[:shared, shared:]
+        normal[own, own] = square[shared:, shared:]
+    return normal
 
 
 def parameters(positions: int, width: int, outputs: int) -> int:
@@ -200,8 +212,8 @@ def polished(
     """
     problem = _Problem(queries, wanted, SPARED * limit, np.ones(len(queries)))
     sought = 0.0 if is_only else goal  # what there are other lengths to reach it with
-    count = parameters(head.positions, head.keys.shape[1], wanted.shape[1])
-    steps = min(FEW_STEPS if sought > 0 else MOST_STEPS, max(least, math.ceil(WORK / (wanted.size * count**2))))
+    work = wanted.size * parameters(head.positions, head.keys.shape[1], 1) ** 2  # multiplications of a step
+    steps = min(FEW_STEPS if sought > 0 else MOST_STEPS, max(least, math.ceil(WORK / work)))
     each = math.ceil(steps / (SWEEPS * PARTS))
     errors = list[float]()
     for sweep in range(SWEEPS * PARTS):
@@ -269,4 +281,4 @@ def _moved(head: Head, step: Floats) -> Head:
 def _parts(head: Head, step: Floats) -> tuple[Floats, Floats, Floats]:
     """What a step `(parameter,)` is for the keys, the biases and the values, in their shapes."""
     keys, biases = head.keys.size, head.keys.size + head.biases.size
-    return step[:keys].reshape(head.keys.shape), step[keys:biases], step[biases:].reshape(head.values.shape)
+    return step[:keys].reshape(head.keys.T.shape).T, step[keys:biases], step[biases:].reshape(head.values.T.shape).T
