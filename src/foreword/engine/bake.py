@@ -87,7 +87,8 @@ def bake(
 
     `content` is a text, chat messages (by the tokenizer's chat template), token ids, or embeddings `(token, hidden)`
     such as a soft prompt. With `after`, the text is read behind that prefix, and the result is both together. A text
-    gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix.
+    gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix. Layers with
+    a sliding window never forget it: there it is the text in the prompt as long as text and context fit into the window.
 
     PrefixError for a host that is not a causal model or has been shown not to read a baked text as the text in the
     prompt, for what is no text, for an empty one, or one that is longer than the model reads; AttachError inside

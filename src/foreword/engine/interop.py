@@ -132,7 +132,7 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
     moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
     position differ by exactly it. PrefixError for an encoder-decoder model, for one whose positions are not rotary, or
     that turns keys by other frequencies once a text is as long as the prefix; prefix and context together must stay
-    below that length, too.
+    below that length, too, and inside the window of layers that have a sliding one: behind it such an engine forgets.
     """
     check_prefix(prefix)
     check_host(host)
