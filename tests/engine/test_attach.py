@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, ViTConfig, ViTModel
+from transformers import AttentionInterface, OPTConfig, OPTForCausalLM, ViTConfig, ViTModel
 
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached
@@ -123,6 +123,54 @@ def test_a_row_with_padding_gives_what_it_gives_alone(host: Host) -> None:
                 alone = output(host.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
                 largest = float(alone.abs().max())
                 assert float((alone - together[row]).abs().max()) <= tolerance(torch.float32, largest)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_row_without_a_prefix_is_the_bare_models_with_its_padding(
+    host: Host, implementation: str, left: bool
+) -> None:
+    """Every number of it, at padding too: where the caller states no positions, they are the bare model's in that row.
+
+    A row with a prefix beside it counts its real tokens, so a causal model gives it what it gives alone.
+    """
+    live, prefix = with_implementation(host, implementation, torch.float32), a_prefix(host)
+    given = inputs(host, left=left)
+    given.pop("position_ids", None)
+    with torch.no_grad():
+        bare = live.model(**given)[0]
+        with attached(live, [prefix], rows=[None, 0, None]):
+            found = live.model(**given)[0]
+        with attached(live, [prefix], rows=[None, None, None]):
+            assert torch.equal(live.model(**given)[0], bare)
+    assert torch.equal(found[0], bare[0])
+    assert torch.equal(found[2], bare[2])
+    real = given["attention_mask"][1].bool()
+    if host.role == "causal" or not left:  # an encoder counts positions from the left edge
+        with attached(live, prefix):
+            alone = output(live.model, {name: part[1:2, real] for name, part in given.items()})
+        assert float((found[1, real] - alone).abs().max()) <= tolerance(torch.float32, float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_a_row_without_a_prefix_is_counted_by_its_mask_where_the_bare_model_does(left: bool) -> None:
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=64,
+        hidden_size=32,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+        max_position_embeddings=32,
+    )
+    host = Host(OPTForCausalLM(config))
+    given = inputs(host, left=left)
+    given.pop("position_ids")
+    with torch.no_grad():
+        bare = host.model(**given).logits
+        with attached(host, [a_prefix(host), bake(host, [5, 9])], rows=[0, None, 1]):
+            assert torch.equal(host.model(**given).logits[1], bare[1])
 
 
 def test_a_prefix_takes_no_position(causal: Host) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from foreword.engine.attach import attached
+from foreword.engine.bake import bake
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
-from foreword.errors import HostError
+from foreword.errors import AttachError, HostError
+from foreword.prefix import Prefix
 
 Folder = Callable[[str], Path]
 
@@ -126,3 +133,46 @@ def test_a_model_made_in_memory_is_a_host(shared_host: Callable[[str], Host]) ->
     assert made.sites == shared_host("gpt2").sites
     with pytest.raises(HostError, match="no tokenizer"):
         tokens(made, "text", special=True)
+
+
+def test_a_copy_of_a_host_is_a_host_of_its_own(load_host: Callable[[str], Host]) -> None:
+    """Taken while a prefix is attached, it has none, and both can then carry one at once."""
+    host = load_host("llama")
+    prefix, ids = Prefix.random(host, positions=3, scale=1.0), torch.arange(5, 12)[None]
+    with torch.no_grad():
+        bare = host.model(input_ids=ids)[0]
+        with attached(host, prefix):
+            carried, twin = host.model(input_ids=ids)[0], copy.deepcopy(host)
+            assert torch.equal(twin.model(input_ids=ids)[0], bare)
+            with attached(twin, prefix):
+                assert torch.equal(twin.model(input_ids=ids)[0], carried)
+    assert twin.model is not host.model
+    assert twin.fingerprint == host.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_model_inside_a_compiled_one_or_an_adapter_carries_the_prefixes_of_the_model_itself(
+    load_host: Callable[[str], Host],
+) -> None:
+    host, ids = load_host("llama"), torch.arange(5, 12)[None]
+    prefix = Prefix.random(host, positions=3, scale=1.0)
+    compiled: Any = torch.compile(copy.deepcopy(host.model), backend="eager")
+    adapted: Any = peft.get_peft_model(copy.deepcopy(host.model), peft.LoraConfig(target_modules=["q_proj"]))
+    with torch.no_grad(), attached(host, prefix):
+        wanted = host.model(input_ids=ids)[0]
+    for model in (compiled, adapted):  # a new adapter changes nothing
+        around = Host(model, host.tokenizer)
+        assert around.sites == host.sites
+        with torch.no_grad(), attached(around, prefix):
+            assert float((model(input_ids=ids)[0] - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+        assert (around.fingerprint == host.fingerprint) == (model is compiled)
+
+
+def test_a_model_without_its_weights_is_refused_by_name() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1))
+    host = Host(model)
+    with pytest.raises(AttachError, match="weights are not loaded"), attached(host, Prefix.random(host, positions=2)):
+        pass
+    with pytest.raises(AttachError, match="weights are not loaded"):
+        bake(host, [5, 6])

@@ -101,6 +101,27 @@ def test_what_peft_saves_is_read(family: str, tmp_path: Path) -> None:
     assert_close(by_us(one, found), wanted, one.tolerance(float(wanted.abs().max())))
 
 
+def test_linear_position_biases_are_read_with_a_prefix_and_left_to_peft_when_it_is_written(tmp_path: Path) -> None:
+    """PEFT's prefix stands in the cache, where BLOOM biases it by its distance from the query."""
+    one = subject("bloom")
+    torch.manual_seed(0)
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    model = peft.get_peft_model(copy.deepcopy(one.model), config).eval()
+    model.save_pretrained(str(tmp_path / "theirs"))
+    with torch.no_grad():
+        wanted = model(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits[:, -IDS.shape[1] :]
+    found = read_peft(tmp_path / "theirs", one.host)
+    assert isinstance(found, Prefix)
+    allowed = one.tolerance(float(wanted.abs().max()))
+    assert_close(by_us(one, found), wanted, allowed)
+    for number, made in enumerate((found, bake(one.host, [7, 19, 3]))):
+        write_peft(tmp_path / str(number), made, one.host)
+        assert_close(by_peft(one, tmp_path / str(number)), by_us(one, made), allowed)
+    unbiased = Prefix.from_arrays({layer.site: (layer.keys, layer.values) for layer in found.layers})
+    with pytest.raises(PrefixError, match="PEFT cannot hold"):
+        write_peft(tmp_path / "other", Prefix(unbiased.layers, occupies=5), one.host)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_what_peft_saves_for_an_encoder_computes_the_same_behind_positions_of_its_own(
     family: str, tmp_path: Path

@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 
 
 def check_host(host: object) -> None:
-    """AttachError unless `host` is a host that has its model."""
+    """AttachError unless `host` is a host that has its model, and this its weights."""
     if not (isinstance(getattr(host, "model", None), nn.Module) and hasattr(type(host), "layout")):
         raise AttachError(
             "This is not a host with a model.",
             expected="a Host, made by Host(model) or Host.load(reference)",
             found=type(host).__name__ + (", whose model was taken away" if hasattr(type(host), "layout") else ""),
             fix="Make one: host = foreword.Host(model).",
+        )
+    if host.device.type == "meta":  # type: ignore[attr-defined]
+        raise AttachError(
+            "The model's weights are not loaded.",
+            expected="weights on a device that computes, such as cpu or cuda",
+            found="weights on the device meta",
+            fix="Load them: Host.load(reference), or from_pretrained(...) outside of torch.device('meta').",
         )
 
 

@@ -115,7 +115,7 @@ class Assignment:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
             if plan is not None and can_fuse(plan, cast):
-                return fused(plan, cast).transpose(1, 2), None
+                return _silenced(fused(plan, cast), call.mask, carried).transpose(1, 2), None
         if len(carried) == 1:
             return joined(call, shares[0].keys, shares[0].values, shares[0].bias)
         return self._row_by_row(call, carried)
@@ -148,11 +148,18 @@ class Assignment:
         return None if prefix is None else self.prefixes[prefix].get(site)
 
     def _row_by_row(self, call: AttentionCall, carried: _Carried) -> tuple[Tensor, Tensor | None]:
-        """The plain way for a mixed batch: each group of rows on its own, put back in place."""
+        """The plain way for a mixed batch: each group of rows on its own, put back in place.
+
+        Rows without a prefix are taken from the bare call for all rows: for fewer, products may be summed otherwise.
+        """
         out: Tensor | None = None
         for found, rows in carried:
-            part = call if rows is None else _rows_of(call, rows)
-            mine = part.run()[0] if found is None else joined(part, found.keys, found.values, found.bias)[0]
+            if found is None:
+                mine = call.run()[0]
+                mine = mine if rows is None else mine.index_select(0, rows)
+            else:
+                part = call if rows is None else _rows_of(call, rows)
+                mine = joined(part, found.keys, found.values, found.bias)[0]
             if rows is None:
                 return mine, None
             out = mine.new_zeros(call.query.shape[0], *mine.shape[1:]) if out is None else out
@@ -174,6 +181,16 @@ def _check_mask(call: AttentionCall, mask: Tensor) -> None:
             found=f"{mask.shape[-1]} columns, at a {type(call.module).__name__}",
             fix="Run padded rows with use_cache=False, or each row by itself without padding.",
         )
+
+
+def _silenced(out: Tensor, mask: Tensor | None, carried: _Carried) -> Tensor:
+    """`out` `(batch, head, query, dim)`, 0 where a row without a prefix sees nothing, as torch's own attention is."""
+    bare = [rows for found, rows in carried if found is None and rows is not None]
+    if mask is None or not bare or out.shape[2] == 1:
+        return out
+    is_bare = torch.zeros(len(out), 1, 1, 1, dtype=torch.bool, device=out.device)
+    sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+    return out.masked_fill(is_bare.index_fill(0, bare[0], True) & ~sees.any(dim=-1, keepdim=True), 0)
 
 
 def _cast(share: Share, dtype: torch.dtype) -> Share:

@@ -21,7 +21,7 @@ from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import Replays
 from foreword.engine.families import Met
-from foreword.engine.forwards import StandIn, standing
+from foreword.engine.forwards import StandIn, standing, unwrapped
 from foreword.engine.layout import Layout
 from foreword.engine.positions import Positions, takes_positions
 from foreword.errors import AttachError, PrefixError
@@ -180,7 +180,7 @@ def attached(
         each = [found.occupies if isinstance(found, Prefix) else 0 for found in given]
         counting = counts or layout.first_position > 0
         positions = Positions(host.model, host.backbone, layout, occupied=each, rows=assignment.rows, counting=counting)
-    roots = dict.fromkeys((host.model, host.backbone, *(() if positions is None else positions.parameters)))
+    roots = dict.fromkeys((unwrapped(host.model), host.backbone, *(() if positions is None else positions.parameters)))
     carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout))
     check_attention(module for module in places if module not in layout.watched)
     if is_attached(host) or not host.claim():
@@ -193,6 +193,8 @@ def attached(
     with ExitStack() as stack:
         stack.callback(host.release)
         host.ensure_tried()
+        if positions is not None and positions.bare_rows:
+            positions.bare_counts = host.counts_by_mask
         for module in roots:
             stack.enter_context(_following(module, carrier, host))
         stack.enter_context(_noticed(module for module in places if module not in layout.watched))

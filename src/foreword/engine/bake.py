@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from foreword.arrays import Array
 from foreword.engine.admission import check_host, check_prefix, check_soft, check_tokens
 from foreword.engine.assignment import SiteTensors
 from foreword.engine.attach import attached, is_attached
@@ -87,7 +88,8 @@ def bake(
 
     `content` is a text, chat messages (by the tokenizer's chat template), token ids, or embeddings `(token, hidden)`
     such as a soft prompt. With `after`, the text is read behind that prefix, and the result is both together. A text
-    gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix.
+    gets the beginning token that the tokenizer puts before a prompt, unless it stands behind another prefix. Layers
+    with a sliding window never forget it: there it is the text in the prompt as long as both fit into the window.
 
     PrefixError for a host that is not a causal model or has been shown not to read a baked text as the text in the
     prompt, for what is no text, for an empty one, or one that is longer than the model reads; AttachError inside
@@ -134,6 +136,17 @@ def bake(
         return baked
     whole = _moved_back(after, baked).merge(baked)
     return replace(whole, reads=(*after.read_to, start + length) if after.occupies else ())
+
+
+def position_biases(host: Host, length: int) -> dict[str, Array]:
+    """What linear position biases (ALiBi) add to the logits of `length` keys that stand before the context, by site.
+
+    `(head or kv_head, position)`; they are the same whatever the keys are, so a text of so many tokens shows them.
+    Sites without such a bias are left out. PrefixError for a host or a length that cannot be baked.
+    """
+    if host.role != "causal" or not host.layout.watched:  # on transformers' interface a prefix's columns carry no bias
+        return {}
+    return {layer.site: layer.bias for layer in bake(host, [1] * length).layers if layer.bias is not None}
 
 
 def _moved_back(after: Prefix, baked: Prefix) -> Prefix:

@@ -77,6 +77,18 @@ def standing(module: nn.Module, kind: type[T], kept: MutableMapping[Key, StandIn
                 found.leave_place()
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model that `torch.compile(model)` or PEFT's adapters were put around; any other one as it is."""
+    whole: Any = model
+    while True:
+        inside = getattr(whole, "_orig_mod", None)
+        if inside is None and hasattr(whole, "peft_config") and callable(getattr(whole, "get_base_model", None)):
+            inside = whole.get_base_model()
+        if not isinstance(inside, nn.Module) or inside is whole:
+            return whole  # type: ignore[no-any-return]
+        whole = inside
+
+
 def signature_of(module: nn.Module) -> inspect.Signature:
     """The signature of the module's forward as it is called; a class's is read once, as reading takes long."""
     own = vars(module).get("forward")

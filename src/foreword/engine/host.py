@@ -20,10 +20,11 @@ from torch import nn
 from foreword.arrays import DTYPES
 from foreword.engine.admission import check_fit, check_prefix
 from foreword.engine.assignment import PrefixTensors
-from foreword.engine.forwards import Key, StandIn
+from foreword.engine.forwards import Key, StandIn, unwrapped
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
+from foreword.engine.positions import counts_by_mask
 from foreword.engine.sites import Site, find_sites
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
@@ -67,15 +68,14 @@ class Host:
         self.pooling: Pooling = pooling
         model.requires_grad_(False)
         model.eval()
-        self.backbone: nn.Module = getattr(model, "base_model", model)
+        whole = unwrapped(model)
+        self.backbone: nn.Module = getattr(whole, "base_model", whole)
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
         self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
         self._is_tried = is_known(model)
         self._is_moved = False
-        self._claim = threading.Lock()
-        self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
-        self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
         self.resident_limit = RESIDENT_LIMIT
+        self._start_afresh()
 
     @classmethod
     def load(cls, reference: str, *, dtype: str = "float32", device: str = "auto") -> Host:
@@ -145,7 +145,8 @@ class Host:
         digest = hashlib.sha256(b"foreword.base/1\n")
         digest.update(json.dumps(_stable_config(self.model.config), sort_keys=True, default=str).encode())
         digest.update(_tokenizer_identity(self.tokenizer).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
+        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in self.model.state_dict().items()}
+        for name, tensor in sorted(weights.items()):
             data = tensor.detach().cpu().contiguous()
             digest.update(f"\n{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())
             digest.update(memoryview(data.flatten().view(torch.uint8).numpy()))
@@ -176,6 +177,11 @@ class Host:
             except BaseException:
                 self._is_moved = False
                 raise
+
+    @cached_property
+    def counts_by_mask(self) -> bool:
+        """Whether the bare model counts a padded row's positions by its mask; tried when first asked for."""
+        return counts_by_mask(self.backbone, self._layout.first_position)
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""
@@ -224,11 +230,27 @@ class Host:
             self._resident.popitem(last=False)
         return made
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle has of a host: not what is resident, attached or held by a thread."""
+        return {name: part for name, part in vars(self).items() if name not in _OF_THIS_HOST}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Nothing is attached, and nothing resident."""
+        self._claim = threading.Lock()
+        self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
+        self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
+
     def __repr__(self) -> str:
         return (
             f"Host({self.reference}, {self.family}, {self.role}, {self.parameters:,} weights, {len(self.sites)} sites)"
         )
 
+
+_OF_THIS_HOST = ("_claim", "stand_ins", "_resident")
 
 # Bytes of prefixes that a host keeps on its device.
 RESIDENT_LIMIT = 2 * 2**30

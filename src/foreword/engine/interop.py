@@ -4,7 +4,8 @@ A PEFT adapter is a folder (`adapter.py`) whose tensor `prompt_embeddings` is `(
 for keys and values (each layer's keys, then its values) and `(position, hidden)` for a soft prompt. PEFT puts keys and
 values into the model's cache, so there a prefix takes positions: what is read occupies its length, and what is written
 must, too. `occupying` turns the keys of a prefix that takes none so that an engine which lets it take them computes the
-same.
+same. Linear position biases (ALiBi) the peer adds to what is in the cache; here they are part of the prefix: added when
+an adapter is read, and left out when one is written.
 
 An engine that takes prompt embeddings is given soft prompt and tokens as one tensor `(token, hidden)`: transformers as
 `inputs_embeds`, vLLM as `prompt_embeds`, over HTTP in base64.
@@ -28,6 +29,7 @@ from foreword.bundle import write_bytes_atomically
 from foreword.engine.adapter import SOFT, read_adapter, unfit, write_adapter
 from foreword.engine.admission import check_fit, check_host, check_prefix, check_soft, check_tokens
 from foreword.engine.attention import AttentionCall, intercepted
+from foreword.engine.bake import position_biases
 from foreword.engine.families import Met
 from foreword.engine.tensors import to_array, to_tensor, to_tensors
 from foreword.errors import BundleError, PrefixError
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 # A turn of the keys that is not a rotation to this accuracy is none: the model's positions are not rotary.
 _ROTATION_TOLERANCE = 1e-3
+# Biases are read off rounded logits; one that was fitted is further than this share from a position's.
+_BIAS_TOLERANCE = 1e-2
 # Rounding to float32 moves a key by 6e-8 of its size: along what is this much smaller than the largest, by 6e-3.
 _UNSEEN = 1e-5
 
@@ -78,6 +82,7 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
             f"{found.shape}, {adapter.config.get('num_attention_heads')!r:.40} heads",
         )
     _check_others(folder, adapter.others, host)
+    biases = position_biases(host, len(found))
     layers, start = [], 0
     for site in sites:
         parts = []
@@ -85,15 +90,17 @@ def read_peft(folder: str | Path, host: Host) -> Prefix | Tensor:
             stop = start + site.kv_heads * site.key_dim
             parts.append(found[:, start:stop].reshape(-1, site.kv_heads, site.key_dim).transpose(1, 0, 2))
             start = stop
-        layers.append(LayerPrefix(site.name, *parts))
+        bias = biases.get(site.name)
+        layers.append(LayerPrefix(site.name, parts[0], parts[1], None if bias is None else bias.astype(found.dtype)))
     return Prefix(tuple(layers), occupies=len(found))
 
 
 def write_peft(folder: str | Path, prefix: Prefix | Tensor, host: Host, *, cartridge: bool = False) -> None:
     """Write a Prefix as PEFT prefix tuning (or a cartridge), or a soft prompt `(position, hidden)` as prompt tuning.
 
-    PrefixError for what does not fit the host, and for a prefix that PEFT cannot hold: one with a logit bias, for some
-    layers only, one that does not occupy its positions (see `occupying`), or one for an encoder-decoder model.
+    PrefixError for what does not fit the host, and for a prefix that PEFT cannot hold: one with a logit bias other than
+    that of the model's own positions, for some layers only, one that does not occupy its positions (see `occupying`),
+    or one for an encoder-decoder model.
     """
     check_host(host)
     target = file_path(folder)
@@ -132,7 +139,7 @@ def occupying(prefix: Prefix, host: Host) -> Prefix:
     moving the context by it does. The turn is read off the model: keys of single tokens at position 0 and at that
     position differ by exactly it. PrefixError for an encoder-decoder model, for one whose positions are not rotary, or
     that turns keys by other frequencies once a text is as long as the prefix; prefix and context together must stay
-    below that length, too.
+    below that length, too, and inside the window of layers that have a sliding one: behind it such an engine forgets.
     """
     check_prefix(prefix)
     check_host(host)
@@ -240,20 +247,22 @@ def _check_others(folder: str | Path, others: Mapping[str, Array], host: Host) -
 def _flat(prefix: Prefix, host: Host) -> Array:
     check_fit(host, to_tensors(prefix, device=torch.device("cpu"), dtype=torch.float32), is_live=False)
     sites = [site.name for site in host.sites]
-    if (
-        prefix.occupies != prefix.positions
-        or list(prefix.sites) != sites
-        or any(layer.bias is not None for layer in prefix.layers)
-    ):
+    stands = prefix.occupies == prefix.positions
+    if not stands or list(prefix.sites) != sites or not _has_biases(prefix, position_biases(host, prefix.positions)):
         biased = sum(layer.bias is not None for layer in prefix.layers)
+        if biased:
+            fix = "Fit it with share = 1 and at all heads, which leaves no bias."
+        elif stands:
+            fix = "Bake it, or read it from an adapter: both keep the bias of the model's own positions (ALiBi)."
+        else:
+            fix = "Turn it with foreword.engine.interop.occupying(prefix, host) first."
         raise PrefixError(
             "PEFT cannot hold this prefix.",
-            expected="keys and values for every layer, without bias, that occupy their positions",
+            expected="keys and values for every layer that occupy their positions, without a bias but for that of the "
+            "model's own positions",
             found=f"{len(prefix.sites)} of {len(sites)} sites, {biased} with a bias, occupies {prefix.occupies} of "
             f"{prefix.positions}",
-            fix="Fit it with share = 1 and at all heads, which leaves no bias."
-            if biased
-            else "Turn it with foreword.engine.interop.occupying(prefix, host) first.",
+            fix=fix,
         )
     parts = [
         part.transpose(1, 0, 2).reshape(prefix.positions, -1)
@@ -261,6 +270,20 @@ def _flat(prefix: Prefix, host: Host) -> Array:
         for part in (layer.keys, layer.values)
     ]
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _has_biases(prefix: Prefix, biases: Mapping[str, Array]) -> bool:
+    """Whether the prefix's logit biases are these, up to rounding, at every site."""
+    for layer in prefix.layers:
+        wanted = biases.get(layer.site)
+        if layer.bias is None or wanted is None:
+            if (layer.bias is None) != (wanted is None):
+                return False
+            continue
+        off = np.abs(layer.bias_for(len(wanted)).astype(np.float64) - wanted.astype(np.float64)).max()
+        if off > _BIAS_TOLERANCE * np.abs(wanted.astype(np.float64)).max():
+            return False
+    return True
 
 
 class _Keys:

@@ -1,8 +1,9 @@
 """Position ids under a prefix: padding must not shift a row against its prefix, and a baked text takes its positions.
 
 A prefix's keys stand at fixed positions, so a token must be where it would be without padding: its position is the
-number of real tokens before it in its row, plus the positions that the row's prefix occupies. Models that compute
-position ids from the mask themselves, or take none, are left alone.
+number of real tokens before it in its row, plus the positions that the row's prefix occupies. A row without a prefix is
+the bare model's, padding included: its tokens stand where the bare model puts them, which is tried once. Models that
+take no position ids are left alone.
 
 Some rotary models turn every key by other frequencies once a text is longer than a certain length. A baked text's keys
 are turned already, so a context that would take the model across that length is refused.
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 
 from foreword.engine.forwards import signature_of
 from foreword.engine.layout import Layout
+from foreword.engine.sites import in_evaluation, probing_inputs
 from foreword.errors import AttachError
 
 
@@ -27,6 +29,31 @@ def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
     """Whether a caller can say where the tokens stand, by position ids."""
     found = dict.fromkeys((_transformers_model(model), _transformers_model(backbone)))
     return any("position_ids" in signature_of(module).parameters for module in found)
+
+
+def counts_by_mask(backbone: nn.Module, first: int) -> bool:
+    """Whether the bare model takes a token's position from the mask, and not from the token's place in the row.
+
+    `first` is the position id of a row's first token. A row that is padded at the left is run as it is, with the ids of
+    its places, and with those of its count: the bare model does what it comes nearest to, its places where both agree.
+    """
+    inputs = probing_inputs(backbone)
+    ids = inputs.get("input_ids")
+    if ids is None or "position_ids" not in signature_of(backbone).parameters:
+        return False
+    pad = getattr(backbone.config, "pad_token_id", None)
+    pad = 0 if pad is None else int(pad)
+    ids = torch.cat([torch.full_like(ids[:, :1], pad), ids[ids != pad][None]], dim=1)
+    inputs |= {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1], device=ids.device) > 0).long()[None]}
+    places = torch.arange(ids.shape[1], device=ids.device)[None] + first
+
+    def run(**options: Tensor) -> Tensor:
+        found: Tensor = backbone(**inputs, **options)[0]
+        return found[:, 1:].double()
+
+    with torch.no_grad(), in_evaluation(backbone):
+        bare, by_place, by_count = run(), run(position_ids=places), run(position_ids=(places - 1).clamp(min=first))
+    return bool((bare - by_count).norm() < (bare - by_place).norm())
 
 
 class _Nesting(threading.local):
@@ -56,10 +83,12 @@ class Positions:
     ) -> None:
         self.layout, self.counting = layout, counting
         self.moves = any(occupied)
+        self.bare_counts = False  # whether a row without a prefix is counted by its mask; asked where there is one
         # By row of the batch, or of its beams; a compiled graph takes these numbers as an input.
-        self.occupied = torch.tensor(
-            [0 if whose is None else occupied[whose] for whose in ([0] if rows is None else rows)]
-        )
+        carried = [0] if rows is None else rows
+        self.occupied = torch.tensor([0 if whose is None else occupied[whose] for whose in carried])
+        self.is_bare = torch.tensor([whose is None for whose in carried])
+        self.bare_rows = carried.count(None)
         # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
         read = {module: signature_of(module) for module in map(_transformers_model, (model, backbone))}
         self.parameters = {
@@ -83,7 +112,7 @@ class Positions:
         """The call's arguments and options, with position ids if it needs them."""
         given = {**dict(zip(parameters, arguments, strict=False)), **options}
         tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
-        if tokens is None:
+        if tokens is None or self.bare_rows == len(self.occupied):
             return arguments, options
         batch, length = tokens.shape[:2]
         shift, first = self._shift(batch, tokens.device), self.layout.first_position
@@ -91,12 +120,19 @@ class Positions:
         if stated is not None:
             positions = stated if shift is None else stated + shift[:, None]
         elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or _may_hide(mask)):
-            positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:] + first
+            counted = mask.long().cumsum(dim=1)
+            positions = (counted - 1).clamp(min=0)[:, -length:] + first
             positions = positions if shift is None else positions + shift[:, None]
+            is_bare = self._by_row(self.is_bare, batch, tokens.device) if self.bare_rows else None
+            if is_bare is not None:
+                bare = (
+                    (counted * mask.long() - 1)[:, -length:] + first
+                    if self.bare_counts
+                    else self._places(given, tokens)
+                )
+                positions = torch.where(is_bare[:, None], bare, positions)
         elif shift is not None:
-            past = given.get("past_key_values")
-            seen = first if past is None else first + past.get_seq_length()
-            positions = seen + torch.arange(length, device=tokens.device)[None] + shift[:, None]
+            positions = self._places(given, tokens) + shift[:, None]
         else:
             return arguments, options
         if shift is not None:
@@ -111,11 +147,19 @@ class Positions:
             )
         return arguments, options
 
+    def _places(self, given: dict[str, Any], tokens: Tensor) -> Tensor:
+        """Where tokens stand that are counted from the row's edge, behind what the cache holds, `(1, token)`."""
+        past = given.get("past_key_values")
+        seen = self.layout.first_position + (0 if past is None else past.get_seq_length())
+        return seen + torch.arange(tokens.shape[1], device=tokens.device)[None]
+
     def _shift(self, batch: int, device: torch.device) -> Tensor | None:
         """The positions that each row's prefix occupies, `(row,)`; None when none does."""
-        if not self.moves or batch % len(self.occupied):  # a batch without the rows is refused where it attends
-            return None
-        return self.occupied.to(device).repeat_interleave(batch // len(self.occupied))
+        return self._by_row(self.occupied, batch, device) if self.moves else None
+
+    def _by_row(self, numbers: Tensor, batch: int, device: torch.device) -> Tensor | None:
+        """One number for each row of a batch, or of its beams; None for one without the rows, refused as it attends."""
+        return None if batch % len(numbers) else numbers.to(device).repeat_interleave(batch // len(numbers))
 
 
 def _may_hide(mask: Tensor) -> bool:
