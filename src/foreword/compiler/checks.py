@@ -10,8 +10,9 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.jumps import jump_of
 from foreword.compiler.poles import pole_of
-from foreword.compiler.proof import LARGEST_NUMBER
+from foreword.compiler.proof import LARGEST_NUMBER, MOST_DIMENSIONS
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
@@ -25,6 +26,10 @@ def check(
 ) -> list[Obstacle]:
     """Every obstacle that can be seen without compiling; at most about ten thousand evaluations of the target."""
     found = _of_the_request(tolerance, positions, value_limit)
+    if not isinstance(domain, FiniteSet) and domain.dimension > MOST_DIMENSIONS:
+        remedy = "Leave out coordinates that the target does not need."
+        found.append(Obstacle("dimensions", "The domain has too many dimensions.", f"{domain.dimension}", remedy))
+        return found
     rng = np.random.default_rng(20_240)
     try:
         points = domain.sample(PAIRS, rng)
@@ -66,6 +71,8 @@ def check(
     found += _of_the_table(target, domain)
     found += _of_the_poles(target, domain, points)
     found += _of_the_constant(target, domain, points, values, rng)
+    if tolerance is not None and positions is None and not found:
+        found += _of_the_jumps(target, domain, points, values, tolerance)
     if method == "nearest" and tolerance is not None and positions is None and not found:
         found += _of_the_dimension(target, domain, tolerance)
     return found
@@ -122,6 +129,23 @@ def _of_the_poles(target: Target, domain: Domain, points: Floats) -> list[Obstac
             f"The target has a pole on the domain: it divides by {pole.divisor}, which is 0 there.",
             f"about {pole.magnitude:.2g} beside {(np.round(pole.at, 6) + 0.0).tolist()}",
             "Choose a domain without that point, or write the function so that it stays finite.",
+        )
+    ]
+
+
+def _of_the_jumps(target: Target, domain: Domain, points: Floats, values: Floats, tolerance: float) -> list[Obstacle]:
+    """A jump: on one side of it or the other a head, whose output is continuous, is wrong by half of it."""
+    if target.expression is not None or isinstance(domain, FiniteSet):
+        return []
+    jump = jump_of(target, domain, points, values, 2 * tolerance)
+    if jump is None:
+        return []
+    return [
+        Obstacle(
+            "jump",
+            "The target jumps, and no head does: its output is continuous, so it is wrong by half of the jump.",
+            f"a change of {jump.size:.3g} between {jump.one.tolist()} and {jump.other.tolist()}",
+            f"Ask for a tolerance above {jump.size / 2:.3g}, for positions instead, or leave out the jump.",
         )
     ]
 
