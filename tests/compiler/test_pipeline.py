@@ -231,3 +231,19 @@ def test_a_remedy_of_several_obstacles_is_said_once() -> None:
     told = [Obstacle(code, f"{code} is too rough.", "1", "Give it more seconds.") for code in ("one", "other")]
     assert str(refusal(told).fix) == "Give it more seconds."
     assert "one is too rough. 1; other is too rough. 1" in refusal(told).found
+
+
+@pytest.mark.parametrize(
+    ("slope", "second", "is_true"), [(1.0, 1.75, True), (1.1, 1.75, False), (1.0, 0.1, False), (-1.0, 9.0, False)]
+)
+def test_declared_derivatives_that_samples_contradict_are_refused(slope: float, second: float, is_true: bool) -> None:
+    def hidden(x: np.ndarray) -> np.ndarray:
+        return np.array([float(np.sin(row[0]) * row[1]) for row in x])
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        return slope * np.stack([np.cos(x[:, 0]) * x[:, 1], np.sin(x[:, 0])], axis=1)
+
+    square = Cube([(-1, 1)] * 2)
+    target = Target(hidden, domain=square, gradient=gradient, second=second)
+    found = check(target, square, tolerance=1e-3, positions=None, method="auto", value_limit=10.0)
+    assert [obstacle.code for obstacle in found] == ([] if is_true else ["derivatives"])
