@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def test_a_function_is_compiled_proved_and_checked(tmp_path: Path) -> None:
     assert "checked: proved" in checked.output
 
 
+@pytest.mark.parametrize("expression", ["-x", "-cosh(x)", "-q*x", "-2"])
+@pytest.mark.parametrize("place", ["first", "last", "behind two dashes"])
+def test_an_expression_may_begin_with_a_minus(tmp_path: Path, expression: str, place: str, foreword: Any) -> None:
+    told = ["--domain", "[-1,1]", "--tolerance", "0.1", "--out", tmp_path / "f.prefix", "-q"]
+    orders = {"first": [expression, *told], "last": [*told, expression], "behind two dashes": [*told, "--", expression]}
+    made = foreword("compile", *orders[place])
+    if "q" in expression:
+        assert made.code == 2
+        assert 'There is no name "q"' in made.err
+    else:
+        assert made.code == 0, made.err
+
+
+def test_a_number_behind_an_option_is_its_value_and_a_wrong_option_is_told() -> None:
+    told = ["compile", "x", "--domain", "[-1,1]", "--out", "f.prefix"]
+    assert isinstance(CliRunner().invoke(app, [*told, "--tolerance", "-1"]).exception, CompileError)
+    wrong = CliRunner().invoke(app, [*told, "--tolerence", "1"])
+    assert wrong.exit_code == 2
+    assert "No such option" in wrong.output
+
+
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "f.prefix"
     CliRunner().invoke(app, ["compile", "sin(2*x)", "--domain", "S1", "--tolerance", "1e-3", "--out", str(file)])
@@ -42,13 +64,17 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
         ("[-1,1]^2", Cube([(-1.0, 1.0)] * 2)),
         (" [0, 1] x [-2, 2] ", Cube([(0.0, 1.0), (-2.0, 2.0)])),
         ("S2", Sphere(2)),
+        ("[-pi, 2*pi/3]^2", Cube([(-math.pi, 2 * math.pi / 3)] * 2)),
+        ("[-sqrt(2),e**2]", Cube([(-math.sqrt(2), math.e**2)])),
     ],
 )
 def test_domains_are_read(text: str, domain: Cube | Sphere) -> None:
     assert domain_from_text(text) == domain
 
 
-@pytest.mark.parametrize("text", ["", "[-1,1", "[a,b]", "[1,-1]", "[0,0]^2", "[0,nan]", "T2", "[0,1]^99;"])
+@pytest.mark.parametrize(
+    "text", ["", "[-1,1", "[a,b]", "[1,-1]", "[0,0]^2", "[0,nan]", "T2", "[0,1]^99;", "[0,1/0]", "[x,1]", "[0,2pi]"]
+)
 def test_other_domains_are_refused(text: str) -> None:
     with pytest.raises(CompileError):
         domain_from_text(text)

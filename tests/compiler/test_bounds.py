@@ -159,6 +159,8 @@ def test_the_cost_counts_keys_and_values_of_every_head() -> None:
         {"dimension": 0},
         {"dimension": 1.5},
         {"dimension": True},
+        {"dimension": "2"},
+        {"outputs": "1"},
         {"tolerance": 0.0},
         {"tolerance": -1.0},
         {"tolerance": math.nan},
@@ -173,5 +175,8 @@ def test_the_cost_counts_keys_and_values_of_every_head() -> None:
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments: dict[str, object]) -> None:
-    with pytest.raises(CompileError):
+    with pytest.raises(CompileError) as caught:
         prefix_length(**arguments)  # type: ignore[arg-type]
+    assert caught.value.expected
+    assert caught.value.found
+    assert caught.value.fix

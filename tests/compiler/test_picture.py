@@ -132,7 +132,8 @@ def test_the_sphere_is_projected_as_the_picture_says() -> None:
 def test_every_position_is_drawn_where_its_weight_is_largest() -> None:
     compiled = small("sin(2*x)", Sphere(1), 7)
     figure = compiled.plot()
-    [dots] = [found for found in panel(figure, "7 positions").collections if len(found.get_offsets()) == 7]
+    count = compiled.positions
+    [dots] = [each for each in panel(figure, f"{count} positions").collections if len(each.get_offsets()) == count]
     angles = np.linspace(-np.pi, np.pi, 2001)
     weights = compiled.head.weights(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert np.allclose(dots.get_offsets()[:, 1], weights.max(axis=0))
@@ -154,7 +155,7 @@ def test_a_sharp_heads_positions_lie_deep_in_their_cells() -> None:
 def test_biases_are_told_apart_by_colour() -> None:
     compiled = small("x", SQUARE)
     assert np.ptp(compiled.biases) > 0
-    dots = panel(compiled.plot(), "9 positions").collections[0]
+    dots = panel(compiled.plot(), f"{compiled.positions} positions").collections[0]
     assert np.array_equal(dots.get_array(), compiled.biases)
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from foreword.certificate import Verdict
 from foreword.compiler.checks import check
-from foreword.compiler.construction.contract import Instant, Request
+from foreword.compiler.construction.contract import Instant, Obstacle, Request
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
-from foreword.compiler.pipeline import compile_function, load_compiled
+from foreword.compiler.pipeline import compile_function, load_compiled, refusal
 from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
@@ -220,3 +220,30 @@ def test_what_another_construction_outdoes_by_far_is_not_polished() -> None:
     assert by_kinks.sampled is not None
     assert smooth.sampled is not None
     assert by_kinks.sampled < 1e-6 < 1e-3 < smooth.sampled
+
+
+def test_a_domain_of_more_dimensions_than_arrays_have_is_refused() -> None:
+    with pytest.raises(CompileError, match=r"too many dimensions(.|\n)*70"):
+        compile_function("sin(2*x3)", Cube([(-1, 1)] * 70), tolerance=1e-3)
+
+
+def test_a_remedy_of_several_obstacles_is_said_once() -> None:
+    told = [Obstacle(code, f"{code} is too rough.", "1", "Give it more seconds.") for code in ("one", "other")]
+    assert str(refusal(told).fix) == "Give it more seconds."
+    assert "one is too rough. 1; other is too rough. 1" in refusal(told).found
+
+
+@pytest.mark.parametrize(
+    ("slope", "second", "is_true"), [(1.0, 1.75, True), (1.1, 1.75, False), (1.0, 0.1, False), (-1.0, 9.0, False)]
+)
+def test_declared_derivatives_that_samples_contradict_are_refused(slope: float, second: float, is_true: bool) -> None:
+    def hidden(x: np.ndarray) -> np.ndarray:
+        return np.array([float(np.sin(row[0]) * row[1]) for row in x])
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        return slope * np.stack([np.cos(x[:, 0]) * x[:, 1], np.sin(x[:, 0])], axis=1)
+
+    square = Cube([(-1, 1)] * 2)
+    target = Target(hidden, domain=square, gradient=gradient, second=second)
+    found = check(target, square, tolerance=1e-3, positions=None, method="auto", value_limit=10.0)
+    assert [obstacle.code for obstacle in found] == ([] if is_true else ["derivatives"])

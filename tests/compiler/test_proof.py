@@ -104,6 +104,36 @@ def test_kinks_are_certified_in_any_dimension_and_direction(
     assert proof.certificate.effort["cells"] < 2000  # a function of one coordinate costs a search in one dimension
 
 
+@pytest.mark.parametrize(
+    ("domain", "axis"), [(Cube([(-1, 1)] * 5), 1), (Cube([(-1, 3)] * 24), 20), (Sphere(7), 0)], ids=str
+)
+def test_a_function_of_one_coordinate_of_many_is_proved_and_checked_as_one_of_a_line(
+    domain: Sphere | Cube, axis: int
+) -> None:
+    """Three points along each of five axes left every cell open; polynomials in 24 variables have no end."""
+    line = Cube([domain.box[axis]] if isinstance(domain, Cube) else [(-1, 1)])
+    inner = solved(line, _target(line, "sin(2*x)"), np.linspace(-3.0, 3.0, 6)[:, None], np.zeros(6), cutoff=1e-9)
+    keys = np.zeros((6, domain.columns))
+    keys[:, axis] = inner.keys[:, 0]
+    head, chart = Head(keys, inner.biases, inner.values), chart_of(domain)
+    target = _target(domain, f"sin(2*x{axis})")
+    proof = prove(head, chart, target, domain, seconds=10)
+    assert proof.certificate.verdict is Verdict.PROVED
+    truth = np.linspace(*line.sides[0], 100_001)[:, None]
+    error = float(np.abs(inner.evaluate(chart_of(line)(truth)) - np.sin(2 * truth)).max())
+    assert error <= proof.certificate.bound <= 1.51 * error
+    assert proof.certificate.effort["cells"] < 100
+    told = check(head, chart, target.expression, domain, proof.certificate.sealed(), proof.cover, seconds=20)
+    assert (told.verdict, told.reasons) == (Verdict.PROVED, ())
+
+
+def test_a_function_of_too_many_coordinates_is_refused_with_a_way_out() -> None:
+    cube = Cube([(-1, 1)] * 9)
+    sum_of_all = _target(cube, "+".join(f"x{axis}" for axis in range(9)))
+    with pytest.raises(CompileError, match=r"at most 8(.|\n)*9 of 9(.|\n)*certify=False"):
+        prove(_constant(0.0, 9), chart_of(cube), sum_of_all, cube)
+
+
 @pytest.mark.parametrize("sharpness", [200.0, 2e4, 1e7])
 def test_sharp_heads_are_bounded_by_the_values_that_matter(sharpness: float) -> None:
     domain = Sphere(2)

@@ -59,6 +59,7 @@ def test_a_function_cannot_change_the_points_it_is_given() -> None:
         (lambda x: x[:, 0] / 0.0, "not finite"),
         (lambda x: np.where(x[:, 0] > 0, np.nan, 0.0), "not finite"),
         (lambda x: np.log(x[:, 0]), "not finite"),
+        (lambda x: np.ma.masked_where(x[:, 0] > 0.5, x[:, 0]), "not finite"),
         (lambda _: 1.0, "wrong shape"),
         (lambda x: x.sum(axis=0), "wrong shape"),
         (lambda x: x[:, :, None], "wrong shape"),

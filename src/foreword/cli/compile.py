@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from foreword.cli.bars import Bars
 from foreword.cli.paths import named
@@ -22,6 +23,27 @@ if TYPE_CHECKING:
     from foreword.compiler.target import Target
 
 _SIDE = r"\[\s*([^,\[\]]+)\s*,\s*([^,\[\]]+)\s*\](?:\s*\^\s*(\d{1,2}))?"
+
+
+class ExpressionCommand(TyperCommand):
+    """A command whose argument may begin with a minus: "-x" is an expression here, and no option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with what can only be an expression behind "--"."""
+        if "--" in args:
+            return super().parse_args(ctx, args)
+        takes_value = {
+            name: not getattr(option, "is_flag", False)
+            for option in self.get_params(ctx)
+            for name in (*option.opts, *option.secondary_opts)
+        }
+        told: list[str] = []
+        expressions: list[str] = []
+        for before, argument in zip(["", *args], args, strict=False):
+            is_value = takes_value.get(before, False)
+            is_short = argument[:1] == "-" != argument[1:2] and len(argument) > 1 and argument not in takes_value
+            (expressions if is_short and not is_value else told).append(argument)
+        return super().parse_args(ctx, [*told, *(["--"] if expressions else []), *expressions])
 
 
 def compile_expression(
@@ -232,7 +254,7 @@ def check_pictures(paths: list[Path]) -> None:
 
 
 def domain_from_text(text: str) -> Cube | Sphere:
-    """ "[-1,1]^2", "[0,1]x[-2,2]" or "S2"; CompileError for anything else."""
+    """ "[-1,1]^2", "[0,2*pi]x[-2,2]" or "S2"; CompileError for anything else."""
     from foreword.compiler.domain import Cube, Sphere
     from foreword.errors import CompileError
 
@@ -243,13 +265,27 @@ def domain_from_text(text: str) -> Cube | Sphere:
         if re.fullmatch(rf"{_SIDE}(?:\s*[x×*]\s*{_SIDE})*", told) is None:
             raise ValueError(told)
         sides = [
-            (float(low), float(high)) for low, high, power in re.findall(_SIDE, told) for _ in range(int(power or 1))
+            (_number(low), _number(high))
+            for low, high, power in re.findall(_SIDE, told)
+            for _ in range(int(power or 1))
         ]
-    except ValueError as error:
+    except (CompileError, ValueError) as error:
         raise CompileError(
             "The domain cannot be read.",
-            expected='"[-1,1]^2", "[0,1]x[-2,2]" or "S2"',
+            expected='"[-1,1]^2", "[0,2*pi]x[-2,2]" or "S2"',
             found=repr(text[:80]),
             fix="Write each side as [lower,upper].",
         ) from error
     return Cube(sides)
+
+
+def _number(text: str) -> float:
+    """A side's end: a number, or an expression of none such as 2*pi; CompileError for anything else."""
+    import numpy as np
+
+    from foreword.compiler.parser import parse_expression
+
+    try:
+        return float(text)
+    except ValueError:
+        return float(parse_expression(text, 0).evaluate(np.zeros((1, 0))).item())

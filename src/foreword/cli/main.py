@@ -64,7 +64,8 @@ _VERBS: dict[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 for _name, _verb in _VERBS.items():
-    app.command(_name, help=_help(_verb))(_verb)
+    _class = compiling.ExpressionCommand if _verb is compiling.compile_expression else None
+    app.command(_name, cls=_class, help=_help(_verb))(_verb)
 
 
 def run() -> None:

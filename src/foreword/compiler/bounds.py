@@ -108,14 +108,16 @@ def prefix_length(
     >>> print(bounds.nearest, bounds.at_centres, bounds.published)
     33 32 10^30.3
     """
+    _check({"dimension": dimension, "outputs": outputs, "heads": heads}, 1, math.inf)
     width = max(dimension + (2 if domain == "sphere" else 1), outputs) if head_dim is None else head_dim
-    _check({"dimension": dimension, "outputs": outputs, "heads": heads, "head_dim": width}, 1, math.inf)
+    _check({"head_dim": width}, 1, math.inf)
     _check({"lipschitz": lipschitz, "tolerance": tolerance, "supremum": supremum}, 1e-100, 1e100)
     if dtype not in BITS or domain not in ("sphere", "cube"):
         raise CompileError(
             "The dtype or the domain is unknown.",
             expected=f"{', '.join(BITS)}; sphere or cube",
             found=f"{dtype}; {domain}",
+            fix='Say dtype="float32", domain="sphere".',
         )
     numbers = heads * width
     asked = _Class(domain, dimension, lipschitz, tolerance, supremum)
@@ -287,5 +289,6 @@ def _check(numbers: dict[str, float], least: float, most: float) -> None:
     for name, value in numbers.items():
         is_number = isinstance(value, int if least == 1 else (int, float)) and not isinstance(value, bool)
         if not (is_number and least <= value <= most):
+            usual = {"dimension": "2", "tolerance": "0.1", "head_dim": "64"}.get(name, "1")
             kind = "a whole number from 1" if least == 1 else f"a number from {least:g} to {most:g}"
-            raise CompileError(f"The {name} cannot be.", expected=kind, found=repr(value))
+            raise CompileError(f"The {name} cannot be.", expected=kind, found=repr(value), fix=f"Say {name}={usual}.")

@@ -250,8 +250,9 @@ def _step(search: Search, residual: Residual, probe: Probe, aims: Aims) -> Searc
     """One block of cells bounded, finished or halved."""
     # The oldest cells first, so that all shrink together; the youngest first when there are too many.
     count, is_oldest = len(search.levels), len(search.levels) <= MOST_OPEN
-    taken = slice(0, BLOCK) if is_oldest else slice(count - BLOCK, None)
-    left = slice(BLOCK, None) if is_oldest else slice(0, count - BLOCK)
+    size = min(BLOCK, residual.most, count)
+    taken = slice(0, size) if is_oldest else slice(count - size, None)
+    left = slice(size, None) if is_oldest else slice(0, count - size)
     levels, indices, known = search.levels[taken], search.indices[taken], search.bounds[taken]
     block = Cover(levels, indices, search.knots)
     evaluations = residual.evaluations
@@ -315,13 +316,13 @@ def settled(search: Search, residual: Residual, goal: float, deadline: float) ->
 
     It is for a certificate; a search that is to go on goes on from where it was.
     """
-    bounds = search.bounds.copy()
+    bounds, size = search.bounds.copy(), min(BLOCK, residual.most)
     for factor in (2.0, 6.0, 30.0, 1e3, 1e6):
         waiting = np.flatnonzero(bounds > factor * goal)
-        for start in range(0, len(waiting), BLOCK):
+        for start in range(0, len(waiting), size):
             if time.perf_counter() > deadline:
                 return replace(search, bounds=bounds)
-            rows = waiting[start : start + BLOCK]
+            rows = waiting[start : start + size]
             block = Cover(search.levels[rows], search.indices[rows], search.knots)
             found = residual.bound(block.lower, block.upper, factor * goal)
             bounds[rows] = np.fmin(bounds[rows], found.upper)

@@ -10,13 +10,17 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.jumps import jump_of
 from foreword.compiler.poles import pole_of
-from foreword.compiler.proof import LARGEST_NUMBER
+from foreword.compiler.proof import LARGEST_NUMBER, MOST_DIMENSIONS
 from foreword.compiler.target import Target
+from foreword.compiler.taylor import smoothness
 from foreword.errors import CompileError
 
 PAIRS = 2_000
 ROUNDINGS = 64  # of the largest value: no head computes nearer than that in float64
+FAR_AND_CLOSE = (1e-1, 1e-2)  # of the domain's size: how far from a point its derivatives are tried
+TAYLOR_SLACK = 1e-6  # of the largest value: the rounding of functions in single precision
 LIPSCHITZ_SLACK = 1e-6  # relative; samples contradict a constant only beyond rounding
 
 
@@ -25,6 +29,10 @@ def check(
 ) -> list[Obstacle]:
     """Every obstacle that can be seen without compiling; at most about ten thousand evaluations of the target."""
     found = _of_the_request(tolerance, positions, value_limit)
+    if not isinstance(domain, FiniteSet) and domain.dimension > MOST_DIMENSIONS:
+        remedy = "Leave out coordinates that the target does not need."
+        found.append(Obstacle("dimensions", "The domain has too many dimensions.", f"{domain.dimension}", remedy))
+        return found
     rng = np.random.default_rng(20_240)
     try:
         points = domain.sample(PAIRS, rng)
@@ -66,6 +74,9 @@ def check(
     found += _of_the_table(target, domain)
     found += _of_the_poles(target, domain, points)
     found += _of_the_constant(target, domain, points, values, rng)
+    found += _of_the_derivatives(target, domain, points, values, rng)
+    if tolerance is not None and positions is None and not found:
+        found += _of_the_jumps(target, domain, points, values, tolerance)
     if method == "nearest" and tolerance is not None and positions is None and not found:
         found += _of_the_dimension(target, domain, tolerance)
     return found
@@ -126,6 +137,23 @@ def _of_the_poles(target: Target, domain: Domain, points: Floats) -> list[Obstac
     ]
 
 
+def _of_the_jumps(target: Target, domain: Domain, points: Floats, values: Floats, tolerance: float) -> list[Obstacle]:
+    """A jump: on one side of it or the other a head, whose output is continuous, is wrong by half of it."""
+    if target.expression is not None or isinstance(domain, FiniteSet):
+        return []
+    jump = jump_of(target, domain, points, values, 2 * tolerance)
+    if jump is None:
+        return []
+    return [
+        Obstacle(
+            "jump",
+            "The target jumps, and no head does: its output is continuous, so it is wrong by half of the jump.",
+            f"a change of {jump.size:.3g} between {jump.one.tolist()} and {jump.other.tolist()}",
+            f"Ask for a tolerance above {jump.size / 2:.3g}, for positions instead, or leave out the jump.",
+        )
+    ]
+
+
 def _of_the_constant(
     target: Target, domain: Domain, points: Floats, values: Floats, rng: np.random.Generator
 ) -> list[Obstacle]:
@@ -159,6 +187,41 @@ def _of_the_constant(
             f"Declare a constant of at least {worst[0]:.6g}, or none.",
         )
     ]
+
+
+def _of_the_derivatives(
+    target: Target, domain: Domain, points: Floats, values: Floats, rng: np.random.Generator
+) -> list[Obstacle]:
+    """Two points whose values differ by more than the declared derivatives and their bound allow (Taylor)."""
+    order = smoothness(target)[0]
+    if order < 2 or target.gradient is None or target.kinks or isinstance(domain, FiniteSet):
+        return []
+    size = 1.0 if isinstance(domain, Sphere) else np.ptp(domain.box, axis=1)
+    slopes = np.asarray(target.gradient(points), dtype=np.float64).reshape(*values.shape, -1)
+    constant = (target.second if order == 2 else target.third) or 0.0
+    for step in FAR_AND_CLOSE:
+        other = domain.nearest(points + step * size * rng.uniform(-1.0, 1.0, points.shape))
+        way = other - points
+        foreseen = values + np.einsum("roc,rc->ro", slopes, way)
+        if order == 3 and target.hessian is not None:
+            bend = np.asarray(target.hessian(points), dtype=np.float64).reshape(*slopes.shape, -1)
+            foreseen = foreseen + np.einsum("rocd,rc,rd->ro", bend, way, way) / 2
+        missed = np.abs(target.evaluate(other) - foreseen).max(axis=1)
+        allowed = constant * np.linalg.norm(way, axis=1) ** order / math.factorial(order)
+        excess = missed - allowed - TAYLOR_SLACK * float(np.abs(values).max())
+        row = int(excess.argmax())
+        if excess[row] > 0:
+            told = "gradient and second" if order == 2 else "gradient, hessian and third"
+            return [
+                Obstacle(
+                    "derivatives",
+                    f"Samples contradict the declared {told}.",
+                    f"off by {missed[row]:.3g} at {other[row].tolist()}, where at most {allowed[row]:.3g} follows "
+                    f"from those at {points[row].tolist()}",
+                    "Correct the derivatives, or declare a larger bound.",
+                )
+            ]
+    return []
 
 
 def _of_the_dimension(target: Target, domain: Domain, tolerance: float) -> list[Obstacle]:

@@ -41,7 +41,7 @@ class Problem:
     """f and g over a box: a head, the nodes of its query coordinates, f, and the box's place in space.
 
     `wanted` gives models of f's outputs from models of the columns and their sides. `is_sphere`: parameters are angles;
-    `frame` is the cover's, or None.
+    `frame` is the cover's, or None. `axes` are the parameters that f and g depend on; None for all.
     """
 
     head: Head
@@ -49,6 +49,7 @@ class Problem:
     wanted: Callable[[Sequence[Model], Callable[[], Sides]], list[Model]]
     is_sphere: bool
     frame: Floats | None = None
+    axes: tuple[int, ...] | None = None
 
     @cached_property
     def rotation(self) -> Balls | None:
@@ -77,12 +78,19 @@ class Problem:
         centres = lower + (upper - lower) / 2
         halves = np.maximum(_difference_above(upper, centres), _difference_above(centres, lower))
         system, nothing = space.system, space.system.zeros(len(centres))
+        places = {axis: place for place, axis in enumerate(self._axes(lower))}
         if not self.is_sphere:
             pairs = zip(system.exact(centres.T), system.exact(halves.T), strict=True)
-            return [space.along(axis, [centre, half], nothing) for axis, (centre, half) in enumerate(pairs)]
+            return [
+                space.along(places[axis], [centre, half], nothing) if axis in places else space.constant(centre)
+                for axis, (centre, half) in enumerate(pairs)
+            ]
         columns, radius = [], space.constant(system.exact(np.ones(len(centres))))
         for axis, (centre, half) in enumerate(zip(centres.T, halves.T, strict=True)):
-            sine, cosine = _sine_and_cosine(space, axis, centre, half)
+            if axis in places:
+                sine, cosine = _sine_and_cosine(space, places[axis], centre, half)
+            else:  # of what nothing depends on, any point does
+                sine, cosine = space.constant(nothing), space.constant(system.exact(np.ones(len(centres))))
             columns.append(radius * sine if axis else sine)
             radius = radius * cosine if axis else cosine
         columns.append(radius)
@@ -94,7 +102,10 @@ class Problem:
         `order` 1 would lose slopes; it is taken as 2.
         """
         with np.errstate(all="ignore"):  # what is not finite passes no comparison
-            return self._bounds(lower, upper, space_of(lower.shape[1], max(order, 2), system))
+            return self._bounds(lower, upper, space_of(len(self._axes(lower)), max(order, 2), system))
+
+    def _axes(self, lower: Floats) -> tuple[int, ...]:
+        return tuple(range(lower.shape[1])) if self.axes is None else self.axes
 
     def _bounds(self, lower: Floats, upper: Floats, space: Space) -> Bounds:
         system = space.system
@@ -103,6 +114,7 @@ class Problem:
         numerators, denominator, guesses = head_models(self.head, enclose(self.queries, columns), self.basis(system))
         smallest = system.floor(denominator.range()[0])
         error, least, swing = np.zeros(len(lower)), np.zeros(len(lower)), np.zeros(lower.shape)
+        axes = list(self._axes(lower))
         for output, model in enumerate(wanted):
             difference = model.shifted(-guesses[:, output]) * denominator - numerators[output]
             low, high = difference.range()
@@ -110,7 +122,7 @@ class Problem:
             ratio = np.where(smallest > 0, np.nextafter(above / smallest, np.inf), np.nan)
             error = np.maximum(error, ratio)
             least = np.maximum(least, _at_the_middle(difference, denominator))
-            swing += _swing(difference) + self._swing_of_angles(difference, upper - lower)
+            swing[:, axes] += _swing(difference) + self._swing_of_angles(difference, (upper - lower)[:, axes])
         return Bounds(error, least, swing)
 
     def _sides(self, columns: Sequence[Model], lower: Floats, upper: Floats) -> Sides:

@@ -79,10 +79,13 @@ def sizes_of(config: Any, *, layer: int) -> Sizes:
     """The sizes of a `GPT2Config` or `LlamaConfig` (told by `model_type`); CompileError for what cannot host."""
     family = str(getattr(config, "model_type", ""))
     if family not in ("gpt2", "llama"):
-        raise _cannot(config, "model_type gpt2 or llama", family or type(config).__name__)
+        remedy = "Use a GPT2Config or LlamaConfig; for a pretrained model see foreword.compiler.pretrained."
+        raise _cannot(config, "model_type gpt2 or llama", family or type(config).__name__, remedy)
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
     if not 0 <= layer < layers:
-        raise _cannot(config, f"a layer from 0 to {layers - 1}", f"layer {layer}")
+        raise _cannot(
+            config, f"a layer from 0 to {layers - 1}", f"layer {layer}", f"Say layer={layers - 1}, for example."
+        )
     found = _gpt2(config, layer) if family == "gpt2" else _llama(config)
     return Sizes(
         family=family,
@@ -97,7 +100,8 @@ def sizes_of(config: Any, *, layer: int) -> Sizes:
 
 def _gpt2(config: Any, layer: int) -> dict[str, Any]:
     if getattr(config, "add_cross_attention", False) or getattr(config, "reorder_and_upcast_attn", False):
-        raise _cannot(config, "no cross-attention and no upcast attention", "one of them")
+        remedy = "Set add_cross_attention and reorder_and_upcast_attn to False."
+        raise _cannot(config, "no cross-attention and no upcast attention", "one of them", remedy)
     dim = int(config.hidden_size) // int(config.num_attention_heads)
     scaling = dim**-0.5 if getattr(config, "scale_attn_weights", True) else 1.0
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
@@ -119,7 +123,8 @@ def _llama(config: Any) -> dict[str, Any]:
         told = {"rope_theta": getattr(config, "rope_theta", 1e4), **(getattr(config, "rope_scaling", None) or {})}
     rotation = {"rope_type": "default", **told}
     if rotation["rope_type"] not in ROTATIONS:
-        raise _cannot(config, f"rotary positions of type {', '.join(ROTATIONS)}", str(rotation["rope_type"]))
+        expected = f"rotary positions of type {', '.join(ROTATIONS)}"
+        raise _cannot(config, expected, str(rotation["rope_type"]), "Give the configuration one of those types.")
     dim = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return {
         "kv_heads": int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
@@ -136,12 +141,12 @@ def _llama(config: Any) -> dict[str, Any]:
     }
 
 
-def _cannot(config: Any, expected: str, found: str) -> CompileError:
+def _cannot(config: Any, expected: str, found: str, fix: str) -> CompileError:
     return CompileError(
         f"A model of this configuration ({type(config).__name__}) cannot host a compiled prefix.",
         expected=expected,
         found=found,
-        fix="Use a GPT2Config or LlamaConfig of transformers; for a pretrained model see foreword.compiler.pretrained.",
+        fix=fix,
     )
 
 

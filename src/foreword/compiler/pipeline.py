@@ -118,7 +118,7 @@ def refusal(obstacles: Sequence[Obstacle]) -> CompileError:
     return CompileError(
         obstacles[0].what if count == 1 else f"{count} things stand in the way of compiling this target.",
         found=obstacles[0].found if count == 1 else "; ".join(f"{o.what} {o.found}".strip() for o in obstacles),
-        fix=" ".join(o.remedy for o in obstacles if o.remedy),
+        fix=" ".join(dict.fromkeys(o.remedy for o in obstacles if o.remedy)),
     )
 
 

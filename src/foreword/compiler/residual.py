@@ -33,6 +33,7 @@ CROWDED, FEWEST = 8_000, 4  # a block of more cells times keys than this is spli
 MOST_REST = 0.6  # of the goal: what interpolation does not resolve
 NOISY = 0.25  # of the goal: more rounding than that, and a smaller cell is no use
 ENTRIES = 3_000_000  # numbers in the largest temporary array
+AT_ONCE = 2_000_000  # interpolation points of all cells of a block: no longer between two looks at the clock
 
 
 @dataclass
@@ -69,13 +70,17 @@ class Found:
 
 
 class Residual:
-    """Bounds |f - g| on blocks of cells of one problem; `orders` are the numbers of points an axis may have."""
+    """Bounds |f - g| on blocks of cells of one problem; `orders` are the numbers of points an axis may have.
+
+    `most` is how many cells are to be bounded at once at most.
+    """
 
     def __init__(self, model: Model, orders: Sequence[int], oversampling: int) -> None:
         self.model = model
         self.orders = np.array(orders)
         self.oversampling = oversampling
         self.regions = 1 + model.parameters * len(RATIOS)
+        self.most = max(FEWEST, AT_ONCE // max(orders) ** int(model.depends.sum()))
         long, short = (RATIOS + 1 / RATIOS) / 2, (RATIOS - 1 / RATIOS) / 2
         self.long, self.short = long * (1 + 4 * ULP), short * (1 + 4 * ULP)
         self.evaluations = 0
@@ -289,12 +294,13 @@ class Residual:
         self, remainders: Floats, terms: Terms, rests: Floats, goal: float
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """For each cell the fewest points on each axis that leave a small remainder, and whether there are such."""
-        axes = remainders.shape[2]
-        amplified = interpolation.amplification(int(self.orders[-1])) ** np.arange(axes)
-        budget = 0.1 * goal / axes / amplified
+        depends = self.model.depends
+        before: NDArray[np.int64] = np.cumsum(depends) - depends
+        amplified = interpolation.amplification(int(self.orders[-1])) ** before
+        budget = 0.1 * goal / max(int(depends.sum()), 1) / amplified
         is_small = remainders / terms.floor[:, None] <= budget
         first = is_small.argmax(axis=0)
-        is_ready = is_small.any(axis=0).all(axis=1) & (rests.max(axis=1) <= MOST_REST * goal)
+        is_ready = np.all(is_small.any(axis=0), axis=1) & (rests.max(axis=1) <= MOST_REST * goal)
         return self.orders[first], is_ready
 
     def _shares(self, remainders: Floats, surface: Surface, tilt: Floats) -> Floats:

@@ -18,10 +18,12 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import BALLS
 from foreword.compiler.claim import Claim, Findings
 from foreword.compiler.declared import Declared
-from foreword.compiler.domain import Sphere
+from foreword.compiler.domain import Domain, Sphere
 from foreword.compiler.doubles import DOUBLES
 from foreword.compiler.enclosure import Bounds, Problem
+from foreword.compiler.expression import Node, ordered
 from foreword.compiler.functions import enclose
+from foreword.compiler.head import Head
 from foreword.compiler.numbers import System
 from foreword.compiler.spans import Sides
 from foreword.compiler.truncated import Model
@@ -143,7 +145,7 @@ class Sweep:
 
     def _blocks(self, cells: Cells, system: System) -> Iterator[Cells]:
         """Cells in blocks of neighbours."""
-        head = self.claim.head
+        head = self.problem.head
         basis = self.problem.basis(system)
         count = head.keys.shape[1] if basis is None else len(basis)
         features = head.positions * math.comb(self.order - 1 + count, count)
@@ -156,6 +158,7 @@ class Sweep:
 def _problem(claim: Claim) -> Problem:
     """The problem; CertificateError when f has another number of outputs than the head."""
     expression, domain, wanted = claim.expression, claim.domain, claim.head.values.shape[1]
+    nodes: Sequence[Node] = ()
     if claim.declared is not None:
         outputs, reading = claim.declared.target.outputs, partial(_declared, claim.declared)
     else:
@@ -169,7 +172,23 @@ def _problem(claim: Claim) -> Problem:
             fix="Check the prefix with the target that it was compiled for.",
         )
     frame = None if claim.cover is None else claim.cover.frame
-    return Problem(claim.head, claim.chart.expressions(domain.columns), reading, isinstance(domain, Sphere), frame)
+    head, queries = _without_idle(claim.head, claim.chart.expressions(domain.columns))
+    axes = None if claim.declared is not None or frame is not None else _axes(domain, [*nodes, *queries])
+    return Problem(head, queries, reading, isinstance(domain, Sphere), frame, axes)
+
+
+def _axes(domain: Domain, nodes: Sequence[Node]) -> tuple[int, ...]:
+    """The parameters that the nodes depend on: a cube's columns, or the angles behind a sphere's; one at least."""
+    columns = {int(node.value or 0) for node in ordered(nodes) if node.operation == "variable"} or {0}
+    if isinstance(domain, Sphere):
+        return tuple(range(min(max(columns) + 1, domain.dimension)))
+    return tuple(sorted(columns))
+
+
+def _without_idle(head: Head, queries: Sequence[Node]) -> tuple[Head, list[Node]]:
+    """The head without the query's coordinates of which all keys are 0, exactly; one is left at least."""
+    used = np.flatnonzero(head.keys.any(axis=0)).tolist() or [0]
+    return Head(head.keys[:, used], head.biases, head.values), [queries[column] for column in used]
 
 
 def _declared(declared: Declared, columns: Sequence[Model], _: Callable[[], Sides]) -> list[Model]:

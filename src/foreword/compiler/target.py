@@ -274,8 +274,13 @@ def _values(found: Any, batch: int, who: str) -> Floats:
             raise TypeError(f"numbers of type {values.dtype}")
     except (TypeError, ValueError) as error:
         raise CompileError(
-            f"{who} must give real numbers.", expected=f"an array of {batch} rows", found=str(error)[:200]
+            f"{who} must give real numbers.",
+            expected=f"an array of {batch} rows",
+            found=str(error)[:200],
+            fix="Return an array of floats; of complex numbers, real and imaginary parts as two outputs.",
         ) from error
+    if np.ma.isMaskedArray(found):  # what lies under a mask is no value
+        values = np.where(np.ma.getmaskarray(found), np.nan, values)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or len(values) != batch or values.shape[1] == 0:
         raise CompileError(

@@ -35,8 +35,10 @@ class Space:
     @cached_property
     def exponents(self) -> NDArray[np.int64]:
         """The monomials' exponents."""
-        every = itertools.product(range(self.order), repeat=self.parameters)
-        told = sorted((e for e in every if sum(e) < self.order), key=lambda e: (sum(e), e))
+        axes = range(self.parameters)
+        chosen = (itertools.combinations_with_replacement(axes, degree) for degree in range(self.order))
+        every = (tuple(factors.count(axis) for axis in axes) for factors in itertools.chain.from_iterable(chosen))
+        told = sorted(every, key=lambda e: (sum(e), e))
         return np.array(told, dtype=np.int64).reshape(-1, self.parameters)
 
     @cached_property
