@@ -92,8 +92,8 @@ def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
     """Statement C.4 (docs/theory), for the head as it is hosted: |fl(g) - g| for every output.
 
     A score loses, with one product for each dim: its own arithmetic, what storage lost (`stored`), what a token's limbs
-    lost, and what LayerNorm adds (taken as log2(hidden) + 4 roundings of numbers of its gain's size; the other norm is
-    exact). bfloat16: scores are sums of exact products in float32; weights, outputs and their sum are rounded. That is
+    lost, what LayerNorm adds (taken as log2(hidden) + 4 roundings of numbers of its gain's size; the other norm is
+    exact), and the exponential's 4 units in the last place. bfloat16: scores are sums of exact products in float32; weights, outputs and their sum are rounded. That is
     how torch's fused attention computes; eager attention rounds scores too, and is not covered.
     """
     is_narrow = frozen.dtype == "bfloat16"
@@ -102,13 +102,13 @@ def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
     products = sum(map(len, frozen.dims))
     keys, biases = np.abs(head.keys).sum(axis=1), np.abs(head.biases + offset)
     largest = turned * float((frozen.radius * np.linalg.norm(head.keys, axis=1) + biases).max())
-    score = (products + 4) * unit * largest + 4 * unit + stored
+    score = (products + 4) * unit * largest + 8 * unit + stored
     score += ROUNDOFF[frozen.carrier] ** frozen.token_limbs * frozen.radius * float(keys.max())
     if frozen.sizes.is_mirrored and not is_narrow:
         score += (math.log2(frozen.sizes.hidden) + 4) * unit * max(1.0, frozen.gain) * float((keys + biases).max())
     worst = float(np.abs(head.values).max())
     summed = (head.positions + 4) * unit * worst + (3.0 * narrow * worst if is_narrow else 0.0)
-    return _spread(head) * math.expm1(min(2.0 * score, 700.0)) + summed
+    return _spread(head) * math.tanh(score / 2) + summed
 
 
 def rotation(frozen: Frozen, head: Head, offset: float, error: Floats) -> float:
