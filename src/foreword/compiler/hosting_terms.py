@@ -93,8 +93,9 @@ def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
 
     A score loses, with one product for each dim: its own arithmetic, what storage lost (`stored`), what a token's limbs
     lost, what LayerNorm adds (taken as log2(hidden) + 4 roundings of numbers of its gain's size; the other norm is
-    exact), and the exponential's 4 units in the last place. bfloat16: scores are sums of exact products in float32; weights, outputs and their sum are rounded. That is
-    how torch's fused attention computes; eager attention rounds scores too, and is not covered.
+    exact), and the exponential's 4 units in the last place. bfloat16: scores are sums of exact products in float32;
+    weights, outputs and their sum are rounded. That is how torch's fused attention computes; eager attention rounds
+    scores too, and is not covered.
     """
     is_narrow = frozen.dtype == "bfloat16"
     unit, narrow = ROUNDOFF["float32" if is_narrow else frozen.dtype], ROUNDOFF[frozen.dtype]
