@@ -21,6 +21,9 @@ import psutil
 from foreword.arrays import DTYPES, Array, dtype_of, frozen, is_count, is_finite
 from foreword.errors import PrefixError
 
+# A logit bias this low leaves a position weight 0 in every dtype (float16 ends at 65504): exp(-1e4) rounds to 0.
+ABSENT = -1e4
+
 
 class SiteShape(Protocol):
     """What a prefix needs to know of one attention site."""
@@ -114,6 +117,16 @@ class LayerPrefix:
     def bias_heads(self) -> int:
         """Heads that the bias tells apart: the key heads when there is none."""
         return int(self.keys.shape[0] if self.bias is None else self.bias.shape[0])
+
+    @property
+    def carrying(self) -> tuple[int, ...]:
+        """The key heads that carry the prefix: of the others, every position is absent (`ABSENT`)."""
+        heads = len(self.keys)
+        if self.bias is None:
+            return tuple(range(heads))
+        # Half of it: storage rounds a bias, and a longer prefix's is a little lower.
+        is_there = (self.bias.astype(np.float64).reshape(heads, -1) > ABSENT / 2).any(axis=1)
+        return tuple(np.flatnonzero(is_there).tolist())
 
     def bias_for(self, heads: int) -> Array:
         """The bias as `(heads, position)`, for a multiple of `bias_heads`; zeros when there is none."""

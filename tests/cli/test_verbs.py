@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from foreword.assessment.pilot import run_pilot
 from foreword.bundle import load_bundle, save_bundle
 from foreword.cli.screen import COLUMNS, LONGEST_LINE, SCREEN_ROWS, on_one_screen
 from foreword.engine.host import Host
+from foreword.prefix import ABSENT, Prefix
 from foreword.tuning.examples import load_splits
 from foreword.tuning.task import Task
 from foreword.version import __version__
@@ -250,6 +253,19 @@ def test_inspect_shows_a_bundle_that_no_pilot_wrote(
     assert "\x1b" not in ran.out
     assert "[2J[/nope]" in ran.out or "for" not in told.get("use", {})
     assert foreword("inspect", path, "--json").code == 0
+
+
+def test_inspect_names_the_heads_that_carry_a_prefix(
+    foreword: Any, finished: Path, tmp_path: Path, minilm: Host
+) -> None:
+    path, prefix = tmp_path / "own.prefix", load_bundle(finished / "best.prefix").prefix
+    first, *rest = prefix.layers
+    bias = np.full(first.keys.shape[:2], ABSENT, first.keys.dtype)
+    bias[1, 0] = 0.0
+    save_bundle(path, Prefix((replace(first, bias=bias), *rest)), host=minilm)
+    assert f"heads 1 of {len(bias)} at {first.site}" in " ".join(foreword("inspect", path).out.split())
+    told = json.loads(foreword("inspect", path, "--json").out)["prefix"]["heads"]
+    assert told == {first.site: [1], **{layer.site: list(range(len(layer.keys))) for layer in rest}}
 
 
 # Predict

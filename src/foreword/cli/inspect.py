@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from foreword.excerpt import excerpt
+
 if TYPE_CHECKING:
     from foreword.bundle import Bundle
+    from foreword.prefix import Prefix
     from foreword.trust import TrustPolicy
+
+SITES_SHOWN = 100  # characters of the names of sites
 
 
 def inspect(
@@ -62,6 +67,7 @@ def described(bundle: Bundle) -> dict[str, Any]:
             "positions": bundle.prefix.positions,
             "occupies": bundle.prefix.occupies,
             "sites": list(bundle.prefix.sites),
+            "heads": {layer.site: list(layer.carrying) for layer in bundle.prefix.layers},
             "dtype": bundle.prefix.dtype,
             "nbytes": bundle.prefix.nbytes,
         },
@@ -108,6 +114,7 @@ def _lines(file: Path, bundle: Bundle) -> list[tuple[str, str]]:
         ("bundle", f"{file} ({file.stat().st_size:,} bytes, written by foreword {bundle.version})"),
         ("prefix", f"{prefix.hash}"),
         ("", f"{prefix.positions} positions at {len(prefix.sites)} sites, {prefix.dtype}, {prefix.nbytes:,} bytes"),
+        *_heads(prefix),
         ("base model", f"{bundle.reference} ({bundle.family})"),
         ("fingerprint", bundle.fingerprint),
     ]
@@ -118,6 +125,18 @@ def _lines(file: Path, bundle: Bundle) -> list[tuple[str, str]]:
     ):
         lines += _told(name, told, lines_of)
     return lines
+
+
+def _heads(prefix: Prefix) -> list[tuple[str, str]]:
+    """The key heads that carry the prefix, for sites at which not all of them do: sites of the same heads together."""
+    alike: dict[tuple[tuple[int, ...], int], list[str]] = {}
+    for layer in prefix.layers:
+        if len(layer.carrying) < len(layer.keys):
+            alike.setdefault((layer.carrying, len(layer.keys)), []).append(layer.site)
+    return [
+        ("", f"heads {', '.join(map(str, heads)) or 'none'} of {of} at {excerpt(', '.join(sites), SITES_SHOWN)}")
+        for (heads, of), sites in alike.items()
+    ]
 
 
 def _told(

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreword.engine.tensors import to_tensor
 from foreword.prefix import LayerPrefix, Prefix
-from foreword.tuning.placement import absent
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,9 @@ def ranks_of(prefix: Prefix) -> tuple[LayerRank, ...]:
 
 def _rank_of(layer: LayerPrefix) -> LayerRank:
     """Of the heads that carry the prefix; 0 where none does."""
-    gone = absent(None if layer.bias is None else to_tensor(layer.bias), len(layer.keys)).tolist()
 
     def mean(array: NDArray[Any]) -> float:
-        carrying = [np.asarray(head, dtype=np.float64) for head, out in zip(array, gone, strict=True) if not out]
-        return float(np.mean([effective_rank(head) for head in carrying])) if carrying else 0.0
+        found = [effective_rank(np.asarray(array[head], dtype=np.float64)) for head in layer.carrying]
+        return float(np.mean(found)) if found else 0.0
 
     return LayerRank(layer.site, mean(layer.keys), mean(layer.values))

@@ -15,9 +15,8 @@ from torch import Tensor
 from foreword.engine.host import Host
 from foreword.engine.sites import Site
 from foreword.errors import FitError
+from foreword.prefix import ABSENT
 
-# A logit bias this low leaves a position weight 0 in every dtype (float16 ends at 65504): exp(-1e4) rounds to 0.
-ABSENT = -1e4
 # A message names so many of the layers that lack a head, and so many numbers in a row.
 SHOWN, LISTED = 3, 8
 
@@ -100,7 +99,7 @@ def absent(bias: Tensor | None, kv_heads: int) -> Tensor:
     """Which key heads `(kv_head,)` carry nothing under this logit bias: all of their positions are absent."""
     if bias is None:
         return torch.zeros(kv_heads, dtype=torch.bool)
-    # Half of it: storage rounds a bias, and a longer prefix's is a little lower.
+    # Half of it, as in `LayerPrefix.carrying`.
     return (bias.reshape(kv_heads, -1) <= ABSENT / 2).all(dim=1).cpu()
 
 
