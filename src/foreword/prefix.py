@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from foreword.arrays import DTYPES, Array, dtype_of, frozen, is_count, is_finite
 from foreword.errors import PrefixError
@@ -43,6 +44,14 @@ class HasSites(Protocol):
 
     @property
     def sites(self) -> Sequence[SiteShape]: ...
+
+
+def absent(bias: Array | None, kv_heads: int) -> NDArray[np.bool_]:
+    """Which key heads `(kv_head,)` carry nothing under this logit bias: it is `ABSENT` at all of their positions."""
+    if bias is None:
+        return np.zeros(kv_heads, dtype=np.bool_)
+    # Half of it: storage rounds a bias, and a longer prefix's is a little lower.
+    return np.asarray((bias.astype(np.float64).reshape(kv_heads, -1) <= ABSENT / 2).all(axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,13 +129,8 @@ class LayerPrefix:
 
     @property
     def carrying(self) -> tuple[int, ...]:
-        """The key heads that carry the prefix: of the others, every position is absent (`ABSENT`)."""
-        heads = len(self.keys)
-        if self.bias is None:
-            return tuple(range(heads))
-        # Half of it: storage rounds a bias, and a longer prefix's is a little lower.
-        is_there = (self.bias.astype(np.float64).reshape(heads, -1) > ABSENT / 2).any(axis=1)
-        return tuple(np.flatnonzero(is_there).tolist())
+        """The key heads that carry the prefix: all that are not `absent`."""
+        return tuple(np.flatnonzero(~absent(self.bias, len(self.keys))).tolist())
 
     def bias_for(self, heads: int) -> Array:
         """The bias as `(heads, position)`, for a multiple of `bias_heads`; zeros when there is none."""

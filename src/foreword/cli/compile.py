@@ -41,7 +41,7 @@ class ExpressionCommand(TyperCommand):
         expressions: list[str] = []
         for before, argument in zip(["", *args], args, strict=False):
             is_value = takes_value.get(before, False)
-            is_short = argument[:1] == "-" != argument[1:2] and len(argument) > 1 and argument not in takes_value
+            is_short = re.match("-[^-]", argument) is not None and argument not in takes_value
             (expressions if is_short and not is_value else told).append(argument)
         return super().parse_args(ctx, [*told, *(["--"] if expressions else []), *expressions])
 

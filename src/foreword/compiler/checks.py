@@ -9,12 +9,12 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
-from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.domain import Domain, FiniteSet, Sphere, beside
 from foreword.compiler.jumps import jump_of
 from foreword.compiler.poles import pole_of
 from foreword.compiler.proof import LARGEST_NUMBER, MOST_DIMENSIONS
 from foreword.compiler.target import Target
-from foreword.compiler.taylor import smoothness
+from foreword.compiler.taylor import derivatives_of, smoothness, taylor_values
 from foreword.errors import CompileError
 
 PAIRS = 2_000
@@ -193,20 +193,14 @@ def _of_the_derivatives(
     target: Target, domain: Domain, points: Floats, values: Floats, rng: np.random.Generator
 ) -> list[Obstacle]:
     """Two points whose values differ by more than the declared derivatives and their bound allow (Taylor)."""
-    order = smoothness(target)[0]
-    if order < 2 or target.gradient is None or target.kinks or isinstance(domain, FiniteSet):
+    order, constant = smoothness(target)
+    if order < 2 or target.kinks or isinstance(domain, FiniteSet):
         return []
-    size = 1.0 if isinstance(domain, Sphere) else np.ptp(domain.box, axis=1)
-    slopes = np.asarray(target.gradient(points), dtype=np.float64).reshape(*values.shape, -1)
-    constant = (target.second if order == 2 else target.third) or 0.0
+    parts = [values, *derivatives_of(target, points, values.shape[1])]
     for step in FAR_AND_CLOSE:
-        other = domain.nearest(points + step * size * rng.uniform(-1.0, 1.0, points.shape))
+        other = beside(domain, points, step, rng)
         way = other - points
-        foreseen = values + np.einsum("roc,rc->ro", slopes, way)
-        if order == 3 and target.hessian is not None:
-            bend = np.asarray(target.hessian(points), dtype=np.float64).reshape(*slopes.shape, -1)
-            foreseen = foreseen + np.einsum("rocd,rc,rd->ro", bend, way, way) / 2
-        missed = np.abs(target.evaluate(other) - foreseen).max(axis=1)
+        missed = np.abs(target.evaluate(other) - taylor_values(parts, way[:, None])[:, 0]).max(axis=1)
         allowed = constant * np.linalg.norm(way, axis=1) ** order / math.factorial(order)
         excess = missed - allowed - TAYLOR_SLACK * float(np.abs(values).max())
         row = int(excess.argmax())

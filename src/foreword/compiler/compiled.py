@@ -22,14 +22,14 @@ from foreword.compiler.domain import Domain, FiniteSet
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import Hosted, host_in
-from foreword.compiler.hosting_terms import DENSE
+from foreword.compiler.hosting_terms import is_dense
 from foreword.compiler.target import Target, target_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# At so many queries smaller values are looked for. With fewer than DENSE for each position (`smaller_values`) what they
+# At so many queries smaller values are looked for. With fewer for each position than `is_dense` what they
 # change elsewhere was up to thousands of times the `damping` that was seen at the queries.
 QUERIES = 4000
 
@@ -135,7 +135,7 @@ class CompiledFunction:
             return None
         if isinstance(self.domain, FiniteSet) and len(self.domain.points) <= QUERIES:
             return self.chart(self.domain.points)
-        return self.chart(self.domain.spread(QUERIES)) if DENSE * self.positions <= QUERIES else None
+        return self.chart(self.domain.spread(QUERIES)) if is_dense(QUERIES, self.positions) else None
 
     def _file(self) -> CompiledFile:
         samples = None

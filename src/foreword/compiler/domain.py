@@ -301,6 +301,12 @@ def domain_from_dict(told: dict[str, Any]) -> Domain:
     )
 
 
+def beside(domain: Sphere | Cube, points: Floats, step: float, rng: np.random.Generator) -> Floats:
+    """A point of the domain close to each of `points` `(batch, column)`: within `step` of its size in every column."""
+    size = 1.0 if isinstance(domain, Sphere) else np.ptp(domain.box, axis=1)
+    return domain.nearest(points + step * size * rng.uniform(-1.0, 1.0, points.shape))
+
+
 def frame_along(normal: Sequence[float] | Floats) -> Floats:
     """An orthogonal matrix `(column, column)` whose first column is the unit vector along `normal` (Householder).
 

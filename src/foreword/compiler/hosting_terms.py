@@ -149,7 +149,7 @@ def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Hea
     weights = head.weights(queries)
     exact = weights @ head.values
     best, least, moved = head, _typical_rounding(weights, head.values, copies), 0.0
-    seen = slice(None, None, 2 if _is_dense(head, queries) else 1)
+    seen = slice(None, None, 2 if is_dense(len(queries), head.positions) else 1)
     for tried in _less_overlapping(head, queries):
         weights = tried.weights(queries)
         left, singular, right = np.linalg.svd(weights[seen], full_matrices=False)
@@ -163,15 +163,15 @@ def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Hea
     return best, moved
 
 
-def _is_dense(head: Head, queries: Floats) -> bool:
-    """Whether the queries tell of other keys' errors between them."""
-    return len(queries) >= DENSE * head.positions
+def is_dense(queries: int, positions: int) -> bool:
+    """Whether so many queries tell of other keys' errors between them."""
+    return queries >= DENSE * positions
 
 
 def _less_overlapping(head: Head, queries: Floats) -> Iterator[Head]:
     """The head; where there are queries enough, also its scores multiplied, and Gaussians about even places."""
     yield head
-    if not _is_dense(head, queries):
+    if not is_dense(len(queries), head.positions):
         return
     for sharper in SHARPER:
         yield Head(sharper * head.keys, sharper * head.biases, head.values)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.domain import Cube, Sphere, beside
 from foreword.compiler.target import Target
 
 REACH = 0.02  # of the domain's size: how far apart the points of a pair are
@@ -75,10 +75,8 @@ def jump_of(target: Target, domain: Sphere | Cube, points: Floats, values: Float
     None where nothing jumps by more than `least`. It takes as many evaluations as there are points, and a thousand at
     most besides.
     """
-    size = 1.0 if isinstance(domain, Sphere) else np.ptp(domain.box, axis=1)
-    steps = np.random.default_rng(20_241).uniform(-1.0, 1.0, points.shape)
-    beside = domain.nearest(points + REACH * size * steps)
-    pairs = _Pairs(points, beside, values, target.evaluate(beside))
+    other = beside(domain, points, REACH, np.random.default_rng(20_241))
+    pairs = _Pairs(points, other, values, target.evaluate(other))
     pairs = pairs.kept(np.argsort(-pairs.changes)[:FOLLOWED])
     before = pairs
     for halving in range(2 * HALVINGS):

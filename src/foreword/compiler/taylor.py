@@ -47,27 +47,31 @@ def smoothness(target: Target) -> tuple[int, float]:
     return (1, target.lipschitz) if target.lipschitz is not None else (0, np.inf)
 
 
+def derivatives_of(target: Target, points: Floats, outputs: int) -> list[Floats]:
+    """Gradient `(cell, output, column)` and Hessian `(cell, output, column, column)` at `points`, where declared."""
+    order, shape, found = smoothness(target)[0], (len(points), outputs, points.shape[1]), list[Floats]()
+    if order >= 2 and target.gradient is not None:
+        found.append(np.asarray(target.gradient(points), dtype=np.float64).reshape(shape))
+    if order == 3 and target.hessian is not None:
+        square = np.asarray(target.hessian(points), dtype=np.float64).reshape(*shape, shape[-1])
+        found.append((square + square.transpose(0, 1, 3, 2)) / 2)
+    return found
+
+
 def taylor_of(target: Target, points: Floats, length: Floats, is_split: NDArray[np.bool_]) -> Local:
     """The stand-in at `points` `(cell, column)` for distances up to `length` `(cell,)`.
 
     Where a kink divides the cell (`is_split`) derivatives say nothing: the Lipschitz constant must do, if there is one.
     """
     value = target.evaluate(points)
-    (cells, outputs), columns = value.shape, points.shape[1]
+    cells, outputs = value.shape
     order, constant = smoothness(target)
-    gradient, hessian = np.zeros((cells, outputs, columns)), np.zeros((cells, outputs, columns, columns))
-    parts = [value]
-    if order >= 2 and target.gradient is not None:
-        told = np.asarray(target.gradient(points), dtype=np.float64).reshape(cells, outputs, columns)
-        gradient = np.where(is_split[:, None, None], 0.0, told)
-        parts.append(gradient)
-    if order == 3 and target.hessian is not None:
-        square = np.asarray(target.hessian(points), dtype=np.float64).reshape(cells, outputs, columns, columns)
-        hessian = np.where(is_split[:, None, None, None], 0.0, (square + square.transpose(0, 1, 3, 2)) / 2)
-        parts.append(hessian)
-    reach = length[:, None]
-    first, second = np.linalg.norm(gradient, axis=2), np.linalg.norm(hessian, axis=(2, 3))
-    rest = constant * reach**order / (1.0, 1.0, 2.0, 6.0)[order] + np.zeros((cells, outputs))
+    told = derivatives_of(target, points, outputs)
+    parts = [value, *(np.where(is_split.reshape(-1, *[1] * (each.ndim - 1)), 0.0, each) for each in told)]
+    reach, nothing = length[:, None], np.zeros((cells, outputs))
+    first = np.linalg.norm(parts[1], axis=2) if len(parts) > 1 else nothing
+    second = np.linalg.norm(parts[2], axis=(2, 3)) if len(parts) > 2 else nothing
+    rest = constant * reach**order / (1.0, 1.0, 2.0, 6.0)[order] + nothing
     if order > 1:
         lipschitz = np.inf if target.lipschitz is None else target.lipschitz
         # The sliver that may lie beyond a kink, where another gradient holds.

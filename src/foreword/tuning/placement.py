@@ -95,14 +95,6 @@ def masked(bias: Tensor | None, heads: tuple[int, ...] | None, kv_heads: int, po
     return bias
 
 
-def absent(bias: Tensor | None, kv_heads: int) -> Tensor:
-    """Which key heads `(kv_head,)` carry nothing under this logit bias: all of their positions are absent."""
-    if bias is None:
-        return torch.zeros(kv_heads, dtype=torch.bool)
-    # Half of it, as in `LayerPrefix.carrying`.
-    return (bias.reshape(kv_heads, -1) <= ABSENT / 2).all(dim=1).cpu()
-
-
 def _few(lines: Sequence[str]) -> str:
     return "; ".join(lines[:SHOWN]) + (f"; and at {len(lines) - SHOWN} more layers" if len(lines) > SHOWN else "")
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from foreword.engine.admission import check_fit
 from foreword.engine.assignment import PrefixTensors, SiteTensors
 from foreword.engine.host import Host
-from foreword.engine.tensors import to_tensor
+from foreword.engine.tensors import to_array, to_tensor
 from foreword.errors import FitError
+from foreword.prefix import absent
 from foreword.tuning.adaptation import FittedPrefix
-from foreword.tuning.placement import absent
 from foreword.tuning.resize import lengthened, shortened
 from foreword.tuning.start_texts import Material, judges, lacks, pooled, texts_for
 from foreword.tuning.starts import STARTS
@@ -150,7 +150,7 @@ def _from_prefix(host: Host, positions: int, generator: torch.Generator, materia
 def _revived(found: SiteTensors, drawn: SiteTensors) -> SiteTensors:
     """`found` with what was drawn in the key heads that carry nothing: under their bias no gradient reaches them."""
     count = len(found.keys)
-    gone = absent(found.bias, count)
+    gone = torch.from_numpy(absent(None if found.bias is None else to_array(found.bias), count))
     if found.bias is None or not gone.any():
         return found
     keys, values = (

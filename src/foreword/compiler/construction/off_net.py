@@ -126,7 +126,7 @@ class OffNet:
         """
         count, outputs = self._parameters(candidate.head.positions), self._outputs
         rows = max(LEAST_SAMPLES, SAMPLED * count // outputs)
-        if count > MOST_PARAMETERS or outputs > MOST_OUTPUTS or len(self.fitted.queries) < 2 * count // outputs:
+        if candidate.head.positions > self.most or len(self.fitted.queries) < 2 * count // outputs:
             return candidate
         if candidate.error <= self.exact or self.problem.request.is_over():
             return candidate
