@@ -121,7 +121,7 @@ def _of_the_table(target: Target, domain: Domain) -> list[Obstacle]:
 
 
 def _of_the_poles(target: Target, domain: Domain, points: Floats) -> list[Obstacle]:
-    """A divisor of the expression that is 0 between two samples, where the target has no bound."""
+    """A divisor of the expression that is 0 between the samples, where the target has no bound."""
     if target.expression is None or isinstance(domain, FiniteSet):
         return []
     pole = pole_of(target.expression, domain, points)

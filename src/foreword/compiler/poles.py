@@ -1,8 +1,9 @@
-"""Poles that samples miss: where an expression divides by what changes its sign.
+"""Poles that samples miss: where an expression divides by what changes its sign, or only just comes down to 0.
 
 A divisor that is negative at one point of the domain and positive at another is 0 somewhere on the way between them,
 since a sphere or a cube is connected and the divisor continuous. That alone is no pole: sin(x) / x stays finite. So the
-zero is found by bisection, and the expression is looked at beside it.
+zero is found by bisection, and the expression is looked at beside it. A divisor of one sign may touch 0, as x**2 + y**2
+does: it is followed down from the sample where it is least.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.domain import Cube, Sphere
@@ -19,6 +21,8 @@ from foreword.compiler.expression import Expression, Node, expression_of, ordere
 HALVINGS = 60
 BESIDE = 1e-10  # of the way between the two points: how close to the zero the expression is looked at
 HUGE = 1e6  # times the median magnitude
+TOUCHING = 1e-13  # times a divisor's median magnitude: what comes down to less is taken for 0
+DESCENT = {"xtol": 1e-12, "ftol": 1e-14, "maxfev": 2_000}
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Pole:
 
 
 def pole_of(expression: Expression, domain: Sphere | Cube, points: Floats) -> Pole | None:
-    """The first pole between two of the points `(batch, column)`; None where no divisor is seen to lead to one."""
+    """The first pole between the points `(batch, column)`; None where no divisor is seen to lead to one."""
     divisors = list(_divisors(expression))
     if not divisors:
         return None
@@ -39,10 +43,15 @@ def pole_of(expression: Expression, domain: Sphere | Cube, points: Floats) -> Po
     values = _at(divisors, points)
     for divisor in divisors:
         of_divisor = values[id(divisor)]
-        if of_divisor.ndim == 0 or not of_divisor.min() < 0 < of_divisor.max():
+        if of_divisor.ndim == 0:
             continue
         low, high = points[of_divisor.argmin()], points[of_divisor.argmax()]
-        zero = _zero_between(divisor, domain, low, high)
+        if of_divisor.min() < 0 < of_divisor.max():
+            zero = _zero_between(divisor, domain, low, high)
+        elif (touched := _touched(divisor, domain, points, of_divisor)) is not None:
+            zero = touched
+        else:
+            continue
         step = BESIDE * (high - low)
         beside = np.abs(expression.evaluate(domain.nearest(np.stack([zero - step, zero + step]))))
         magnitude = float(np.where(np.isnan(beside), np.inf, beside).max())
@@ -52,11 +61,11 @@ def pole_of(expression: Expression, domain: Sphere | Cube, points: Floats) -> Po
 
 
 def _divisors(expression: Expression) -> Iterator[Node]:
-    """What the expression divides by, or what that is a power or the magnitude of."""
+    """What the expression divides by, or what that is a power, a root or the magnitude of."""
     for node in ordered(expression.outputs):
         if node.operation == "divide":
             divisor = node.arguments[1]
-            while divisor.operation in ("power", "absolute", "negative"):
+            while divisor.operation in ("power", "absolute", "negative", "sqrt"):
                 divisor = divisor.arguments[0]
             yield divisor
         elif node.operation == "tan":
@@ -71,6 +80,17 @@ def _zero_between(divisor: Node, domain: Sphere | Cube, low: Floats, high: Float
             return np.asarray(middle[0])
         low, high = (middle[0], high) if value < 0 else (low, middle[0])
     return np.asarray(domain.nearest(((low + high) / 2)[None])[0])
+
+
+def _touched(divisor: Node, domain: Sphere | Cube, points: Floats, values: Floats) -> Floats | None:
+    """A point where a divisor of one sign is 0 but for rounding, down from the least of its `values`; None without."""
+
+    def magnitude(at: Floats) -> float:
+        return abs(float(_at([divisor], domain.nearest(at[None]))[id(divisor)].item()))
+
+    usual, start = float(np.median(np.abs(values))), points[np.abs(values).argmin()]
+    found = domain.nearest(minimize(magnitude, start, method="Powell", options=DESCENT).x[None])[0]
+    return np.asarray(found) if magnitude(found) <= TOUCHING * usual else None
 
 
 def _at(nodes: Sequence[Node], points: Floats) -> dict[int, Floats]:

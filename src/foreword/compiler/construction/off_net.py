@@ -36,8 +36,9 @@ LEAST_SHARE = 0.2  # a polished prefix is not looked for below that share of the
 # Of the most that can be polished: sizes that are tried. Those in the middle are worth their time most, and come first.
 PARTS = (0.56, 0.42, 1.0, 0.25, 0.12)
 LEAST_PART = 6  # positions
-# Below that, one key less is tried too: of an odd function's odd number of keys, the middle one stays in the middle.
-FEW = 14
+# Below that, one key less is tried too: of an odd function's odd number of keys, the middle one stays in the middle. A
+# handful of keys is held fast so often that all that are fewer are tried.
+FEW, HANDFUL = 14, 6
 LEAST_REST = 4  # positions that a prefix grows by
 MARGIN = 0.6  # of the tolerance: an error that is small enough, and needs no more polish
 LONGEST = 4.0  # seconds of a polish for a tolerance, which another length may meet sooner
@@ -88,10 +89,11 @@ class OffNet:
         return None if other is None or other.error >= WORTHWHILE * even.error else self.improved(other)
 
     def parts(self, count: int) -> list[int]:
-        """Sizes up to `count` that can be polished: of a few positions, one less too."""
+        """Sizes up to `count` that can be polished: of a few positions, one less too, or all."""
         most = min(count, self.most)
         found = [size for part in PARTS if (size := int(part * most)) >= LEAST_PART or size == count]
-        return [*found, most - 1] if 1 < most < FEW and most - 1 not in found else found
+        fewer = range(most - 1, 0 if most < HANDFUL else most - 2, -1) if 1 < most < FEW else ()
+        return [*found, *(size for size in fewer if size not in found)]
 
     def small(self, size: int, *, is_only: bool) -> Candidate:
         """So many positions, polished: see `polish.polished` for `is_only`."""

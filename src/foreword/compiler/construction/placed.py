@@ -20,7 +20,7 @@ from foreword.compiler.construction.contract import SELECTED, Request, Sampled, 
 from foreword.compiler.construction.dense import DENSE_LIMIT, DenseProblem, error_of
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.grid import GridProblem
-from foreword.compiler.construction.off_net import LEAST_PART, OffNet, samples_to_grow
+from foreword.compiler.construction.off_net import FEW, LEAST_PART, OffNet, samples_to_grow
 from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.tensor import NODES
@@ -240,7 +240,7 @@ class _Best:
             least = self.found.error
             if size <= self.hopeless or (size == self.count and self.even.error > PROMISING * least):
                 continue
-            small = self.on.whole(self.even) if size == self.count else self.on.small(size, is_only=not is_long)
+            small = self._small(size, is_only=not is_long)
             self.take(small)
             if size == self.count:
                 continue
@@ -250,6 +250,14 @@ class _Best:
                 waiting.insert(0, self.count)
             elif (size in seeds or small.error <= PROMISING * least) and not self.is_enough():
                 self.take(self.on.grown(small, self.count))
+
+    def _small(self, size: int, *, is_only: bool) -> Candidate:
+        """So many positions, polished: all of them, and of few one less, over the ground's queries too."""
+        if size == self.count:
+            return self.on.whole(self.even)
+        if self.count < FEW and self.on.is_grid:
+            return self.on.whole(self.on.problem.best_of(size))
+        return self.on.small(size, is_only=is_only)
 
     def polish_on(self) -> None:
         """Polish it further, as long as that is worth it and a step takes little."""
