@@ -17,7 +17,7 @@ from foreword.compiler.frozen import four_squares, limbs
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import host_in
 from foreword.compiler.hosting_terms import score_floor, smaller_values
-from foreword.compiler.rotation import turning
+from foreword.compiler.rotation import ROUNDINGS, _frequencies, turning
 from foreword.errors import CompileError
 
 
@@ -120,8 +120,32 @@ def test_more_pairs_cancel_more_of_the_rotation(theta: float) -> None:
         turning(rotation, head_dim=dim, numbers=4, positions=400, dtype="float64").error.max() for dim in (8, 64)
     )
     assert many < few / 100
-    none = turning({**rotation, "rope_type": "llama3"}, head_dim=64, numbers=4, positions=400, dtype="float64")
-    assert np.isinf(none.error).all()
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+TURNS = [
+    {"rope_type": "default", "rope_theta": 1e4},
+    {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+    {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+    LLAMA3,
+]
+
+
+@pytest.mark.parametrize("rotation", TURNS, ids=lambda rotation: rotation["rope_type"])
+def test_frequencies_are_those_of_transformers(rotation: dict[str, Any]) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(hidden_size=256, num_attention_heads=4, max_position_embeddings=1024, rope_parameters=rotation)
+    theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
+    assert np.abs(_frequencies(rotation, 32) / theirs - 1).max() <= ROUNDINGS * 2.0**-24
 
 
 def test_smaller_values_lose_less_in_bfloat16() -> None:

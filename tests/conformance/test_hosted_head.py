@@ -190,6 +190,18 @@ def test_outputs_are_read_exactly_through_the_final_norm(head: Head, family: str
         ({"rope_type": "linear", "rope_theta": 1e4, "factor": 1e9}, 1e-12),
         ({"rope_type": "default", "rope_theta": 5e5}, 1e-6),
         ({"rope_type": "default", "rope_theta": 1e30}, 1e-12),
+        ({"rope_type": "dynamic", "rope_theta": 5e5, "factor": 4.0}, 1e-6),
+        (
+            {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 256,
+            },
+            1e-6,
+        ),
     ],
 )
 def test_natural_positions_hold_where_the_configuration_turns_slowly(head: Head, rotation: Any, allowed: float) -> None:

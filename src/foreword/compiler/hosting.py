@@ -145,7 +145,7 @@ def host_in(
     largest = float(np.abs(small.values).max())
     terms = {
         "rounding": max(rounding(frozen, *told) for told in each) + change(frozen.copies) * largest,
-        "rotation": max(rotation(frozen, copy, offset, error) for copy, offset, _ in each),
+        "rotation": max(rotation(frozen, copy, offset, error, margin) for copy, offset, _ in each),
         "linear_reading": linear_reading(frozen, made),
         "damping": damping,
     }

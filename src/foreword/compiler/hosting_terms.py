@@ -112,22 +112,24 @@ def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
     return _spread(head) * math.tanh(score / 2) + summed
 
 
-def rotation(frozen: Frozen, head: Head, offset: float, error: Floats) -> float:
-    """What rotation adds at natural positions: scores move by at most eta, the output by spread * (e^(2 eta) - 1).
+def rotation(frozen: Frozen, head: Head, offset: float, error: Floats, margin: float) -> float:
+    """What rotation adds at natural positions, by statements C.4 and A2 (docs/theory).
 
-    A part that is common to all keys cancels in the softmax, so numbers count from the middle of their range.
+    The prefix's scores move by at most eta, its own output by spread * tanh(eta / 2): a part that is common to all keys
+    cancels in the softmax, so numbers count from the middle of their range. Beside the context it does not: where the
+    scores fall by as much as `fall`, the share of a whole context grows to T e^(fall - margin).
     """
     if not error.any():
         return 0.0
     told = numbers(head, offset)
-    told = told - (told.max(axis=0) + told.min(axis=0)) / 2
+    centred = told - (told.max(axis=0) + told.min(axis=0)) / 2
     per_number = np.zeros(frozen.width + 1)
     for lane, lane_error in zip(frozen.lanes, error, strict=True):
         per_number[lane.number] = max(per_number[lane.number], lane_error)
     reach = np.array([*[frozen.radius] * frozen.width, 1.0])
-    with np.errstate(invalid="ignore"):
-        eta = float(np.max((np.abs(told) * reach) @ per_number))
-    return _spread(head) * math.expm1(min(2.0 * eta, 700.0)) if math.isfinite(eta) else math.inf
+    eta, fall = (float(np.max((np.abs(found) * reach) @ per_number)) for found in (centred, told))
+    share = math.exp(min(math.log(frozen.sizes.positions) + fall - margin, 0.0))
+    return _spread(head) * math.tanh(eta / 2) + (float(np.abs(head.values).max()) + context_value(frozen)) * share
 
 
 def linear_reading(frozen: Frozen, copies: list[Head]) -> float:

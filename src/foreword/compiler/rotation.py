@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
@@ -24,14 +25,16 @@ from foreword.compiler.arrays import Floats
 MOST_PAIRS = 8
 # Positions at which weights are fitted; the error is measured at all of them.
 FITTED_POSITIONS = 512
+# By which libraries may differ in a frequency.
+ROUNDINGS = 4
 
 
 @dataclass(frozen=True)
 class Turning:
     """Dims and weights of each number of a query, and the largest |sum_i a_i cos(p theta_i) - 1| of each.
 
-    `error` is for natural positions; infinite where the type of rotation is not computed here. With all `position_ids`
-    at 0 nothing turns, and the weights add up to 1 within the dtype's rounding.
+    `error` is for natural positions. With all `position_ids` at 0 nothing turns, and the weights add up to 1 within the
+    dtype's rounding.
     """
 
     dims: tuple[tuple[int, ...], ...]
@@ -42,15 +45,19 @@ class Turning:
 def turning(rotation: Mapping[str, Any], *, head_dim: int, numbers: int, positions: int, dtype: str) -> Turning:
     """The best sharing of a head's `head_dim / 2` pairs among `numbers` numbers, the slowest pairs first."""
     pairs = head_dim // 2
-    if rotation["rope_type"] not in ("default", "linear"):
-        return Turning(*_shared(pairs, numbers, 1, None), np.full(numbers, np.inf))
     best: Turning | None = None
-    cosines = _cosines(rotation, pairs, positions)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * _frequencies(rotation, pairs)
+    cosines = np.cos(angles).astype(np.float64)
     most = 1 if dtype == "bfloat16" else MOST_PAIRS  # weights of three digits would cost more than they gain
     for count in range(1, min(most, pairs // numbers) + 1):
         dims, turns = _shared(pairs, numbers, count, cosines)
         turns = tuple(tuple(float(x) for x in np.array(each).astype(DTYPES[dtype])) for each in turns)
-        error = np.array([_error(cosines, where, weights, dtype) for where, weights in zip(dims, turns, strict=True)])
+        error = np.array(
+            [
+                _error(cosines, where, weights, dtype) + _slack(angles, where, weights)
+                for where, weights in zip(dims, turns, strict=True)
+            ]
+        )
         if best is None or error.max() < best.error.max():
             best = Turning(dims, turns, error)
     if best is None:
@@ -58,21 +65,31 @@ def turning(rotation: Mapping[str, Any], *, head_dim: int, numbers: int, positio
     return best
 
 
-def _cosines(rotation: Mapping[str, Any], pairs: int, positions: int) -> Floats:
-    """`(position, pair)`, the angles in float32 as transformers computes them."""
-    theta, factor = float(rotation["rope_theta"]), float(rotation.get("factor") or 1.0)
+def _frequencies(rotation: Mapping[str, Any], pairs: int) -> NDArray[np.float32]:
+    """Radians per position of each pair, in float32 as transformers computes them.
+
+    "linear" divides all by a factor. "llama3" divides those of wavelengths above one bound, leaves those below another,
+    and blends between the two. "dynamic" changes them for texts longer than the model's positions only.
+    """
     exponents = np.arange(0, 2 * pairs, 2, dtype=np.float32) / np.float32(2 * pairs)
-    frequencies = (1.0 / np.power(np.float32(theta), exponents) / np.float32(factor)).astype(np.float32)
-    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
-    return np.asarray(np.cos(angles), dtype=np.float64)
+    found = (np.float32(1.0) / np.power(np.float32(rotation["rope_theta"]), exponents)).astype(np.float32)
+    factor = np.float32(rotation.get("factor") or 1.0)
+    if rotation["rope_type"] == "linear":
+        return np.asarray(found / factor)
+    if rotation["rope_type"] != "llama3":
+        return np.asarray(found)
+    low, high = float(rotation["low_freq_factor"]), float(rotation["high_freq_factor"])
+    turns = np.float32(rotation["original_max_position_embeddings"]) * found / np.float32(2 * np.pi)  # in the old text
+    blend = np.clip((turns - np.float32(low)) / np.float32(high - low), 0.0, 1.0).astype(np.float32)
+    return np.asarray((1 - blend) * found / factor + blend * found)
 
 
 def _shared(
-    pairs: int, numbers: int, count: int, cosines: Floats | None
+    pairs: int, numbers: int, count: int, cosines: Floats
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[float, ...], ...]]:
     """Number j takes pairs j, j + numbers, ... counted from the slowest."""
     dims = tuple(tuple(pairs - 1 - (j + numbers * i) for i in range(count)) for j in range(numbers))
-    if cosines is None or count == 1:
+    if count == 1:
         return dims, tuple((1.0,) * count for _ in dims)
     return dims, tuple(_weights(cosines[:, list(where)]) for where in dims)
 
@@ -86,6 +103,11 @@ def _weights(cosines: Floats) -> tuple[float, ...]:
     system = np.vstack([others, noise * np.eye(others.shape[1])])
     found = np.linalg.lstsq(system, np.concatenate([wanted, np.zeros(others.shape[1])]), rcond=None)[0]
     return (float(1.0 - found.sum()), *(float(weight) for weight in found))
+
+
+def _slack(angles: NDArray[np.float32], where: tuple[int, ...], weights: tuple[float, ...]) -> float:
+    """What ROUNDINGS of a frequency that another library computes otherwise can add."""
+    return float(np.abs(angles[-1, list(where)]) @ np.abs(weights)) * ROUNDINGS * 2.0**-24
 
 
 def _error(cosines: Floats, where: tuple[int, ...], weights: tuple[float, ...], dtype: str) -> float:
