@@ -97,7 +97,6 @@ class FittedSettings(CandidateSettings):
     checkpointing: Switch = False
     part: Whole | None = None
     bucketed: Switch = False
-    average: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.8
 
     def loop(self, seconds: float) -> FitSettings:
         """What the fitting loop takes; `seconds` where these settings leave the time open."""
@@ -206,13 +205,9 @@ class LoraSettings(FittedSettings):
 
 
 class FullSettings(FittedSettings):
-    """All weights of a copy of the base model; only when a task file asks for it: it takes 40 bytes a weight.
-
-    Its states are not averaged unless it is asked for: that takes 12 bytes more.
-    """
+    """All weights of a copy of the base model; only when a task file asks for it: it takes 40 bytes a weight."""
 
     kind: Literal["full"] = "full"
-    average: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
 
 
 AnyCandidate = Annotated[

@@ -39,9 +39,8 @@ class FitState:
 
     `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
     examples are computed at once, None for the whole batch. `stuck` counts the last steps that were not finite. `best`
-    are the parameters of the best moment. `untried` are step and key of a better one: its state is the present average,
-    and becomes the best with the first finite step from it. `average` are the running average's values, taken over
-    `averaged` steps; empty without one. `about`: what was told of the first values, plain values.
+    are the parameters of the best moment. `untried` are step and key of a better one: its state is the present one, and
+    becomes the best with the first finite step from it. `about`: what was told of the first values, plain values.
     """
 
     step: int = 0
@@ -57,8 +56,6 @@ class FitState:
     stuck: int = 0
     untried: tuple[int, tuple[float, float]] | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
-    average: dict[str, Tensor] = field(default_factory=dict)
-    averaged: int = 0
     history: list[Moment] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -79,8 +76,7 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write atomically; BundleError when that fails."""
-        tensors = {"best": self.state.best, "average": self.state.average}
-        state = {**asdict(replace(self.state, best={}, average={})), **tensors}
+        state = {**asdict(replace(self.state, best={})), "best": self.state.best}
         parts = {name: getattr(self, name) for name in ("identity", "settings", "parameters", "optimizer", "scaler")}
         buffer = io.BytesIO()
         buffer.write(bytes(_DIGEST_BYTES))  # room for the digest: what is written may be large, and is not copied

@@ -33,20 +33,18 @@ class FullWeights(Adaptation):
     """A copy of all floating-point weights, in float32 at least, to be fitted; a weight used twice stays one weight.
 
     FitError when copy, gradients, optimizer and checkpoint do not fit into the memory that is free: 16 bytes a weight
-    on the model's device and 24 in main memory (40 together on the CPU); 8 and 4 more for a fit whose states are
-    averaged (`is_averaged`).
+    on the model's device and 24 in main memory (40 together on the CPU).
     """
 
     RATE = 5e-5
 
-    def __init__(self, host: Host, *, is_averaged: bool = False) -> None:
+    def __init__(self, host: Host) -> None:
         self.host, self._depth = host, 0
         _ = host.fingerprint  # kept from here on: inside `active` it would be measured of the copy
         fitted = {name: own for name, own in host.model.named_parameters() if own.is_floating_point()}
         check_room(
             host.device,
             sum(own.numel() * _dtype(own).itemsize for own in fitted.values()),
-            is_averaged=is_averaged,
             what="A full fine-tune of this base model",
             fix="Fit a prefix or LoRA instead, name a smaller base model, or leave the full fine-tune out.",
         )

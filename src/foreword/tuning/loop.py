@@ -1,7 +1,5 @@
 """The fitting loop: gradient descent on an adaptation alone, with early stopping, best state kept, and resume.
 
-The steps go from one state to the next; what is looked at, kept and given back is a running average of the states.
-
 It knows no task and no model: it is given parameters, a loss over examples and a selection score. What a step does
 depends on the state and on (seed, step) only, so a fit that was stopped, or killed at any moment, goes on from its last
 checkpoint to the same numbers.
@@ -23,7 +21,6 @@ import torch
 from foreword.engine.batches import halving_told
 from foreword.errors import FitError
 from foreword.tuning.adaptation import restore, state_of
-from foreword.tuning.averaging import RunningAverage
 from foreword.tuning.batching import Batches
 from foreword.tuning.checkpoint import Checkpoint, FitState, Moment
 from foreword.tuning.devices import Devices, launched_alone
@@ -126,7 +123,6 @@ class _Loop:
             problem.examples, settings.batch_size, seed, problem.lengths if settings.bucketed else None
         )
         self.parameters = fitted.parameters()
-        self.average = RunningAverage(self.parameters, settings.average)
         rate = None if settings.learning_rate == "find" else settings.learning_rate
         self.groups = fitted.groups(rate)
         self.rates = [float(group["lr"]) for group in self.groups]
@@ -202,7 +198,6 @@ class _Loop:
             self._settle()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.average.follow()
             state.stuck = 0
             return loss
         if self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1:
@@ -226,20 +221,19 @@ class _Loop:
             group["lr"] = rate * factor
 
     def _evaluate(self) -> None:
-        """Score the average of the last states, note when it is the best so far, and save."""
+        """Score the current state, note when it is the best so far, and save."""
         state = self.state
-        finite = [loss for loss in state.losses if math.isfinite(loss)]
-        loss = float(np.mean(finite)) if finite else None
-        state.losses.clear()
-        with self.average.shown():
-            with self.gradient.autocast():
-                score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
-            state.history.append(Moment(state.step, state.seconds, loss, score))
-            self.watch.evaluated(state.history[-1])
+        with self.gradient.autocast():
+            score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
         is_broken = not math.isfinite(score + tie_breaker)
         # Neither what answers by numbers that are none, nor a state that no step leads away from, is one to go back to:
         # whether one does is known with the next step, and only then is the state kept. The first is kept at once.
         key = (-math.inf, -math.inf) if is_broken or state.stuck else (score, tie_breaker)
+        finite = [loss for loss in state.losses if math.isfinite(loss)]
+        loss = float(np.mean(finite)) if finite else None
+        state.losses.clear()
+        moment = Moment(state.step, state.seconds, loss, score)
+        state.history.append(moment)
         if key > state.best_key or len(state.history) == 1:
             state.untried, state.since_best = (state.step, key), 0
         else:
@@ -252,6 +246,7 @@ class _Loop:
             self._rescue("the score or the loss that it is told by is not finite; learning rates halved")
         else:
             self._guard(loss, finite)
+        self.watch.evaluated(moment)
         if self.place.is_cheap:
             self._save()
 
@@ -262,12 +257,11 @@ class _Loop:
             self._notice(text)
 
     def _settle(self) -> None:
-        """Keep the average of the present and the last states as the best one, if it was found to be that."""
+        """Keep the present state as the best one, if it was found to be better than all before."""
         state = self.state
         if state.untried is not None:
             (state.best_at, state.best_key), state.untried = state.untried, None
-            with self.average.shown():
-                state.best = state_of(self.parameters)
+            state.best = state_of(self.parameters)
 
     def _guard(self, loss: float | None, losses: list[float]) -> None:
         """Take the best state back when the loss has run away from that of step 1.
@@ -285,14 +279,11 @@ class _Loop:
         self._rescue(f"the loss ran away to {loss:.3g}; learning rates halved")
 
     def _rescue(self, why: str) -> None:
-        """Go on from the best state: the present average, if it was just found to be that and no step failed."""
+        """Go on from the best state, which is the present one if it was just found to be that and no step failed."""
         state = self.state
         if state.untried is None or state.stuck:
             state.untried = None
             restore(self.parameters, state.best)
-        else:
-            self.average.take()
-        self.average.restart()
         state.stuck = 0
         self.problem.remember(self.blank)  # what it remembers is of the state that ran away
         self.optimizer = self._fresh_optimizer()
@@ -336,9 +327,8 @@ class _Loop:
             return
         started, state = time.perf_counter(), self.state
         state.part = self.gradient.part
-        state.average, state.averaged = self.average.values, self.average.steps
         # The best state is written once when it is the present one: torch.save knows shared memory.
-        is_best = not state.average and state.best_at == state.step and bool(state.best)
+        is_best = state.best_at == state.step and bool(state.best)
         Checkpoint(
             self.place.identity,
             asdict(self.settings),
@@ -362,7 +352,6 @@ class _Loop:
         self.optimizer.load_state_dict(found.optimizer)
         self.scaler.load_state_dict(found.scaler)
         self.problem.remember(found.memory)
-        self.average.resume(found.state.average, found.state.averaged)
         return found.state
 
 

@@ -20,9 +20,7 @@ class FitSettings:
     searched from the start state, which takes 48 steps. `schedule`: "cosine" warms up over a twentieth of the steps and
     falls to a tenth; "inverse-sqrt" falls as 1 / sqrt(1 + step / 32), however many steps are to come. `part`: examples
     computed at once, the gradients of a batch's parts being added up; a part that does not fit into memory is halved.
-    `bucketed`: batches of examples of like length. `average`: how much of itself a running average of the states keeps
-    with each step, in [0, 1); that average is what is looked at, kept and given back. 0: each state as a step left it.
-    `precision`: what products are computed in; the parameters stay as
+    `bucketed`: batches of examples of like length. `precision`: what products are computed in; the parameters stay as
     they are.
     """
 
@@ -36,7 +34,6 @@ class FitSettings:
     schedule: Schedule = "constant"
     part: int | None = None
     bucketed: bool = False
-    average: float = 0.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def rate_at(self, step: int) -> float:

@@ -60,7 +60,6 @@ class Lora(Adaptation):
             host.device,
             # at least one layer of each site gets two factors, each at least as wide as the site's keys
             sum(2 * rank * site.kv_heads * site.key_dim for site in host.sites) * torch.float32.itemsize,
-            is_averaged=True,
             what=f"LoRA of rank {rank:,}",
             fix="Use a lower rank: one above the width of the layers that it changes adds nothing.",
         )

@@ -10,8 +10,6 @@ from foreword.errors import FitError
 # In units of what is fitted: its numbers, their gradient and Adam's two moments where the model runs; in main memory
 # the best state and, while a checkpoint is written, the state again and the file's bytes (all four).
 ON_DEVICE, IN_MAIN_MEMORY = 4, 6
-# And with a running average of the states: it and, while it is looked at, the last state; a part of the file.
-AVERAGED_ON_DEVICE, AVERAGED_IN_MAIN_MEMORY = 2, 1
 
 
 def free_bytes(device: torch.device) -> int:
@@ -21,14 +19,14 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_room(device: torch.device, size: int, *, is_averaged: bool, what: str, fix: str) -> None:
+def check_room(device: torch.device, size: int, *, what: str, fix: str) -> None:
     """FitError when a fit of so many bytes on `device` does not fit, with what it would take.
 
-    `is_averaged`: whether a running average of its states is held. `what` begins the message, `fix` ends it.
+    `what` begins the message, `fix` ends it.
     """
     cpu = torch.device("cpu")
-    needed = {device: (ON_DEVICE + is_averaged * AVERAGED_ON_DEVICE) * size}
-    needed[cpu] = needed.get(cpu, 0) + (IN_MAIN_MEMORY + is_averaged * AVERAGED_IN_MAIN_MEMORY) * size
+    needed = {device: ON_DEVICE * size}
+    needed[cpu] = needed.get(cpu, 0) + IN_MAIN_MEMORY * size
     for place, least in needed.items():
         if (free := free_bytes(place)) < least:
             raise FitError(

@@ -18,7 +18,7 @@ class Full(Candidate[FullSettings]):
     def fit(
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
-        adaptation = FullWeights(bench.host, is_averaged=self.settings.average > 0)
+        adaptation = FullWeights(bench.host)
         try:
             return fit_adaptation(bench, adaptation, self.settings, seed=seed, checkpoint=checkpoint, watch=watch)
         except BaseException:

@@ -71,7 +71,6 @@ def _check_length(host: Host, positions: int) -> None:
     check_room(
         host.device,
         positions * numbers * torch.float32.itemsize,
-        is_averaged=True,
         what=f"A prefix of {positions:,} positions",
         fix="Use fewer positions: a prefix longer than the texts that it is fitted to has nothing left to learn.",
     )
