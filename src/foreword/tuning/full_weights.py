@@ -6,30 +6,17 @@ tensors that it held before. So the host stays bit-identical, at the price of me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from foreword.engine.host import Host
-from foreword.tuning.adaptation import Adaptation, ParameterGroup
+from foreword.tuning.replaced import Place, Replaced
 from foreword.tuning.room import check_room
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a module holds one of the model's weights."""
-
-    module: nn.Module
-    attribute: str
-    original: nn.Parameter
-    copy: nn.Parameter
-
-
-class FullWeights(Adaptation):
+class FullWeights(Replaced):
     """A copy of all floating-point weights, in float32 at least, to be fitted; a weight used twice stays one weight.
 
     FitError when copy, gradients, optimizer and checkpoint do not fit into the memory that is free: 16 bytes a weight
@@ -39,7 +26,7 @@ class FullWeights(Adaptation):
     RATE = 5e-5
 
     def __init__(self, host: Host) -> None:
-        self.host, self._depth = host, 0
+        self.host = host
         _ = host.fingerprint  # kept from here on: inside `active` it would be measured of the copy
         fitted = {name: own for name, own in host.model.named_parameters() if own.is_floating_point()}
         check_room(
@@ -48,39 +35,15 @@ class FullWeights(Adaptation):
             what="A full fine-tune of this base model",
             fix="Fit a prefix or LoRA instead, name a smaller base model, or leave the full fine-tune out.",
         )
-        self._named = {name: nn.Parameter(own.detach().to(_dtype(own), copy=True)) for name, own in fitted.items()}
-        copies = {id(own): self._named[name] for name, own in fitted.items()}
-        self._places = [
-            _Place(module, attribute, own, copies[id(own)])
+        named = {name: nn.Parameter(own.detach().to(_dtype(own), copy=True)) for name, own in fitted.items()}
+        copies = {id(own): named[name] for name, own in fitted.items()}
+        places = [
+            Place(module, attribute, own, copies[id(own)])
             for module in host.model.modules()
             for attribute, own in module.named_parameters(recurse=False)
             if id(own) in copies
         ]
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._depth += 1
-        try:
-            if self._depth == 1:
-                self._put(copies=True)
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._put(copies=False)
-
-    def _put(self, *, copies: bool) -> None:
-        for place in self._places:
-            setattr(place.module, place.attribute, place.copy if copies else place.original)
-
-    def recomputed(self) -> AbstractContextManager[None]:
-        return self.active()
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._named)
-
-    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        return [{"params": list(self._named.values()), "lr": learning_rate or self.RATE}]
+        super().__init__(named, places)
 
     def save(self, folder: Path) -> None:
         """Write the fitted model and its tokenizer as transformers does; `Host.load(str(folder))` reads them."""
@@ -88,10 +51,6 @@ class FullWeights(Adaptation):
             self.host.model.save_pretrained(str(folder))
         if self.host.tokenizer is not None:
             self.host.tokenizer.save_pretrained(str(folder))
-
-    def close(self) -> None:
-        """Let the copy go; the model holds its own weights already."""
-        self._named, self._places = {}, []
 
 
 def _dtype(own: nn.Parameter) -> torch.dtype:

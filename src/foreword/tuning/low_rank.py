@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +17,13 @@ from transformers.pytorch_utils import Conv1D
 
 from foreword.engine.host import Host
 from foreword.errors import FitError
-from foreword.tuning.adaptation import Adaptation, ParameterGroup
+from foreword.tuning.replaced import Place, Replaced
 from foreword.tuning.room import check_room
 
 Targets = Literal["auto", "attention", "mlp", "all-linear"]
 
 
-class Lora(Adaptation):
+class Lora(Replaced):
     """Low-rank updates of rank `rank`. While active, peft's layers stand in the places of those that they change.
 
     An update is `alpha / rank` times the product of its two factors, with `rank_stabilized` `alpha / sqrt(rank)`
@@ -81,50 +79,19 @@ class Lora(Adaptation):
                 options["target_modules"] = linear_layers(host, "all-linear")
                 self._peft = peft.get_peft_model(host.model, peft.LoraConfig(**options))
         self._peft.eval()
-        self._named = {name: p for name, p in self._peft.named_parameters() if p.requires_grad}
-        self._layers = [
-            (holder, attribute, layer)
+        places = [
+            Place(holder, attribute, layer.base_layer, layer)
             for holder in host.model.modules()
             for attribute, layer in holder.named_children()
             if isinstance(layer, peft.tuners.lora.LoraLayer)
         ]
         del host.model.peft_config  # peft would take the next fit's layers for more of this one's
-        self._depth = 0
-        self._put(updated=False)
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        self._depth += 1
-        try:
-            if self._depth == 1:
-                self._put(updated=True)
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._put(updated=False)
-
-    def _put(self, *, updated: bool) -> None:
-        for holder, attribute, layer in self._layers:
-            setattr(holder, attribute, layer if updated else layer.base_layer)
-
-    def recomputed(self) -> AbstractContextManager[None]:
-        return self.active()
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self._named)
-
-    def groups(self, learning_rate: float | None) -> list[ParameterGroup]:
-        return [{"params": list(self._named.values()), "lr": learning_rate or self.RATE}]
+        super().__init__({name: p for name, p in self._peft.named_parameters() if p.requires_grad}, places)
 
     def save(self, folder: Path) -> None:
         """Write the updates in peft's own format."""
         with self.active():
             self._peft.save_pretrained(str(folder))
-
-    def close(self) -> None:
-        """Let the updates go; the model holds its own layers already."""
-        self._named, self._layers = {}, []
 
 
 def linear_layers(host: Host, targets: Targets) -> list[str]:
