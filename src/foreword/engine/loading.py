@@ -161,7 +161,6 @@ def _loading_error(reference: str, error: Exception) -> HostError:
 def _auto_class(role: Role, config: Any) -> Any:
     """What transformers loads a checkpoint of this role with: with its head, when it was saved with one."""
     import transformers
-
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     if role == "causal":
