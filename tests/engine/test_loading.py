@@ -270,6 +270,22 @@ def test_an_encoder_decoder_is_loaded_with_all_of_its_sites(
         pass
 
 
+def test_a_class_with_a_head_may_be_named_like_one_without(model_folder: Folder, tmp_path: Path) -> None:
+    """MarianMTModel writes, MarianModel does not; its positions are computed, so that no file has them."""
+    import transformers
+
+    ends = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0, "forced_eos_token_id": None}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    inner = {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16, "max_position_embeddings": 64}
+    model = transformers.MarianMTModel(transformers.MarianConfig(vocab_size=400, **layers, **inner, **ends))
+    model.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(model_folder("gpt2")).save_pretrained(tmp_path)
+    host = Host.load(str(tmp_path), device="cpu")
+    assert type(host.model) is type(model)
+    assert all(torch.equal(host.model.state_dict()[name], kept) for name, kept in model.state_dict().items())
+    Predictor(host, Manner("generate", Template("", "")))
+
+
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(copied: Folder) -> None:
     folder = copied("gpt2")
     tokenizer = Host.load(str(folder), device="cpu").tokenizer

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from foreword.engine.attach import attached
 from foreword.engine.host import Host
 from foreword.engine.sites import Site, find_sites
 from foreword.errors import HostError, PrefixError
+from foreword.prefix import Prefix
 
 # name of the first site, query heads, key heads, dim: read off the configurations in tests/conftest.py
 EXPECTED = {
@@ -119,6 +121,38 @@ def test_a_model_that_does_not_read_text_is_refused_and_left_in_its_mode() -> No
     with pytest.raises(HostError, match="could not be probed"):
         find_sites(model)
     assert model.training
+
+
+def sound_model(name: str) -> tuple[Any, torch.Tensor]:
+    """A small model that reads sound, with three inputs: of samples, or of a spectrogram's frames."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    draw = torch.Generator().manual_seed(0)
+    if name == "spectrogram":
+        config = transformers.ASTConfig(**sizes, max_length=40, num_mel_bins=32, patch_size=16)
+        return transformers.ASTModel(config).eval(), torch.randn(3, 40, 32, generator=draw)
+    layers = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3)}
+    places = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    config = transformers.Wav2Vec2Config(**sizes, **layers, **places)
+    return transformers.Wav2Vec2Model(config).eval(), torch.randn(3, 400, generator=draw)
+
+
+@pytest.mark.parametrize("name", ["samples", "spectrogram"])
+def test_a_model_of_sound_carries_prefixes_row_by_row(name: str) -> None:
+    torch.manual_seed(0)
+    model, sound = sound_model(name)
+    host = Host(model)
+    assert [site.role for site in host.sites] == ["self", "self"]
+    prefixes = [Prefix.random(host, positions=count, seed=count) for count in (2, 3)]
+    with torch.no_grad():
+        bare = model(sound)[0]
+        with attached(host, prefixes, rows=[0, None, 1]):
+            mixed = model(sound)[0]
+        assert torch.equal(mixed[1], bare[1])
+        with attached(host, prefixes[1]):
+            torch.testing.assert_close(mixed[2:], model(sound[2:])[0], rtol=0, atol=1e-5)
+    assert (mixed[0] - bare[0]).abs().max() > 1e-4
 
 
 def test_a_vocabulary_too_small_to_probe_with_is_refused() -> None:

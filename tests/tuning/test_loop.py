@@ -607,6 +607,20 @@ def test_a_loss_that_runs_away_before_the_first_look_is_seen_there() -> None:
     assert any("back to the state of step 0" in text for text in outcome.notices)
 
 
+def test_a_first_batch_without_the_examples_that_cost_most_is_no_measure_of_what_runs_away() -> None:
+    """All steps but the first cost 10 more, as the selection split does from the start on."""
+    vector = Vector()
+
+    class Rare(Quadratic):
+        def loss(self, indices: list[int], step: int) -> Tensor:
+            return super().loss(indices, step) + (10.0 if step else 0.0)
+
+    plain, _, _ = run(replace(SETTINGS, steps=8), scores=lambda step: (step, -11.0))
+    outcome = fit(Rare(vector, scores=lambda step: (step, -11.0)), vector, replace(SETTINGS, steps=8), seed=0)
+    assert outcome.notices == ()
+    assert is_the_same(vector, plain)
+
+
 def test_what_was_remembered_of_a_state_that_ran_away_is_forgotten_with_it() -> None:
     """The sum that the losses depend on grows by 0.01 (step + 1) a step; from step 12 on it begins anew."""
     vector = Vector()

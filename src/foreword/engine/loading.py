@@ -161,10 +161,14 @@ def _loading_error(reference: str, error: Exception) -> HostError:
 def _auto_class(role: Role, config: Any) -> Any:
     """What transformers loads a checkpoint of this role with: with its head, when it was saved with one."""
     import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
     if role == "causal":
         return transformers.AutoModelForCausalLM
-    has_head = any(not str(name).endswith("Model") for name in getattr(config, "architectures", None) or [])
+    # By its whole name, as some classes with a head end like one without (MarianMTModel).
+    bare = MODEL_MAPPING_NAMES.get(config.model_type, ())
+    bare = (bare,) if isinstance(bare, str) else bare
+    has_head = any(str(name) not in bare for name in getattr(config, "architectures", None) or [])
     return transformers.AutoModelForSeq2SeqLM if role == "encoder-decoder" and has_head else transformers.AutoModel
 
 

@@ -127,6 +127,8 @@ def probing_inputs(backbone: nn.Module) -> dict[str, Tensor]:
     if main == "input_features":
         frames = 2 * int(config.max_source_positions)
         inputs[main] = torch.zeros(1, int(config.num_mel_bins), frames, device=weight.device, dtype=weight.dtype)
+    elif main == "input_values":
+        inputs[main] = torch.zeros(1, *_sound_shape(config), device=weight.device, dtype=weight.dtype)
     elif main == "pixel_values" or (vision is not None and text is not None and hasattr(backbone, "vision_model")):
         seen = vision or config
         size = seen.image_size if isinstance(seen.image_size, int) else seen.image_size[0]
@@ -139,3 +141,16 @@ def probing_inputs(backbone: nn.Module) -> dict[str, Tensor]:
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids[:, :PROBE_DECODER_TOKENS]
     return inputs
+
+
+def _sound_shape(config: Any) -> tuple[int, ...]:
+    """What a model of sound reads: a spectrogram of one length, or samples, so many that its convolutions leave some.
+
+    `input_values` are either: `(frame, mel bin)` where the configuration has a number of bins, `(sample,)` elsewhere.
+    """
+    if hasattr(config, "num_mel_bins"):
+        return int(config.max_length), int(config.num_mel_bins)
+    samples = PROBE_TOKENS
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * int(stride) + int(kernel)
+    return (samples,)

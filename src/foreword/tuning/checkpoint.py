@@ -38,9 +38,10 @@ class FitState:
     """How far a fit has come, but for parameters and optimizer.
 
     `factor` scales all learning rates: what the search found, halved by every guard that acted. `part` is how many
-    examples are computed at once, None for the whole batch. `stuck` counts the last steps that were not finite. `best`
-    are the parameters of the best moment. `untried` are step and key of a better one: its state is the present one, and
-    becomes the best with the first finite step from it. `about`: what was told of the first values, plain values.
+    examples are computed at once, None for the whole batch. `first_loss` is that of the first step, `start_loss` the
+    selection split's before it. `stuck` counts the last steps that were not finite. `best` are the parameters of the
+    best moment. `untried` are step and key of a better one: its state is the present one, and becomes the best with the
+    first finite step from it. `about`: what was told of the first values, plain values.
     """
 
     step: int = 0
@@ -52,6 +53,7 @@ class FitState:
     part: int | None = None
     is_searched: bool = False
     first_loss: float | None = None
+    start_loss: float = 0.0
     rescues: int = 0
     stuck: int = 0
     untried: tuple[int, tuple[float, float]] | None = None

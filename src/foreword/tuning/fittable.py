@@ -55,7 +55,7 @@ class Problem(Protocol):
         ...
 
     def evaluate(self, step: int) -> tuple[float, float]:
-        """After `step` steps: score on the selection split (higher is better), and the tie-breaker of equal scores."""
+        """After `step` steps: score on the selection split (higher is better), and minus the loss there, for ties."""
         ...
 
     def memory(self) -> dict[str, Tensor]:

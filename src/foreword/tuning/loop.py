@@ -32,7 +32,7 @@ from foreword.tuning.loop_settings import FitSettings
 SMALLEST_RATE = 1e-9
 # Factors of an adaptation's own learning rates that a search tries, and the steps that it gives each.
 SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
-# A mean loss above so many times the first one (and 1 more) has diverged; so many times the best state is taken back.
+# A mean loss above so many times the one at the start (and 1 more) has diverged; so often the best state is taken back.
 DIVERGED, RESCUES = 3.0, 3
 # It is taken back as well after so many steps in a row of which loss or gradient was not finite.
 STUCK = 4
@@ -239,6 +239,7 @@ class _Loop:
         else:
             state.since_best += 1
         if len(state.history) == 1:
+            state.start_loss = 0.0 if is_broken else -tie_breaker
             self._settle()
             self._judge_start(score)
         if is_broken and state.step > 0:
@@ -264,16 +265,18 @@ class _Loop:
             state.best = state_of(self.parameters)
 
     def _guard(self, loss: float | None, losses: list[float]) -> None:
-        """Take the best state back when the loss has run away from that of step 1.
+        """Take the best state back when the loss has run away from that at the start.
 
-        `loss` is the mean of `losses`, those of the steps since the last evaluation.
+        `loss` is the mean of `losses`, those of the steps since the last evaluation. The start's is that of step 1, or
+        of the selection split where that is larger: the batch of one step may lack the rare examples that cost most.
         """
         state = self.state
         if loss is None:
             return
         if state.first_loss is None:
             state.first_loss = losses[0]  # not the mean: a fit may run away before it is first looked at
-        if loss <= DIVERGED * abs(state.first_loss) + 1 or state.rescues >= RESCUES:
+        known = max(abs(state.first_loss), state.start_loss)
+        if loss <= DIVERGED * known + 1 or state.rescues >= RESCUES:
             return
         state.rescues, state.factor = state.rescues + 1, state.factor / 2
         self._rescue(f"the loss ran away to {loss:.3g}; learning rates halved")
