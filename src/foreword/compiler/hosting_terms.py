@@ -146,10 +146,10 @@ def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Hea
     """A head of that length that does the same and loses least in bfloat16, and the largest change at `queries`.
 
     Weights are rounded to bfloat16 before they meet the values, independently: that moves the output by about
-    TYPICAL 2^-8 sqrt(sum w^2 v^2 / 3), and values that were solved for a tiny error are large where weights overlap. Of some keys
-    (`_less_overlapping`), and of the values that minimise |W v - W_0 v_0|^2 + ridge |v|^2 at half of the queries, those
-    with the smallest sum of change and rounding are taken, the latter averaged over `copies`. A heuristic for what is
-    typical; the bound is the `rounding` term.
+    TYPICAL 2^-8 sqrt(sum w^2 v^2 / 3), and values that were solved for a tiny error are large where weights overlap. Of
+    some keys (`_less_overlapping`), and of the values that minimise |W v - W_0 v_0|^2 + ridge |v|^2 at half of the
+    queries, those with the smallest sum of change and rounding are taken, the latter averaged over `copies`. A
+    heuristic for what is typical; the bound is the `rounding` term.
     """
     weights = head.weights(queries)
     exact = weights @ head.values

@@ -34,8 +34,8 @@ ROUNDINGS, COSINES = 4, 2
 class Turning:
     """Dims and weights of each number of a query, and the largest |sum_i a_i cos(p theta_i) - 1| of each.
 
-    In bfloat16 it is of the number as it is rounded once it was turned. `error` is for natural positions. With all `position_ids` at 0 nothing turns, and the weights add up to 1 within the
-    dtype's rounding.
+    In bfloat16 it is of the number as it is rounded once it was turned. `error` is for natural positions. With all
+    `position_ids` at 0 nothing turns, and the weights add up to 1 within the dtype's rounding.
     """
 
     dims: tuple[tuple[int, ...], ...]
@@ -106,7 +106,7 @@ def _error(
 ) -> float:
     """How far from 1 the weighted cosines can be, by whatever library they are computed.
 
-    In bfloat16 there is one pair. Its cosine is rounded, and so is a number times it, unless the cosine is rounded to 1.
+    In bfloat16 there is one pair. Its cosine is rounded, and so is a number times it, unless the cosine becomes 1.
     """
     doubt = (ROUNDINGS * np.abs(angles[:, list(where)]) + COSINES) * 2.0**-24
     off = np.abs(cosines[:, list(where)] @ np.array(weights) - 1.0) + doubt @ np.abs(weights)
