@@ -104,6 +104,12 @@ def test_a_table_of_samples_is_compiled_and_its_error_is_exact() -> None:
     assert np.abs(compiled.evaluate(points)[:, 0] - wave(points)).max() <= compiled.certificate.bound <= 1e-3
 
 
+def test_of_a_short_table_nearest_neighbours_are_said_to_be_not_tried() -> None:
+    compiled = compile_function(np.array([1.0, 3.0, 2.0]), TABLE, tolerance=1e-3)
+    notes = {row.method: row.note for row in compiled.tried}
+    assert notes["nearest"] == "Not tried: it begins with 32 positions, and another has 3."
+
+
 def test_a_saved_prefix_is_the_same_and_can_be_verified(tmp_path: Path) -> None:
     compiled = compile_function(wave, Sphere(1), tolerance=1e-4)
     compiled.save(tmp_path / "wave.prefix")
