@@ -26,8 +26,8 @@ from foreword.compiler.head import Head
 DENSE = 8
 SHARPER = (1.4, 2.0, 2.8, 4.0)
 WIDTHS = (2.8, 2.0, 1.4, 1.0, 0.7)
-# Of the roundoff, what one rounding is taken for where heads are chosen. A heuristic: its root mean square is 0.74 of it
-# over mantissas with even logarithms, which chose a worse head for one of three targets and the same for two.
+# Of the roundoff, what one rounding is taken for where heads are chosen. A heuristic: its root mean square over even
+# mantissas is 0.74 of it, with which the same head or, once in three trials, a worse one was chosen.
 TYPICAL = 0.5
 
 
