@@ -6,8 +6,8 @@ NumPy's own, and bfloat16 from ml_dtypes. What the axes of an array mean is `pre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +33,11 @@ def is_finite(array: Array) -> bool:
 def is_count(number: object) -> bool:
     """Whether this is a whole number of things: 0 or more, of any integer type, and no truth value."""
     return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
+
+
+def is_real(number: object) -> TypeGuard[float]:
+    """Whether this is one real number of any numeric type, NumPy's among them, and no truth value."""
+    return isinstance(number, Real) and not isinstance(number, bool)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

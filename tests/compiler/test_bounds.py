@@ -180,3 +180,14 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, object]) -> N
     assert caught.value.expected
     assert caught.value.found
     assert caught.value.fix
+
+
+def test_numbers_of_numpy_bound_lengths_as_python_s_do() -> None:
+    plain = prefix_length(dimension=100, lipschitz=2.0, tolerance=0.5, outputs=3)
+    given = {
+        "dimension": np.int8(100),
+        "lipschitz": np.float32(2),
+        "tolerance": np.float64(0.5),
+        "outputs": np.int64(3),
+    }
+    assert prefix_length(**given) == plain  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from foreword.arrays import DTYPES
 from foreword.compiler.charts import Flat
 from foreword.compiler.compiled import CompiledFunction
 from foreword.compiler.domain import Cube, Domain, FiniteSet
-from foreword.compiler.frozen import four_squares, limbs
+from foreword.compiler.frozen import ROUNDOFF, four_squares, limbs
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import host_in
 from foreword.compiler.hosting_terms import score_floor, smaller_values
@@ -113,6 +114,11 @@ def test_the_floor_is_below_every_score_sum_and_close_to_the_least(seed: int) ->
     assert sums.min() - floor <= 0.2 * np.linalg.norm(found.keys, axis=1).max()
 
 
+def test_roundoff_is_half_the_step_above_one() -> None:
+    for name, unit in ROUNDOFF.items():
+        assert unit == float(ml_dtypes.finfo(DTYPES[name]).eps) / 2
+
+
 @pytest.mark.parametrize("theta", [1e4, 5e5])
 def test_more_pairs_cancel_more_of_the_rotation(theta: float) -> None:
     rotation = {"rope_type": "default", "rope_theta": theta}
@@ -146,6 +152,27 @@ def test_frequencies_are_those_of_transformers(rotation: dict[str, Any]) -> None
     config = LlamaConfig(hidden_size=256, num_attention_heads=4, max_position_embeddings=1024, rope_parameters=rotation)
     theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
     assert np.abs(_frequencies(rotation, 32) / theirs - 1).max() <= ROUNDINGS * 2.0**-24
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("rotation", TURNS, ids=lambda rotation: rotation["rope_type"])
+def test_no_number_is_turned_by_more_than_is_stated(rotation: dict[str, Any], dtype: str) -> None:
+    """By transformers' own code, for numbers of all digits that bfloat16 has; float64's cosines are float32's."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    config = LlamaConfig(hidden_size=64, num_attention_heads=1, max_position_embeddings=512, rope_parameters=rotation)
+    turned = turning(rotation, head_dim=64, numbers=6, positions=512, dtype=dtype)
+    numbers = torch.linspace(0.5, 1.0, 129, dtype=getattr(torch, dtype))
+    told = torch.zeros(len(numbers), 1, 512, 64, dtype=numbers.dtype)
+    cosines = LlamaRotaryEmbedding(config)(told[:1, 0], torch.arange(512)[None])
+    for dims, weights, error in zip(turned.dims, turned.turns, turned.error, strict=True):
+        told[:] = 0.0
+        for dim, weight in zip(dims, weights, strict=True):
+            told[:, 0, :, dim] = weight * numbers[:, None]
+        found = apply_rotary_pos_emb(told, told, *cosines)[0][:, 0, :, list(dims)].double().sum(dim=-1)
+        assert float((found / numbers.double()[:, None] - 1.0).abs().max()) <= error
 
 
 def test_smaller_values_lose_less_in_bfloat16() -> None:

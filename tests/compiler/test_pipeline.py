@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,12 @@ def test_a_table_of_samples_is_compiled_and_its_error_is_exact() -> None:
     assert np.abs(compiled.evaluate(points)[:, 0] - wave(points)).max() <= compiled.certificate.bound <= 1e-3
 
 
+def test_of_a_short_table_nearest_neighbours_are_said_to_be_not_tried() -> None:
+    compiled = compile_function(np.array([1.0, 3.0, 2.0]), TABLE, tolerance=1e-3)
+    notes = {row.method: row.note for row in compiled.tried}
+    assert notes["nearest"] == "Not tried: it begins with 32 positions, and another has 3."
+
+
 def test_a_saved_prefix_is_the_same_and_can_be_verified(tmp_path: Path) -> None:
     compiled = compile_function(wave, Sphere(1), tolerance=1e-4)
     compiled.save(tmp_path / "wave.prefix")
@@ -148,6 +155,18 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (wave, Sphere(2), {"tolerance": 1e-18}, "below what float64 bears"),
         (wave, Sphere(2), {"positions": 0}, "that many positions"),
         (wave, Sphere(2), {"positions": 10**9}, "that many positions"),
+        (wave, Sphere(2), {"positions": 5.5}, "that many positions"),
+        (wave, Sphere(2), {"positions": True}, "that many positions"),
+        (wave, Sphere(2), {"positions": "5"}, "that many positions"),
+        (wave, Sphere(2), {"tolerance": "1e-3"}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": np.array([1e-3])}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "value_limit": None}, "limit"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seconds": None}, "number of seconds"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seconds": math.nan}, "number of seconds"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seed": -1}, "seed"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seed": 1.5}, "seed"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "lipschitz": "3"}, "'lipschitz' cannot be"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "method": ["nearest"]}, "method is unknown"),
         (wave, Sphere(2), {"tolerance": 1e-3, "value_limit": 0.0}, "limit"),
         (wave, Sphere(2), {"tolerance": 1e-3, "method": "magic"}, "method is unknown"),
         (wave, Sphere(2), {"tolerance": 1e-3, "lipschitz": 0.5}, "contradict the Lipschitz constant 0.5"),
@@ -165,6 +184,14 @@ def test_what_cannot_be_compiled_is_refused_with_a_remedy(
     with pytest.raises(CompileError, match=told) as refused:
         compile_function(function, domain, **wish)  # type: ignore[arg-type]
     assert refused.value.fix
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path: Path) -> None:
+    told = {"tolerance": np.float32(1e-2), "value_limit": np.int64(10), "seed": np.int64(1), "seconds": np.float32(9)}
+    compiled = compile_function("sin(2*x)", Sphere(np.int64(1)), lipschitz=np.float32(2), **told)  # type: ignore[arg-type]
+    compiled.save(tmp_path / "wave.prefix")
+    assert load_compiled(tmp_path / "wave.prefix").verify().verdict is Verdict.PROVED
+    assert compile_function("x", Cube([(0, 1)]), positions=np.int64(2), certify=False).positions == 2  # type: ignore[arg-type]
 
 
 def test_all_obstacles_are_told_not_the_first() -> None:
@@ -247,3 +274,26 @@ def test_declared_derivatives_that_samples_contradict_are_refused(slope: float, 
     target = Target(hidden, domain=square, gradient=gradient, second=second)
     found = check(target, square, tolerance=1e-3, positions=None, method="auto", value_limit=10.0)
     assert [obstacle.code for obstacle in found] == ([] if is_true else ["derivatives"])
+
+
+@pytest.mark.parametrize(
+    ("gradient", "told"),
+    [
+        (lambda x: x[:, 5], "raised an error"),
+        (lambda x: x[:5], "wrong shape"),
+        (lambda x: x.T, "wrong shape"),
+        (lambda x: np.where(x > 0.5, np.nan, 1.0), "not finite"),
+        (lambda x: x.shape[0] * "?", "raised an error"),
+    ],
+)
+@pytest.mark.parametrize("kinks", [(), [((1.0, 0.0), 0.0)]])
+def test_a_declared_gradient_that_is_none_is_refused(
+    gradient: Callable[[np.ndarray], np.ndarray], told: str, kinks: list[tuple[tuple[float, float], float]]
+) -> None:
+    def hidden(x: np.ndarray) -> np.ndarray:
+        return np.array([float(row[0] + row[1]) for row in x])
+
+    target = Target(hidden, domain=Cube([(-1, 1)] * 2), gradient=gradient, second=1.0, kinks=tuple(kinks))
+    with pytest.raises(CompileError, match=f"gradient.*{told}") as refused:
+        compile_function(target, tolerance=1e-2)
+    assert refused.value.fix

@@ -122,12 +122,25 @@ def test_a_value_that_is_not_finite_is_named_with_its_point() -> None:
         ({"expression": "x", "kinks": [((1, 0), 0)]}, "hyperplane"),
         ({"expression": "x", "kinks": [((1, 0, np.nan), 0)]}, "hyperplane"),
         ({"expression": "x", "kinks": [3]}, "hyperplane"),
+        ({"expression": "x", "lipschitz": "1"}, "'lipschitz' cannot be"),
+        ({"expression": "x", "lipschitz": True}, "'lipschitz' cannot be"),
+        ({"expression": "x", "kinks": None}, "not a list"),
+        ({"expression": "x", "gradient": 5}, "gradient is no function"),
+        ({"function": 5}, "The target.s function is no function"),
+        ({"expression": "x", "domain": None}, "domain is none"),
+        ({"expression": "x", "domain": "S2"}, "domain is none"),
         ({"samples": np.zeros(3)}, "values at the points of a table"),
     ],
 )
 def test_facts_that_cannot_be_are_refused_when_the_target_is_made(facts: dict[str, Any], what: str) -> None:
     with pytest.raises(CompileError, match=what):
-        Target(domain=SPHERE, **facts)
+        Target(**{"domain": SPHERE, **facts})
+
+
+def test_constants_of_numpy_are_constants_and_stand_in_a_claim_as_numbers() -> None:
+    target = Target(expression="x", domain=SPHERE, lipschitz=np.int64(2), second=np.float32(0.5))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(target.as_dict()))["lipschitz"] == 2.0
+    assert (type(target.lipschitz), type(target.second)) == (float, float)
 
 
 @pytest.mark.parametrize("thing", [3, None, object(), ["x"]])

@@ -59,6 +59,7 @@ def llama(**options: Any) -> Any:
 
 
 CONFIGS = {"gpt2": gpt2, "llama": llama}
+LONE = {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64}
 
 
 def sphere(count: int, columns: int = 3, seed: int = 1) -> Any:
@@ -117,6 +118,23 @@ def test_the_stream_holds_the_reference(head: Head, family: str, dtype: str, all
     difference, hosted = gap(head, CONFIGS[family](), dtype=dtype)
     assert difference <= allowed
     assert difference <= hosted.terms["rounding"] + hosted.context_term(150)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_rounding_to_bfloat16_that_all_goes_one_way_is_within_the_term(family: str) -> None:
+    """Equal values just above 1 and equal weights: what one weight is rounded by is not averaged out."""
+    rng = np.random.default_rng(0)
+    config = gpt2(n_head=1, n_positions=64) if family == "gpt2" else llama(**LONE)
+    host, points = None, sphere(60, 2, seed=4)
+    for _ in range(60):
+        count, value = int(rng.integers(2, 60)), float(rng.uniform(1.0, 1.03))
+        keys, biases = np.zeros((count, 2)), np.zeros(count)
+        keys[0, 0], biases[0] = 0.3 * rng.random(), 1.5 * rng.random()
+        flat = Head(keys, biases, np.full((count, 1), value))
+        hosted = host_in(flat, Chart("identity", 2), config, dtype="bfloat16")
+        host = host or host_from_arrays(config, hosted.arrays)
+        found = stream_of(host, hosted, points[None])[0]
+        assert np.abs(found - flat.evaluate(points)).max() <= hosted.terms["rounding"] + hosted.context_term(60)
 
 
 def test_heads_to_spare_take_the_rounding_to_bfloat16_down(head: Head) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betainc, gammaln, ive
 
+from foreword.arrays import is_count, is_real
 from foreword.compiler.nets import COVERING
 from foreword.errors import CompileError
 
@@ -112,7 +113,8 @@ def prefix_length(
     width = max(dimension + (2 if domain == "sphere" else 1), outputs) if head_dim is None else head_dim
     _check({"head_dim": width}, 1, math.inf)
     _check({"lipschitz": lipschitz, "tolerance": tolerance, "supremum": supremum}, 1e-100, 1e100)
-    if dtype not in BITS or domain not in ("sphere", "cube"):
+    dimension, outputs, heads, width = int(dimension), int(outputs), int(heads), int(width)
+    if dtype not in tuple(BITS) or domain not in ("sphere", "cube"):
         raise CompileError(
             "The dtype or the domain is unknown.",
             expected=f"{', '.join(BITS)}; sphere or cube",
@@ -120,7 +122,7 @@ def prefix_length(
             fix='Say dtype="float32", domain="sphere".',
         )
     numbers = heads * width
-    asked = _Class(domain, dimension, lipschitz, tolerance, supremum)
+    asked = _Class(domain, dimension, float(lipschitz), float(tolerance), float(supremum))
     told = {**_published(asked), **_enough(asked), **_too_few(asked, (dimension + 2 + outputs) * BITS[dtype])}
 
     def bound(log_count: float, standing: Standing, statement: str) -> LengthBound:
@@ -287,8 +289,8 @@ def _log_ball(dimension: int) -> float:
 def _check(numbers: dict[str, float], least: float, most: float) -> None:
     """Counts are whole numbers from 1, sizes positive numbers that no power here can overflow."""
     for name, value in numbers.items():
-        is_number = isinstance(value, int if least == 1 else (int, float)) and not isinstance(value, bool)
-        if not (is_number and least <= value <= most):
+        is_number = is_count(value) if least == 1 else is_real(value)
+        if not (is_number and least <= float(value) <= most):
             usual = {"dimension": "2", "tolerance": "0.1", "head_dim": "64"}.get(name, "1")
             kind = "a whole number from 1" if least == 1 else f"a number from {least:g} to {most:g}"
             raise CompileError(f"The {name} cannot be.", expected=kind, found=repr(value), fix=f"Say {name}={usual}.")

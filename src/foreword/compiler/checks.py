@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from foreword.arrays import is_count, is_real
 from foreword.compiler.arrays import Floats
 from foreword.compiler.construction.contract import Obstacle
 from foreword.compiler.construction.nearest import LIMIT, feasible_tolerance, positions_for_tolerance
@@ -25,10 +26,19 @@ LIPSCHITZ_SLACK = 1e-6  # relative; samples contradict a constant only beyond ro
 
 
 def check(
-    target: Target, domain: Domain, *, tolerance: float | None, positions: int | None, method: str, value_limit: float
+    target: Target,
+    domain: Domain,
+    *,
+    tolerance: float | None,
+    positions: int | None,
+    method: str,
+    value_limit: float,
+    seconds: float = math.inf,
+    seed: int = 0,
 ) -> list[Obstacle]:
     """Every obstacle that can be seen without compiling; at most about ten thousand evaluations of the target."""
-    found = _of_the_request(tolerance, positions, value_limit)
+    found = [*_of_the_request(tolerance, positions, value_limit), *_of_the_run(seconds, seed)]
+    tolerance = tolerance if is_real(tolerance) else None
     if not isinstance(domain, FiniteSet) and domain.dimension > MOST_DIMENSIONS:
         remedy = "Leave out coordinates that the target does not need."
         found.append(Obstacle("dimensions", "The domain has too many dimensions.", f"{domain.dimension}", remedy))
@@ -93,16 +103,33 @@ def _of_the_request(tolerance: float | None, positions: int | None, value_limit:
                 "Give a tolerance, such as 1e-3, or the most positions, such as 32.",
             )
         )
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        found.append(Obstacle("tolerance", "The tolerance is not a positive number.", repr(tolerance), "Say 1e-3."))
-    if positions is not None and not 1 <= positions <= LIMIT:
+    if tolerance is not None and not _is_positive(tolerance):
+        found.append(Obstacle("tolerance", "The tolerance is not a positive number.", _told(tolerance), "Say 1e-3."))
+    if positions is not None and not (is_count(positions) and 1 <= positions <= LIMIT):
         remedy = f"Give an integer from 1 to {LIMIT:,}."
-        found.append(Obstacle("positions", "No prefix can have that many positions.", repr(positions), remedy))
-    if not (math.isfinite(value_limit) and value_limit > 0):
+        found.append(Obstacle("positions", "No prefix can have that many positions.", _told(positions), remedy))
+    if not _is_positive(value_limit):
         found.append(
-            Obstacle("value-limit", "The values' limit is not a positive number.", repr(value_limit), "Say 10.")
+            Obstacle("value-limit", "The values' limit is not a positive number.", _told(value_limit), "Say 10.")
         )
     return found
+
+
+def _of_the_run(seconds: object, seed: object) -> list[Obstacle]:
+    found = []
+    if not (is_real(seconds) and float(seconds) >= 0):
+        found.append(Obstacle("seconds", "The time limit is not a number of seconds.", _told(seconds), "Say 60."))
+    if not is_count(seed):
+        found.append(Obstacle("seed", "The seed is not a whole number from 0.", _told(seed), "Say 0."))
+    return found
+
+
+def _is_positive(number: object) -> bool:
+    return is_real(number) and 0 < float(number) < math.inf
+
+
+def _told(value: object) -> str:
+    return f"{value!r:.60}"
 
 
 def _of_the_table(target: Target, domain: Domain) -> list[Obstacle]:
@@ -194,10 +221,13 @@ def _of_the_derivatives(
 ) -> list[Obstacle]:
     """Two points whose values differ by more than the declared derivatives and their bound allow (Taylor)."""
     order, constant = smoothness(target)
-    if order < 2 or target.kinks or isinstance(domain, FiniteSet):
+    if order < 2 or isinstance(domain, FiniteSet):
         return []
-    parts = [values, *derivatives_of(target, points, values.shape[1])]
-    for step in FAR_AND_CLOSE:
+    try:
+        parts = [values, *derivatives_of(target, points)]
+    except CompileError as error:
+        return [Obstacle("derivatives", error.what, f"{error.found}; expected {error.expected}", error.fix)]
+    for step in FAR_AND_CLOSE if not target.kinks else ():
         other = beside(domain, points, step, rng)
         way = other - points
         missed = np.abs(target.evaluate(other) - taylor_values(parts, way[:, None])[:, 0]).max(axis=1)

@@ -100,11 +100,10 @@ class Declared:
         (cells, outputs), columns = values.shape, points.shape[1]
         gradient = np.zeros((cells, outputs, columns))
         hessian = np.zeros((cells, outputs, columns, columns))
-        if self.terms > 1 and target.gradient is not None:
-            gradient = np.asarray(target.gradient(points), dtype=np.float64).reshape(gradient.shape)
-        if self.terms > 2 and target.hessian is not None:
-            told = np.asarray(target.hessian(points), dtype=np.float64).reshape(hessian.shape)
-            hessian = (told + told.transpose(0, 1, 3, 2)) / 2
+        if self.terms > 1:
+            gradient = target.gradient_at(points)
+        if self.terms > 2:
+            hessian = target.hessian_at(points)
         return values, gradient, hessian
 
     def _beyond_kinks(self, columns: Sequence[Model]) -> tuple[Numbers, NDArray[np.bool_]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from foreword.arrays import is_count
 from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
 
@@ -34,13 +35,14 @@ class Sphere:
     dimension: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.dimension, bool) or not isinstance(self.dimension, int) or self.dimension < 1:
+        if not (is_count(self.dimension) and self.dimension):
             raise CompileError(
                 "The sphere's dimension is not one.",
                 expected="an integer of at least 1",
                 found=repr(self.dimension),
                 fix="Sphere(2) is the unit sphere in three-dimensional space; Sphere(1) is the circle.",
             )
+        object.__setattr__(self, "dimension", int(self.dimension))
 
     @property
     def columns(self) -> int:

@@ -35,7 +35,7 @@ from foreword.errors import CompileError
 Array = NDArray[Any]
 
 # Unit roundoff of each dtype that a host can have.
-ROUNDOFF: Mapping[str, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-9}
+ROUNDOFF: Mapping[str, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}
 # Room between radius^2 and what completion fills: the squares of limbs do not add up to the square of their sum.
 SLACK = 1.0 + 2.0**-6
 ROTATIONS = ("default", "linear", "llama3", "dynamic")
@@ -281,7 +281,7 @@ def value_limbs(dtype: str) -> int:
 def score_lanes(family: str, dtype: str, width: int) -> tuple[Lane, ...]:
     """The products that make a score of `width` query coordinates and a bias.
 
-    In bfloat16 each limb has a lane of its own, and the product of two second limbs is left out (2^-18 of the score).
+    In bfloat16 each limb has a lane of its own, and the product of two second limbs is left out (2^-16 of the score).
     """
     token = token_limbs(family, dtype)
     constant = width * token + 1

@@ -71,18 +71,24 @@ def compile_function(
     >>> compiled.certificate.verdict, compiled.positions <= 16
     (<Verdict.PROVED: 'proved'>, True)
     """
-    facts = {} if lipschitz is None else {"lipschitz": float(lipschitz)}
+    facts = {} if lipschitz is None else {"lipschitz": lipschitz}
     target = target_of(f, domain, **facts)
     domain = _domain_of(target)
     methods = _methods(method)
     obstacles = check(
-        target, domain, tolerance=tolerance, positions=positions, method=method, value_limit=float(value_limit)
+        target,
+        domain,
+        tolerance=tolerance,
+        positions=positions,
+        method=method,
+        value_limit=value_limit,
+        seconds=seconds,
+        seed=seed,
     )
-    if not seconds >= 0:
-        obstacles.append(Obstacle("seconds", "The time limit is not a number of seconds.", repr(seconds), "Say 60."))
     if obstacles:
         raise refusal(obstacles)
-    request = Request(None if positions is None else int(positions), tolerance, float(value_limit))
+    length, wanted = None if positions is None else int(positions), None if tolerance is None else float(tolerance)
+    request, seconds, seed = Request(length, wanted, float(value_limit)), float(seconds), int(seed)
     work = Unfinished()
     if resume is not None:
         identity = Identity.of(target, request, method=method, seed=seed)
@@ -251,11 +257,11 @@ def _domain_of(target: Target) -> Domain:
 def _methods(method: str) -> list[Construction]:
     if method == "auto":
         return list(CONSTRUCTIONS.values())
-    if method not in CONSTRUCTIONS:
+    if not isinstance(method, str) or method not in CONSTRUCTIONS:
         raise CompileError(
             "The method is unknown.",
             expected=", ".join(["auto", *sorted(CONSTRUCTIONS)]),
-            found=repr(method),
+            found=f"{method!r:.60}",
             fix="Leave it out for the shortest prefix of all methods.",
         )
     return [CONSTRUCTIONS[method]]

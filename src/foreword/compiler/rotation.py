@@ -20,21 +20,22 @@ from numpy.typing import NDArray
 
 from foreword.arrays import DTYPES
 from foreword.compiler.arrays import Floats
+from foreword.compiler.frozen import ROUNDOFF
 
 # Pairs per number: more gain nothing in float32, in which transformers computes the cosines.
 MOST_PAIRS = 8
 # Positions at which weights are fitted; the error is measured at all of them.
 FITTED_POSITIONS = 512
-# By which libraries may differ in a frequency.
-ROUNDINGS = 4
+# Units of float32 by which libraries may differ in a frequency, and in a cosine.
+ROUNDINGS, COSINES = 4, 2
 
 
 @dataclass(frozen=True)
 class Turning:
     """Dims and weights of each number of a query, and the largest |sum_i a_i cos(p theta_i) - 1| of each.
 
-    `error` is for natural positions. With all `position_ids` at 0 nothing turns, and the weights add up to 1 within the
-    dtype's rounding.
+    In bfloat16 it is of the number as it is rounded once it was turned. `error` is for natural positions. With all
+    `position_ids` at 0 nothing turns, and the weights add up to 1 within the dtype's rounding.
     """
 
     dims: tuple[tuple[int, ...], ...]
@@ -47,17 +48,12 @@ def turning(rotation: Mapping[str, Any], *, head_dim: int, numbers: int, positio
     pairs = head_dim // 2
     best: Turning | None = None
     angles = np.arange(positions, dtype=np.float32)[:, None] * _frequencies(rotation, pairs)
-    cosines = np.cos(angles).astype(np.float64)
+    cosines = np.cos(angles.astype(np.float64)).astype(np.float32).astype(np.float64)
     most = 1 if dtype == "bfloat16" else MOST_PAIRS  # weights of three digits would cost more than they gain
     for count in range(1, min(most, pairs // numbers) + 1):
         dims, turns = _shared(pairs, numbers, count, cosines)
         turns = tuple(tuple(float(x) for x in np.array(each).astype(DTYPES[dtype])) for each in turns)
-        error = np.array(
-            [
-                _error(cosines, where, weights, dtype) + _slack(angles, where, weights)
-                for where, weights in zip(dims, turns, strict=True)
-            ]
-        )
+        error = np.array([_error(angles, cosines, *each, dtype) for each in zip(dims, turns, strict=True)])
         if best is None or error.max() < best.error.max():
             best = Turning(dims, turns, error)
     if best is None:
@@ -105,11 +101,16 @@ def _weights(cosines: Floats) -> tuple[float, ...]:
     return (float(1.0 - found.sum()), *(float(weight) for weight in found))
 
 
-def _slack(angles: NDArray[np.float32], where: tuple[int, ...], weights: tuple[float, ...]) -> float:
-    """What ROUNDINGS of a frequency that another library computes otherwise can add."""
-    return float(np.abs(angles[-1, list(where)]) @ np.abs(weights)) * ROUNDINGS * 2.0**-24
+def _error(
+    angles: NDArray[np.float32], cosines: Floats, where: tuple[int, ...], weights: tuple[float, ...], dtype: str
+) -> float:
+    """How far from 1 the weighted cosines can be, by whatever library they are computed.
 
-
-def _error(cosines: Floats, where: tuple[int, ...], weights: tuple[float, ...], dtype: str) -> float:
-    kept = cosines[:, list(where)].astype(DTYPES[dtype]).astype(np.float64)
-    return float(np.abs(kept @ np.array(weights) - 1.0).max())
+    In bfloat16 there is one pair. Its cosine is rounded, and so is a number times it, unless the cosine becomes 1.
+    """
+    doubt = (ROUNDINGS * np.abs(angles[:, list(where)]) + COSINES) * 2.0**-24
+    off = np.abs(cosines[:, list(where)] @ np.array(weights) - 1.0) + doubt @ np.abs(weights)
+    if dtype == "bfloat16":
+        unit = ROUNDOFF[dtype]  # below 1 numbers stand that far apart
+        off = np.where(off < unit / 2, 0.0, off + 1.5 * unit)
+    return float(off.max())

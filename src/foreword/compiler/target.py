@@ -7,7 +7,7 @@ guesses a constant: what nobody declared and no expression shows is absent here,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from foreword.arrays import is_real
 from foreword.certificate import Assumption
 from foreword.compiler.arrays import Floats
 from foreword.compiler.catalogue import CATALOGUE, Entry
@@ -79,10 +80,19 @@ class Target:
                 found="none of them",
                 fix='Pass a function of an array (batch, columns), or an expression such as "sin(x) * y".',
             )
+        if not isinstance(self.domain, Domain):
+            raise CompileError(
+                "The target's domain is none.",
+                expected="Sphere, Cube or FiniteSet",
+                found=f"{type(self.domain).__name__} {self.domain!r:.60}",
+                fix="Pass domain=Sphere(2), or domain=Cube([(-1, 1), (0, 2)]), say.",
+            )
         if isinstance(self.expression, str):
             object.__setattr__(self, "expression", parse_expression(self.expression, self.domain.columns))
         for name in ("lipschitz", "second", "third"):
-            _check_constant(name, getattr(self, name))
+            object.__setattr__(self, name, _constant(name, getattr(self, name)))
+        for name in ("function", "gradient", "hessian"):
+            _check_callable(name, getattr(self, name))
         if self.metric not in ("geodesic", "euclidean"):
             raise CompileError("The metric is unknown.", expected="'geodesic' or 'euclidean'", found=repr(self.metric))
         if self.expression is not None and len(self.expression.variables) != self.domain.columns:
@@ -124,6 +134,18 @@ class Target:
         if self.function is not None and len(points):
             self._check_repeats(points, values)
         return values
+
+    def gradient_at(self, points: Floats) -> Floats:
+        """The declared gradient `(batch, output, column)` at `points` `(batch, column)`.
+
+        CompileError when it raises, has another shape, or is not finite. On a kink any finite value will do.
+        """
+        return self._derivative("gradient", points, 1)
+
+    def hessian_at(self, points: Floats) -> Floats:
+        """The declared Hessian `(batch, output, column, column)`, made symmetric; CompileError as for the gradient."""
+        found = self._derivative("hessian", points, 2)
+        return np.asarray((found + found.swapaxes(2, 3)) / 2)
 
     @cached_property
     def outputs(self) -> int:
@@ -204,6 +226,39 @@ class Target:
             ) from error
         return _values(found, len(points), "The target")
 
+    def _derivative(self, name: str, points: Floats, order: int) -> Floats:
+        shape = (len(points), self.outputs, *[self.domain.columns] * order)
+        shapes = f"{shape}, or {shape[:1] + shape[2:]} for one output" if self.outputs == 1 else str(shape)
+        declared = getattr(self, name)
+        try:
+            with np.errstate(all="ignore"):
+                found = np.asarray(declared(points.copy()), dtype=np.float64)
+        except Exception as error:
+            raise CompileError(
+                f"The declared {name} raised an error.",
+                expected=f"numbers of shape {shapes}",
+                found=f"{type(error).__name__}: {error}"[:200],
+                fix=f"Write the {name} for a whole array of points, one row a point.",
+            ) from error
+        short = tuple(length for length in shape[1:] if length != 1)  # axes of one entry may be left out
+        if found.shape[:1] != shape[:1] or tuple(length for length in found.shape[1:] if length != 1) != short:
+            raise CompileError(
+                f"The declared {name} has the wrong shape.",
+                expected=shapes,
+                found=str(found.shape),
+                fix="Return one row a point, then outputs, then columns.",
+            )
+        finite = np.isfinite(found.reshape(len(points), -1)).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise CompileError(
+                f"The declared {name} is not finite.",
+                expected="finite numbers everywhere on the domain",
+                found=f"{found[row].tolist()} at {points[row].tolist()}",
+                fix="Give it its value there; on a declared kink any finite one will do.",
+            )
+        return found.reshape(shape)
+
     def _look_up(self, points: Floats) -> Floats:
         if not isinstance(self.domain, FiniteSet) or self.samples is None:  # refused when the target was made
             raise CompileError("There are no samples.", expected="samples on a finite domain", found="none")
@@ -236,10 +291,27 @@ class Target:
         )
 
 
-def _check_constant(name: str, value: float | None) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+def _constant(name: str, value: Any) -> float | None:
+    """A declared constant as Python's float; CompileError when it is none."""
+    if value is None:
+        return None
+    if not (is_real(value) and math.isfinite(value) and value >= 0):
         raise CompileError(
-            f"The constant {name!r} cannot be.", expected="a finite number of at least 0", found=repr(value)
+            f"The constant {name!r} cannot be.",
+            expected="a finite number of at least 0",
+            found=repr(value)[:80],
+            fix="Declare one number that holds for every output, or leave it out.",
+        )
+    return float(value)
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise CompileError(
+            f"The target's {name} is no function.",
+            expected="a function of points (batch, column)",
+            found=f"{type(value).__name__} {value!r:.60}",
+            fix=f"Pass {name}=lambda x: ..., or leave it out.",
         )
 
 
@@ -247,6 +319,13 @@ def _unit_kinks(
     kinks: Sequence[tuple[Sequence[float], float]], columns: int
 ) -> tuple[tuple[tuple[float, ...], float], ...]:
     found = []
+    if not isinstance(kinks, Iterable):
+        raise CompileError(
+            "The kinks are not a list.",
+            expected="a list of (normal, offset)",
+            found=f"{type(kinks).__name__} {kinks!r:.60}",
+            fix="For |x0| on the sphere S^2, say kinks=[((1, 0, 0), 0)]; without kinks leave them out.",
+        )
     for entry in kinks:
         try:
             normal, offset = np.asarray(entry[0], dtype=np.float64), float(entry[1])

@@ -47,15 +47,11 @@ def smoothness(target: Target) -> tuple[int, float]:
     return (1, target.lipschitz) if target.lipschitz is not None else (0, np.inf)
 
 
-def derivatives_of(target: Target, points: Floats, outputs: int) -> list[Floats]:
+def derivatives_of(target: Target, points: Floats) -> list[Floats]:
     """Gradient `(cell, output, column)` and Hessian `(cell, output, column, column)` at `points`, where declared."""
-    order, shape, found = smoothness(target)[0], (len(points), outputs, points.shape[1]), list[Floats]()
-    if order >= 2 and target.gradient is not None:
-        found.append(np.asarray(target.gradient(points), dtype=np.float64).reshape(shape))
-    if order == 3 and target.hessian is not None:
-        square = np.asarray(target.hessian(points), dtype=np.float64).reshape(*shape, shape[-1])
-        found.append((square + square.transpose(0, 1, 3, 2)) / 2)
-    return found
+    order = smoothness(target)[0]
+    found = [target.gradient_at(points)] if order >= 2 else []
+    return [*found, target.hessian_at(points)] if order == 3 else found
 
 
 def taylor_of(target: Target, points: Floats, length: Floats, is_split: NDArray[np.bool_]) -> Local:
@@ -66,7 +62,7 @@ def taylor_of(target: Target, points: Floats, length: Floats, is_split: NDArray[
     value = target.evaluate(points)
     cells, outputs = value.shape
     order, constant = smoothness(target)
-    told = derivatives_of(target, points, outputs)
+    told = derivatives_of(target, points)
     parts = [value, *(np.where(is_split.reshape(-1, *[1] * (each.ndim - 1)), 0.0, each) for each in told)]
     reach, nothing = length[:, None], np.zeros((cells, outputs))
     first = np.linalg.norm(parts[1], axis=2) if len(parts) > 1 else nothing

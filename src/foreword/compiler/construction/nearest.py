@@ -44,6 +44,7 @@ from foreword.compiler.target import Target
 
 LIMIT = 200_000  # positions; beyond, a prefix is of no use and its net takes minutes
 MARGIN = 1.001  # what is claimed above what is computed: another choice of r shows it too, as the checker's does
+FEWEST = 32  # positions that are tried first for a tolerance, where there is no Lipschitz constant
 SPARE = 0.02  # the bound is at most (1 + 2 SPARE) L delta: shorter prefixes need sharper keys, which float32 pays for
 SPARED = 0.08  # nor is a prefix longer by more than about that for it: 2 SPARE is cut to SPARED / m
 SOFT = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # lambda delta^2 to choose from when no bound is to be had
@@ -109,8 +110,10 @@ class Nearest:
     ) -> Draft | Obstacle:
         """Without a Lipschitz constant: sharpness, and for a tolerance the length, by the error at other samples."""
         chosen = Sampled.at(domain.sample(SELECTED // 2, rng), target, chart)
-        count, best = request.positions or 32, math.inf
+        count, best = request.positions or FEWEST, math.inf
         longest = min(LIMIT // 4, self.most or LIMIT)
+        if request.positions is None and count > longest:
+            return Obstacle("length", f"Not tried: it begins with {FEWEST} positions, and another has {self.most}.")
         while (count <= longest and not request.is_over()) or request.positions is not None:
             net = net_of_at_most(domain, count)
             values = target.evaluate(net.points)

@@ -227,9 +227,9 @@ class _Best:
         self.found = min(self.found, candidate, key=error_of)
         self.is_grown = self.is_grown or "grown" in self.found.notes
 
-    def is_enough(self) -> bool:
-        """Whether nothing more is tried."""
-        error, request = self.found.error, self.on.problem.request
+    def is_enough(self, candidate: Candidate | None = None) -> bool:
+        """Whether nothing more is tried: not beside the candidate, or what was found."""
+        error, request = (candidate or self.found).error, self.on.problem.request
         return error <= self.on.off_net.exact or request.is_over() or request.is_met_by(error)
 
     def try_sizes(self, sizes: Sequence[int], seeds: Sequence[int]) -> None:
@@ -252,21 +252,25 @@ class _Best:
                 self.take(self.on.grown(small, self.count))
 
     def _small(self, size: int, *, is_only: bool) -> Candidate:
-        """So many positions, polished: all of them, and of few one less, over the ground's queries too."""
-        if size == self.count:
-            return self.on.whole(self.even)
-        if self.count < FEW and self.on.is_grid:
-            return self.on.whole(self.on.problem.best_of(size))
-        return self.on.small(size, is_only=is_only)
+        """So many positions, polished: all of them, and of few each size as if it alone were asked for."""
+        is_few = self.count < FEW
+        if size != self.count and not is_few:
+            return self.on.small(size, is_only=is_only)
+        whole = self.on.whole(self.even if size == self.count else self.on.problem.best_of(size))
+        return self._polished_on(whole) if is_few else whole
 
     def polish_on(self) -> None:
         """Polish it further, as long as that is worth it and a step takes little."""
+        self.take(self._polished_on(self.found))
+
+    def _polished_on(self, candidate: Candidate) -> Candidate:
         ground = self.on.ground
-        while ground is not None and self.found.head.positions <= LONGER[0] * ground.most and not self.is_enough():
-            last = self.found.error
-            self.take(ground.again(self.found))
-            if self.found.error > WORTH_MORE * last:
+        while ground is not None and candidate.head.positions <= LONGER[0] * ground.most:
+            last = candidate.error
+            candidate = candidate if self.is_enough(candidate) else ground.again(candidate)
+            if candidate.error > WORTH_MORE * last:
                 break
+        return candidate
 
 
 def best_even(placements: Sequence[Placed]) -> Placed:
