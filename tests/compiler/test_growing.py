@@ -164,3 +164,10 @@ def test_on_a_net_too_what_is_fewer_is_polished_as_if_it_were_asked_for(monkeypa
     wanted = points[:, :1] * points[:, 1:2] + np.exp(points[:, 2:] / 2)
     errors = [np.abs(made.evaluate(points) - wanted).max() for made in (less, more)]
     assert errors[1] <= 1.01 * errors[0]
+
+
+@pytest.mark.parametrize("domain", [Cube([(-1, 1)] * 2), Sphere(2)], ids=str)
+def test_what_is_exact_already_is_not_polished_on(domain: Sphere | Cube) -> None:
+    for positions in (1, 3, 8):
+        made = compile_function("0*x", domain, positions=positions, certify=False)
+        assert np.abs(made.evaluate(domain.sample(100, np.random.default_rng(0)))).max() == 0

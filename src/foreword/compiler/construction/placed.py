@@ -265,9 +265,10 @@ class _Best:
 
     def _polished_on(self, candidate: Candidate) -> Candidate:
         ground = self.on.ground
-        while ground is not None and candidate.head.positions <= LONGER[0] * ground.most:
-            last = candidate.error
-            candidate = candidate if self.is_enough(candidate) else ground.again(candidate)
+        if ground is None or candidate.head.positions > LONGER[0] * ground.most:
+            return candidate
+        while not self.is_enough(candidate):
+            last, candidate = candidate.error, ground.again(candidate)
             if candidate.error > WORTH_MORE * last:
                 break
         return candidate
