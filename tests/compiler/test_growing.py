@@ -108,6 +108,7 @@ def test_a_longer_prefix_that_grows_is_far_better_than_an_even_one(
     assert over.worst(more.head) < min(judged.worst(even.head), judged.worst(small.head)) / 10
 
 
+@pytest.mark.slow
 def test_few_keys_that_leave_a_grid_do_what_many_on_it_do() -> None:
     # On a grid 1e-7 takes 160 positions and more here: tanh is steep. 16 leave room for another machine's roundings.
     found = compile_function("tanh(12*x) * cos(3*x)", Cube([(-1, 1)]), tolerance=1e-7)
@@ -117,7 +118,7 @@ def test_few_keys_that_leave_a_grid_do_what_many_on_it_do() -> None:
     assert found.verify().verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 4)], ids=str)
+@pytest.mark.parametrize("domain", [Sphere(2), pytest.param(Cube([(-1, 1)] * 4), marks=pytest.mark.slow)], ids=str)
 def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cube) -> None:
     def ridge(points: np.ndarray) -> np.ndarray:
         found: np.ndarray = 1 / (1 + 16 * (points[:, :2] @ [0.6, -0.8]) ** 2)
@@ -133,7 +134,7 @@ def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cu
     ("text", "domain"),
     [
         ("exp(-2*(x - 0.3)**2 - 3*(y + 0.1)**2)", Cube([(-1, 1), (-2, 1)])),
-        ("1 / (1 + 16*(0.6*x - 0.8*y)**2)", Cube([(0, 1), (-1, 1)])),
+        pytest.param("1 / (1 + 16*(0.6*x - 0.8*y)**2)", Cube([(0, 1), (-1, 1)]), marks=pytest.mark.slow),
     ],
     ids=["square", "interval in a square"],
 )
