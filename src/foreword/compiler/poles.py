@@ -46,11 +46,9 @@ def pole_of(expression: Expression, domain: Sphere | Cube, points: Floats) -> Po
         if of_divisor.ndim == 0:
             continue
         low, high = points[of_divisor.argmin()], points[of_divisor.argmax()]
-        if of_divisor.min() < 0 < of_divisor.max():
-            zero = _zero_between(divisor, domain, low, high)
-        elif (touched := _touched(divisor, domain, points, of_divisor)) is not None:
-            zero = touched
-        else:
+        changes = of_divisor.min() < 0 < of_divisor.max()
+        zero = _zero_between(divisor, domain, low, high) if changes else _touched(divisor, domain, points, of_divisor)
+        if zero is None:
             continue
         step = BESIDE * (high - low)
         beside = np.abs(expression.evaluate(domain.nearest(np.stack([zero - step, zero + step]))))

@@ -81,12 +81,7 @@ class Target:
                 fix='Pass a function of an array (batch, columns), or an expression such as "sin(x) * y".',
             )
         if not isinstance(self.domain, Domain):
-            raise CompileError(
-                "The target's domain is none.",
-                expected="Sphere, Cube or FiniteSet",
-                found=f"{type(self.domain).__name__} {self.domain!r:.60}",
-                fix="Pass domain=Sphere(2), or domain=Cube([(-1, 1), (0, 2)]), say.",
-            )
+            raise _no_domain("The target's domain is none.", self.domain)
         if isinstance(self.expression, str):
             object.__setattr__(self, "expression", parse_expression(self.expression, self.domain.columns))
         for name in ("lipschitz", "second", "third"):
@@ -305,6 +300,15 @@ def _constant(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def _no_domain(what: str, found: object) -> CompileError:
+    return CompileError(
+        what,
+        expected="Sphere, Cube or FiniteSet",
+        found=f"{type(found).__name__} {found!r:.60}",
+        fix="Pass domain=Sphere(2), or domain=Cube([(-1, 1), (0, 2)]), say.",
+    )
+
+
 def _check_callable(name: str, value: Any) -> None:
     if value is not None and not callable(value):
         raise CompileError(
@@ -411,12 +415,7 @@ def target_of(
             "The target's domain is missing.", expected="a domain", found="none", fix="Pass domain=Sphere(2), say."
         )
     elif not isinstance(domain, Domain):
-        raise CompileError(
-            "This is no domain.",
-            expected="Sphere, Cube or FiniteSet",
-            found=f"{type(domain).__name__} {domain!r:.60}",
-            fix="Pass Sphere(2), or Cube([(-1, 1), (0, 2)]), say.",
-        )
+        raise _no_domain("This is no domain.", domain)
     elif isinstance(f, str) and f.strip() in CATALOGUE:
         target = _listed(CATALOGUE[f.strip()], domain, facts)
     elif isinstance(f, str):
