@@ -177,7 +177,7 @@ def _save_best_prefix(run: Run, evidence: Evidence, results: dict[str, list[Judg
     if prefix is None:
         return None
     fitted = revived(run, prefix.name, results)
-    adaptation, readout = fitted.predictor.adaptation, fitted.predictor.readout
+    adaptation = fitted.predictor.adaptation
     if not isinstance(adaptation, FittedPrefix):
         raise TypeError(f"the prefix candidate came with {type(adaptation).__name__}")
     told = {
@@ -192,7 +192,7 @@ def _save_best_prefix(run: Run, evidence: Evidence, results: dict[str, list[Judg
             made,
             host=run.bench.host,
             use=fitted.predictor.use(),
-            readout=None if readout is None else readout.arrays(),
+            readout=fitted.predictor.arrays(),
             provenance=evidence.provenance.model_dump(mode="json"),
             evidence=told,
         )

@@ -43,6 +43,7 @@ READOUTS: Mapping[str, str] = {
     "prototypes": "nearest class prototype",
     "linear": "linear head",
     "likelihood": "most likely label",
+    "calibrated": "label likelier than usual",
 }
 METRICS: Mapping[str, str] = {
     "accuracy": "accuracy",

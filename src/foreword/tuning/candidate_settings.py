@@ -124,6 +124,8 @@ class FittedSettings(CandidateSettings):
             raise ValueError('readout "label-text" for objective "similarity"')
         if self.objective == "completion" and self.readout != "auto":
             raise ValueError('readout "auto" for objective "completion"')
+        if self.objective == "distillation" and self.readout == "calibrated":
+            raise ValueError('another readout than "calibrated" for objective "distillation"')
         return self
 
 

@@ -16,7 +16,7 @@ from foreword.excerpt import excerpt
 
 Kind = Literal["classify", "generate"]
 Metric = Literal["accuracy", "macro-f1", "exact-match", "token-f1", "rouge-l", "json-valid"]
-Readout = Literal["auto", "label-text", "prototypes", "linear"]
+Readout = Literal["auto", "label-text", "prototypes", "linear", "likelihood", "calibrated"]
 Objective = Literal["auto", "labels", "completion", "similarity", "distillation"]
 
 

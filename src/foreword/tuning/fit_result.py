@@ -88,13 +88,12 @@ class Fit:
 
     def save(self, path: Path | str) -> None:
         """Write the prefix as a bundle that `foreword predict` answers with."""
-        readout = self.predictor.readout
         save_bundle(
             Path(path),
             self.prefix,
             host=self.predictor.host,
             use=self.predictor.use(),
-            readout=None if readout is None else readout.arrays(),
+            readout=self.predictor.arrays(),
             provenance=self.record.as_dict(),
         )
 

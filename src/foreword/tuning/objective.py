@@ -41,13 +41,15 @@ def objective_for(
     own: OwnPositions | None = None,
     folder: Path = Path(),
     seed: int = 0,
+    is_calibrated: bool = False,
 ) -> Objective:
     """The objective that `settings` name; without, the one that suits how `predictor` answers.
 
     `texts` are the labels' texts in the predictor's order, for similarity. `own` maps the index of a fit example to the
     positions of the prefix that were made from it: they are hidden from that example while it is fitted, by
     `settings.leave_one_out` (None: from 4 such examples on). `folder` is where `teacher_file` is found, `seed` that of
-    self-study. FitError or DataError when objective, predictor and data do not go together.
+    self-study. `is_calibrated`: labels' likelihoods get offsets once `Objective.calibrate` is called. FitError
+    or DataError when objective, predictor and data do not go together.
     """
     settings = settings or FittedSettings(kind="fitted")
     ground = Ground(predictor, fit, selection, score, masked_positions(own, settings.leave_one_out))
@@ -67,7 +69,7 @@ def objective_for(
         return CompletionLikelihood(ground)
     if predictor.readout is not None and predictor.readout.kind != "label-text":
         return ClassContrast(ground, kind=predictor.readout.kind)
-    return LabelCrossEntropy(ground)
+    return LabelCrossEntropy(ground, is_calibrated=is_calibrated)
 
 
 def _distillation(ground: Ground, settings: FittedSettings) -> Objective:

@@ -1,8 +1,8 @@
 """From an input's text to an answer: the one path that judging, `foreword predict` and the Python API share.
 
 A predictor is a host, an adaptation of it, the template around the input, and how the answer is read: by a read-out of
-features, by the likelihood of the labels' names, or by generation. What is measured in a pilot is therefore what later
-runs.
+features, by the likelihood of the labels' names (calibrated or as it is), or by generation. What is measured in a
+pilot is therefore what later runs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,14 +80,16 @@ class Manner:
 class Predictor:
     """Answers inputs with a host under an adaptation.
 
-    `readout` None means: by likelihood of the label (classify, causal model only) or generation. A readout that a fit
-    is still changing is seen as it is at the time of the call.
+    `readout` None means: by likelihood of the label (classify, no encoder) or generation. A readout that a fit is still
+    changing is seen as it is at the time of the call. `offsets` `(label,)`, in nats, are added to the labels'
+    log-likelihoods: how likely a label is as a text says nothing about the input (`objectives.labels.offsets_of`).
     """
 
     host: Host
     manner: Manner
     adaptation: Adaptation = field(default_factory=Bare)
     readout: Readout | None = None
+    offsets: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.host.role == "encoder" and (self.manner.kind == "generate" or self.readout is None):
@@ -166,7 +169,8 @@ class Predictor:
     def label_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Unnormalised log-probabilities `(row, label)`, differentiable; the adaptation must be active."""
         if self.readout is None:
-            return completion_scores(self.host, rows, self._completions, soft=self.adaptation.soft)
+            scores = completion_scores(self.host, rows, self._completions, soft=self.adaptation.soft)
+            return scores if self.offsets is None else scores + self.offsets.to(scores)
         return self.readout.scores(features(self.host, rows, soft=self.adaptation.soft))
 
     def features(self, inputs: Sequence[str], *, batch_size: int = 32, progress: Progress | None = None) -> Tensor:
@@ -209,10 +213,34 @@ class Predictor:
         text = text.strip()
         return text if self.manner.stop is None else text.partition(self.manner.stop)[0].strip()
 
+    @property
+    def read_by(self) -> str | None:
+        """How a label is read: a read-out's kind, "calibrated" or "likelihood"; None where the answer is written."""
+        if self.manner.kind == "generate":
+            return None
+        if self.readout is not None:
+            return self.readout.kind
+        return "likelihood" if self.offsets is None else "calibrated"
+
+    @property
+    def numbers(self) -> int:
+        """Numbers, beside the adaptation's, that answering takes."""
+        if self.readout is not None:
+            return self.readout.size
+        return 0 if self.offsets is None else self.offsets.numel()
+
     def use(self) -> dict[str, Any]:
         """How a bundle says that its prefix is applied."""
-        readout = None if self.readout is None else {"kind": self.readout.kind, "scale": self.readout.scale}
+        readout = None
+        if self.readout is not None or self.offsets is not None:
+            readout = {"kind": self.read_by, "scale": 1.0 if self.readout is None else self.readout.scale}
         return {"manner": self.manner.as_dict(), "readout": readout}
+
+    def arrays(self) -> dict[str, Any] | None:
+        """What a bundle keeps of the read-out; None where there is nothing."""
+        if self.readout is not None:
+            return self.readout.arrays()
+        return None if self.offsets is None else {"offsets": self.offsets.detach().cpu().numpy()}
 
 
 def predictor_from(bundle: Bundle, host: Host) -> Predictor:
@@ -224,8 +252,10 @@ def predictor_from(bundle: Bundle, host: Host) -> Predictor:
     try:
         manner = Manner.from_dict(bundle.use["manner"])
         told = bundle.use["readout"]
-        readout = None
-        if told is not None:
+        readout = offsets = None
+        if told is not None and told["kind"] == "calibrated":
+            offsets = _offsets_from(bundle, len(manner.labels))
+        elif told is not None:
             readout = Readout.from_arrays(told["kind"], float(told["scale"]), bundle.readout, len(manner.labels))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -234,7 +264,20 @@ def predictor_from(bundle: Bundle, host: Host) -> Predictor:
             found=f"{type(error).__name__}: {error}",
             fix="Attach its prefix from Python: with fw.attached(host, bundle.prefix): ...",
         ) from error
-    return Predictor(host, manner, FixedPrefix(host, bundle.prefix), readout)
+    return Predictor(host, manner, FixedPrefix(host, bundle.prefix), readout, offsets)
+
+
+def _offsets_from(bundle: Bundle, labels: int) -> Tensor:
+    """The offsets of a bundle's labels; BundleError when there are none, or of other labels."""
+    shapes = {name: array.shape for name, array in bundle.readout.items()}
+    if shapes != {"offsets": (labels,)}:
+        raise BundleError(
+            "The bundle's read-out does not fit its labels.",
+            expected=f"offsets ({labels},), one for each label",
+            found=", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing",
+            fix="Fit the prefix again.",
+        )
+    return torch.from_numpy(np.array(bundle.readout["offsets"], dtype=np.float32))
 
 
 def told_apart(host: Host, labels: Sequence[str], spelled: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -92,11 +92,11 @@ class Workbench:
         return self.score([x.target for x in self.splits.selection], outputs)
 
     def readout(self, kind: str, *, template: Template | None = None, by_name: bool = False) -> Readout | None:
-        """A read-out made with the bare model; None for likelihood and generation.
+        """A read-out of features made with the bare model; None for likelihoods and generation.
 
         `by_name`: label texts are the labels themselves and not their descriptions.
         """
-        if kind in ("likelihood", "generation"):
+        if kind in (*LIKELIHOODS, "generation"):
             return None
         labels = self.splits.labels
         bare = Predictor(self.host, self.manner(template), readout=unset_readout("linear", self))
@@ -104,7 +104,7 @@ class Workbench:
             if self.host.role == "causal":
                 raise TaskError(
                     "A causal model has no text similarity to read a label by.",
-                    expected='readout "auto" (likelihood of the label), "prototypes" or "linear"',
+                    expected='readout "auto" (by the label\'s likelihood), "prototypes" or "linear"',
                     found='"label-text"',
                     fix='Remove the readout, or the objective "similarity" that reads by it, or use an encoder.',
                 )
@@ -120,6 +120,25 @@ class Workbench:
         return best_logistic_regression(
             found, targets, selection, targets_of(bare, self.splits.selection), len(labels)
         )[0]
+
+
+# How a label is read where the model itself says how likely it is.
+LIKELIHOODS = ("likelihood", "calibrated")
+
+
+def read_by(bench: Workbench, settings: FittedSettings) -> str:
+    """How a fitted candidate reads labels, where "auto" depends on the base model and on what is minimised.
+
+    A label's likelihood is calibrated where it is fitted to be the largest: else the fit's first steps go into how
+    likely a label is as a text (benchmarks/LOG.md). What makes it likelier as a text, or as a teacher does, takes it as
+    it is.
+    """
+    if settings.objective == "similarity":
+        return "label-text"
+    if settings.readout != "auto":
+        return settings.readout
+    kind = bench.default_readout
+    return "calibrated" if kind == "likelihood" and settings.objective in ("auto", "labels") else kind
 
 
 def unset_readout(kind: str, bench: Workbench) -> Readout:
@@ -146,10 +165,8 @@ class Fitted:
 
     @property
     def readout(self) -> str | None:
-        """label-text, prototypes, linear or likelihood; None for generation."""
-        if self.predictor.manner.kind == "generate":
-            return None
-        return "likelihood" if self.predictor.readout is None else self.predictor.readout.kind
+        """label-text, prototypes, linear, likelihood or calibrated; None for generation."""
+        return self.predictor.read_by
 
 
 class Candidate(ABC, Generic[Settings]):
@@ -190,9 +207,7 @@ def fit_adaptation(
     `judge_start` is given their score on the selection split, and may find a notice.
     """
     told: list[str] = []
-    kind = bench.default_readout if settings.readout == "auto" else settings.readout
-    if settings.objective == "similarity":
-        kind = "label-text"
+    kind = read_by(bench, settings)
     # A read-out learned from examples is solved on the adapted features, so it starts empty.
     learns = kind in ("prototypes", "linear")
     with halving_told(told.append):
@@ -207,8 +222,10 @@ def fit_adaptation(
             texts=[bench.task.description(label) for label in predictor.manner.labels],
             folder=bench.task.folder,
             seed=seed,
+            is_calibrated=kind == "calibrated",
         )
         about = None if begin is None else begin(objective)
+        objective.calibrate()
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
@@ -222,6 +239,7 @@ def fit_adaptation(
             "data": bench.splits.hash,
             "base": bench.host.fingerprint,
             "files": named_files(settings, bench.task.folder),
+            **({"readout": kind} if kind == "calibrated" else {}),
         },
         watch=watch or FitWatch(),
         about=about,
@@ -236,12 +254,12 @@ def fit_adaptation(
         notices.append(UNMOVED)
     for text in notices[len(outcome.notices) :]:
         (watch or FitWatch()).notice(text)
-    size = predictor.readout.size if predictor.readout is not None else 0
+    size = predictor.numbers
     rate = None if settings.learning_rate == "find" else settings.learning_rate
     return Fitted(
         predictor,
         selection=selection,
-        trainable=adaptation.trainable + (size if learns else 0),
+        trainable=adaptation.trainable + (0 if kind == "label-text" else size),
         nbytes=adaptation.nbytes + size * 4,
         history=outcome.history,
         details={

@@ -7,6 +7,8 @@ from pathlib import Path
 from foreword.tuning.candidate_settings import HardPromptSettings
 from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench
 from foreword.tuning.fittable import FitWatch
+from foreword.tuning.objectives.contract import targets_of
+from foreword.tuning.objectives.labels import offsets_of
 from foreword.tuning.predictor import Predictor
 
 
@@ -25,12 +27,14 @@ class HardPrompt(Candidate[HardPromptSettings]):
             template = bench.parsed(text)
             readout = bench.readout(bench.default_readout if kind == "auto" else kind, template=template)
             predictor = Predictor(bench.host, bench.manner(template), readout=readout)
+            if kind == "calibrated":
+                rows = predictor.rows([example.input for example in bench.splits.fit])
+                predictor.offsets = offsets_of(predictor, rows, targets_of(predictor, bench.splits.fit))
             tried.append((bench.selection_score(predictor), text, predictor))
             if watch is not None:
                 watch.tried(number, len(self.settings.templates), max(found[0] for found in tried))
         score, chosen, predictor = max(tried, key=lambda found: found[0])
-        learned = predictor.readout is not None and predictor.readout.kind != "label-text"
-        numbers = predictor.readout.size if learned and predictor.readout is not None else 0
+        numbers = 0 if predictor.read_by == "label-text" else predictor.numbers
         return Fitted(
             predictor,
             score,

@@ -103,6 +103,7 @@ def put_first_values(
     told = {"name": first.name, **first.details, "shares": shares}
     if name != "closed-form" or is_kept:
         return told
+    objective.calibrate()  # what values are solved for is the loss that a fit would begin with
     problem = Recomputed(objective, host, adaptation.recomputed) if settings.checkpointing else objective
     return told | solve(adaptation, problem, material, part=settings.part).as_dict()
 

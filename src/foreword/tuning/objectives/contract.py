@@ -122,10 +122,15 @@ class Objective(ABC):
         fitted, memory = self.predictor.adaptation, self.memory()
         self.predictor.adaptation = Bare()
         try:
+            self.calibrate()
             return self.evaluate(NO_STEP)[0]
         finally:
             self.predictor.adaptation = fitted
             self.remember(memory)
+
+    def calibrate(self) -> None:
+        """Settle what depends on the state that a fit begins with, once the first values are in their place."""
+        return
 
     def memory(self) -> dict[str, Tensor]:
         """What later losses depend on besides the parameters."""

@@ -20,15 +20,21 @@ from foreword.tuning.readout import (
     without_self,
 )
 
+# Inputs that offsets are a mean over: their standard error is then an eighth of a score's own spread over inputs.
+CALIBRATED_ON = 64
 # Steps after which the prototypes that a fit is trained against are computed anew.
 BANK_STEPS = 8
 
 
 class LabelCrossEntropy(Objective):
-    """Cross-entropy over the labels by the predictor's own scores: similarity to fixed texts, or label likelihoods."""
+    """Cross-entropy over the labels by the predictor's own scores: similarity to fixed texts, or label likelihoods.
 
-    def __init__(self, ground: Ground) -> None:
+    With `is_calibrated` the likelihoods get the offsets of the state that the fit begins with, which stay as they are.
+    """
+
+    def __init__(self, ground: Ground, *, is_calibrated: bool = False) -> None:
         super().__init__(ground)
+        self.is_calibrated = is_calibrated
         self.targets = targets_of(self.predictor, ground.fit)
         self.selection_targets = targets_of(self.predictor, ground.selection)
 
@@ -42,6 +48,23 @@ class LabelCrossEntropy(Objective):
         del step
         scores = all_label_scores(self.predictor, self.selection_rows)
         return judged(scores, self.selection_targets, self.predictor, self.score)
+
+    def calibrate(self) -> None:
+        if self.is_calibrated:
+            self.predictor.offsets = offsets_of(self.predictor, self.rows, self.targets)
+
+    def memory(self) -> dict[str, Tensor]:
+        return {} if self.predictor.offsets is None else {"offsets": self.predictor.offsets}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        self.predictor.offsets = memory.get("offsets")
+
+    def details(self) -> dict[str, Any]:
+        offsets = self.predictor.offsets
+        if offsets is None:
+            return super().details()
+        told = dict(zip(self.predictor.manner.labels, offsets.tolist(), strict=True))
+        return {**super().details(), "label_offsets": told, "calibrated_on": len(_sampled(self.rows))}
 
 
 class ClassContrast(Objective):
@@ -126,6 +149,24 @@ class LearnedReadout:
         if self.kind == "prototypes":
             return from_prototypes(bank, self.targets, self.labels), 0.0
         return best_logistic_regression(bank, self.targets, selection, self.selection_targets, self.labels)
+
+
+def offsets_of(predictor: Predictor, rows: list[list[int]], targets: Tensor) -> Tensor:
+    """What is added to the labels' log-likelihoods `(label,)`, in nats, so that they start out as usual as labels are.
+
+    How likely a label is as a text (its length, its tokens' frequency) is in every one of its scores and says nothing
+    about the input. Taken off is its mean score over inputs (Zhou et al. 2023, "Batch Calibration"), put on the log of
+    its share of the fit split's `targets` (add-one smoothing). By the predictor as it is, uncalibrated.
+    """
+    predictor.offsets = None
+    usual = all_label_scores(predictor, _sampled(rows)).mean(dim=0)
+    counts = torch.bincount(targets, minlength=len(usual)).float() + 1
+    return (counts / counts.sum()).log() - usual
+
+
+def _sampled(rows: list[list[int]]) -> list[list[int]]:
+    """At most CALIBRATED_ON of the rows, evenly over their order."""
+    return rows[:: -(-len(rows) // CALIBRATED_ON)]
 
 
 def all_label_scores(predictor: Predictor, rows: list[list[int]]) -> Tensor:
