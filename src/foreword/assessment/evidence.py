@@ -122,7 +122,9 @@ class CandidateEvidence(Record):
 
     name: str
     kind: CandidateKind
-    readout: str | None = Field(description="label-text, prototypes, linear, likelihood, calibrated; None for generation")
+    readout: str | None = Field(
+        description="label-text, prototypes, linear, likelihood, calibrated; None for generation"
+    )
     metric: MetricEstimate
     selection: float = Field(description="the same metric on the selection split: what the choice was made on")
     difference: Differences
