@@ -173,8 +173,8 @@ def expected_numbers(case: Case) -> tuple[int, int]:
         "lora": lora,
         "full": case.bench.host.parameters,
     }
-    if case.kind in descent:  # an encoder's label is read by a line, a causal model's by its likelihood
-        numbers = descent[case.kind] + (line if encoder else 0)
+    if case.kind in descent:  # an encoder's label is read by a line, a causal model's by its calibrated likelihood
+        numbers = descent[case.kind] + (line if encoder else labels)
         biases = sites * kv_heads * POSITIONS if case.kind == "prefix" else 0  # stored, not fitted
         return numbers, 4 * (numbers + biases)
     if case.kind == "probe":
@@ -339,6 +339,7 @@ READOUTS = [
     ("bert", "prototypes"),
     ("bert", "label-text"),
     ("llama", "auto"),
+    ("llama", "likelihood"),
     ("llama", "linear"),
     ("t5", "auto"),
     ("bart", "linear"),
@@ -354,14 +355,13 @@ def test_a_prefix_out_of_its_bundle_answers_identically(
     fitted = fit_on(made)
     adaptation, predictor = fitted.predictor.adaptation, fitted.predictor
     assert isinstance(adaptation, FittedPrefix)
-    arrays = {} if predictor.readout is None else predictor.readout.arrays()
     path = tmp_path / "best.prefix"
-    save_bundle(path, adaptation.prefix(), host=made.host, use=predictor.use(), readout=arrays)
+    save_bundle(path, adaptation.prefix(), host=made.host, use=predictor.use(), readout=predictor.arrays())
     host = load_host(family)
     loaded = predictor_from(load_bundle(path, host=host), host)
     assert loaded.answer(texts(made)) == predictor.answer(texts(made))
     assert loaded.manner == predictor.manner
-    assert fitted.readout == ("likelihood" if readout == "auto" else readout)
+    assert fitted.readout == ("calibrated" if readout == "auto" else readout)
     assert loaded.adaptation.trainable == 0
     assert loaded.adaptation.nbytes == adaptation.nbytes
     with attached(host, load_bundle(path).prefix):  # the prefix alone is that of the candidate, too

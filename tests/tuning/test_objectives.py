@@ -473,6 +473,7 @@ def test_a_document_that_cannot_be_studied_is_refused(
         ({"teacher_text": "a"}, 'objective = "distillation" beside teacher_text'),
         ({"objective": "similarity", "readout": "linear"}, 'readout "label-text" for objective "similarity"'),
         ({"objective": "completion", "readout": "linear"}, 'readout "auto" for objective "completion"'),
+        ({**TOLD, "readout": "calibrated"}, 'another readout than "calibrated" for objective "distillation"'),
         ({"objective": "fastest"}, "objective"),
         ({"self_study": 1}, "self_study"),
     ],
