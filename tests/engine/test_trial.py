@@ -169,6 +169,19 @@ def test_an_unknown_family_that_does_not_is_refused_with_the_site_and_left_as_it
     assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in host.model.modules()]
 
 
+def test_windows_of_a_fixed_size_are_refused_as_such_and_not_for_their_padding() -> None:
+    """Swin's masks and biases are those of whole windows: half of one cannot stand for a text."""
+    from transformers import SwinConfig, SwinModel
+
+    sizes: dict[str, Any] = {"depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+    host = Host(SwinModel(SwinConfig(image_size=32, patch_size=2, embed_dim=16, **sizes)).eval())
+    with (
+        pytest.raises(HostError, match="has not been shown to read a prefix as it reads a text.*blocks"),
+        attached(host, Prefix.random(host, positions=3)),
+    ):
+        pass
+
+
 def test_a_family_that_ignores_the_interface_everywhere_is_refused_when_the_host_is_made() -> None:
     with pytest.raises(HostError, match="a prefix would have no effect"):
         toy("beside", "beside")

@@ -147,7 +147,7 @@ def test_fitted_ones_change_what_the_host_computes(case: Case) -> None:
     if case.kind in BY_DESCENT:
         with torch.no_grad(), adaptation.active():
             inside = features(case.bench.host, PROBE_ROWS, soft=adaptation.soft)
-        assert float((inside - case.bare).abs().max()) > 1e-3
+        assert float((inside - case.bare).abs().max()) > 1e-4  # rounding is below 1e-6
     else:
         with adaptation.active():
             assert torch.equal(probe(case.bench.host), case.bare)
@@ -500,7 +500,8 @@ def test_a_chat_is_kept_by_the_bundle(bench: Bench, load_host: Callable[[str], H
     assert prompt == "[system] name the colour[user] sky\nLabel:[answer]"
     assert made.host.tokenizer.decode(predictor.completion("red")) == " red"
     path = tmp_path / "chat.prefix"
-    save_bundle(path, predictor.adaptation.prefix(), host=made.host, use=predictor.use())  # type: ignore[attr-defined]
+    prefix = predictor.adaptation.prefix()  # type: ignore[attr-defined]
+    save_bundle(path, prefix, host=made.host, use=predictor.use(), readout=predictor.arrays())
     host = load_host("llama")
     with pytest.raises(HostError, match="no chat template"):
         predictor_from(load_bundle(path), host)

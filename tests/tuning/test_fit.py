@@ -69,7 +69,8 @@ def test_a_start_far_behind_the_bare_model_is_told_with_another_one(
 ) -> None:
     """Of twelve examples the tiny model has four right, as it answers all alike; 12 of 12 are at least 0.735."""
     monkeypatch.setattr("foreword.tuning.objectives.contract.Objective.bare_score", lambda _: bare)
-    made = fw.fit(shared_host("gpt2"), task("gpt2"), start=start, **(OPTIONS | {"steps": 1}))
+    options = OPTIONS | {"steps": 1, "readout": "likelihood"}
+    made = fw.fit(shared_host("gpt2"), task("gpt2"), start=start, **options)
     found = [text for text in made.notices if "the bare model has 1.000 (at least 0.735" in text]
     assert len(found) == len(made.notices) == told
     assert all("'zero'" in text for text in found)
@@ -78,7 +79,9 @@ def test_a_start_far_behind_the_bare_model_is_told_with_another_one(
 def test_texts_scored_in_halves_are_told_in_the_fits_notices_and_its_log(
     task: Callable[..., Path], load_host: Callable[[str], Host], tmp_path: Path
 ) -> None:
-    """Twelve texts do not get past the last layer, six with three labels each do not either; a step's twelve do."""
+    """More than twelve texts do not get past the last layer: not the 18 that labels are calibrated on, and not six with
+    three labels each; a step's twelve do.
+    """
     host, out = load_host("gpt2"), tmp_path / "out"
 
     def fill(_: Any, arguments: tuple[Any, ...]) -> None:
@@ -88,7 +91,7 @@ def test_texts_scored_in_halves_are_told_in_the_fits_notices_and_its_log(
     host.backbone.h[-1].register_forward_pre_hook(fill)
     made = fw.fit(host, task("gpt2"), out=out, **(OPTIONS | {"steps": 1}))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert made.notices[0] == "a batch of 12 texts does not fit into memory: read in halves"
+    assert made.notices[0] == "a batch of 18 texts does not fit into memory: read in halves"
     assert tuple(row["notice"] for row in rows if "notice" in row) == made.notices
 
 

@@ -526,8 +526,8 @@ def test_a_task_file_can_ask_for_it_and_the_bundle_answers_as_the_fit_did(parts:
     made, fitted = fitted_with(parts, family, table, kind)
     inputs = [example.input for example in made.splits.test][:4]
     predictor, path = fitted.predictor, parts[3] / "one.prefix"
-    arrays = {} if predictor.readout is None else predictor.readout.arrays()
-    save_bundle(path, predictor.adaptation.prefix(), host=made.host, use=predictor.use(), readout=arrays)  # type: ignore[attr-defined]
+    prefix = predictor.adaptation.prefix()  # type: ignore[attr-defined]
+    save_bundle(path, prefix, host=made.host, use=predictor.use(), readout=predictor.arrays())
     assert predictor_from(load_bundle(path), made.host).answer(inputs) == predictor.answer(inputs)
     assert fitted.details["inputs_cut"] == {"fit": 0, "selection": 0}
 

@@ -26,7 +26,7 @@ from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import CONFORMING, SOFTMAX, Met
 from foreword.engine.layout import Layout
 from foreword.engine.sites import in_evaluation, probing_inputs, site_name
-from foreword.errors import HostError
+from foreword.errors import AttachError, HostError
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,8 @@ def _quiet_failure(backbone: nn.Module, site: str) -> Iterator[None]:
     """A module that cannot run on the rest of its input has not been shown to work."""
     try:
         yield
+    except AttachError as error:  # as of windows of a fixed size, whose masks and biases cannot be cut
+        raise _refusal(backbone, site, f"{error.found}, where {error.expected} was expected") from error
     except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, AttributeError) as error:
         raise _refusal(backbone, site, f"{type(error).__name__}: {error}") from error
 
