@@ -35,7 +35,7 @@ def steps_to(curve: Sequence[Sequence[float]], accuracy: float) -> float:
 
 
 def before(run: Run) -> float:
-    """Steps' worth of passes that first values and calibration took: a step is a forward and a backward pass, the latter as two."""
+    """Steps' worth of passes before the first step, of first values and calibration: a backward pass counts as two."""
     start = run["settings"].get("start", {})
     passes = start.get("forwards", 0) + 2 * start.get("backwards", 0) + run["settings"].get("calibrated_on", 0)
     return passes / (3 * run["settings"]["batch_size"]) if passes else 0.0
