@@ -103,6 +103,40 @@ def checked_first(x: Any) -> Any:
     return x[:, 0]
 
 
+def hat(x: Any) -> Any:
+    square = x[:, 0] ** 2 + x[:, 1] ** 2
+    return np.where(square < 0.5, (0.5 - square) ** 3, 0.0)
+
+
+def huber(x: Any) -> Any:
+    size = np.abs(x[:, 0])
+    return np.where(size <= 0.5, 0.5 * size**2, 0.5 * (size - 0.25))
+
+
+def filled_by_masks(x: Any) -> Any:
+    out = np.zeros(len(x))
+    above = x[:, 0] > 0.2
+    out[above] = (x[:, 0][above] - 0.2) ** 2
+    return out
+
+
+def leaky(x: Any) -> Any:
+    height = x[:, 0] - 0.3 * x[:, 1]
+    return np.where(height > 0, height, 0.1 * height)
+
+
+def rectified_by_a_mask(x: Any) -> Any:
+    y = x.copy()
+    y[y < 0] = 0
+    return y.sum(axis=1)
+
+
+def broken_spline(x: Any) -> Any:
+    t = x[:, 0]
+    pieces = [lambda t: -t - 0.125, lambda t: 2 * t**2, lambda t: 2 * t - 0.5]
+    return np.piecewise(t, [t < -0.25, (t >= -0.25) & (t < 0.5), t >= 0.5], pieces)
+
+
 class Model:
     scale = 2.0
 
@@ -213,6 +247,31 @@ FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "vectorize": lambda x: np.vectorize(lambda number: number**2 + 1)(x[:, 0]),
     "np.float64 scalars": lambda x: np.float64(2) * x[:, 0] + np.float64(1) / (2 + x[:, 1]),
     "float32 scalar": lambda x: np.float32(2) * x[:, 0],
+    "square on one side": lambda x: np.where(x[:, 0] > 0, x[:, 0] ** 2, 0.0),
+    "a root on one side": lambda x: np.where(x[:, 0] > 0, np.sqrt(np.abs(x[:, 0])), 0.0),
+    "exponential unit": lambda x: np.where(x[:, 0] > 0, x[:, 0], np.expm1(x[:, 0])),
+    "exponential unit of a line": lambda x: np.where(x @ CENTRE > 0, x @ CENTRE, np.exp(x @ CENTRE) - 1),
+    "leaky rectifier": leaky,
+    "cube of a multiple": lambda x: np.where(-2 * x[:, 0] + 1 < 0, (1 - 2 * x[:, 0]) ** 3, 0.0),
+    "hat": hat,
+    "Huber's loss": huber,
+    "square between bounds": lambda x: np.where((x[:, 0] > -0.5) & (x[:, 0] < 0.5), x[:, 0] ** 2, 0.25),
+    "square within a size": lambda x: np.where(np.abs(x[:, 1]) < 0.5, x[:, 1] ** 2 * x[:, 0], 0.25 * x[:, 0]),
+    "corner": lambda x: np.where(np.logical_and(x[:, 0] > 0, x[:, 1] > -0.5), x[:, 0] * (x[:, 1] + 0.5), 0),
+    "outside": lambda x: np.where((x[:, 0] < -0.5) | (x[:, 0] > 0.5), 0.25, x[:, 0] ** 2),
+    "not below": lambda x: np.where(~(x[:, 0] < 0.2), x[:, 0], 0.2),
+    "saturated by select": lambda x: np.select([x[:, 0] < -0.5, x[:, 0] > 0.5], [-0.5, 0.5], default=x[:, 0]),
+    "broken spline": broken_spline,
+    "piecewise with a default": lambda x: np.piecewise(x[:, 0], [x[:, 0] > 0], [lambda t: t**2, 0]),
+    "sign as a factor": lambda x: np.sign(x[:, 0]) * x[:, 0] ** 2,
+    "step as a factor": lambda x: np.heaviside(x[:, 0], 0.5) * x[:, 0] ** 2,
+    "filled by masks": filled_by_masks,
+    "rectified by a mask": rectified_by_a_mask,
+    "interpolation": lambda x: np.interp(x[:, 0], [-1, -0.2, 0.3, 1], [0, 1, 0.5, 2]),
+    "interpolation of a part": lambda x: np.interp(x[:, 0], [-0.5, 0.5], [1, 0]),
+    "angle on one side": lambda x: np.arctan2(x[:, 0], x[:, 1] + 2),
+    "cube root": lambda x: np.cbrt(x[:, 0] + 2),
+    "arcsinh": lambda x: np.arcsinh(x[:, 0]),
     "broadcast": lambda x: np.ones((len(x), 1)) * x[:, :1] + np.arange(3),
 }
 
@@ -226,7 +285,9 @@ NOT_FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "sign": lambda x: np.sign(x[:, 0]),
     "arctan2": lambda x: np.arctan2(x[:, 0], x[:, 1]),
     "special function": lambda x: erf(x[:, 0]),
-    "interpolation": lambda x: np.interp(x[:, 0], [-1, 1], [0, 1]),
+    "interpolation with another end": lambda x: np.interp(x[:, 0], [-0.5, 0.5], [0, 1], left=2.0),
+    "a jump in a sliver": lambda x: np.where(x[:, 0] > 0.999999, 5.0, x[:, 0]),
+    "formulas that meet nowhere near": lambda x: np.where(x[:, 0] > 0.5, x[:, 0] ** 2, x[:, 0]),
     "single precision": lambda x: x.astype(np.float32)[:, 0],
     "piecewise": lambda x: np.piecewise(x[:, 0], [x[:, 0] > 0], [1, 0]),
     "assignment by a mask": lambda x: np.copyto(y := x[:, 0].copy(), 0, where=y < 0) or y,
@@ -309,6 +370,27 @@ def test_whatever_a_function_raises_under_trace_stays_inside(error: type[Excepti
         raise error("no")
 
     assert trace(raising, 3) is None
+
+
+def test_a_choice_is_written_as_maxima_and_kept_to_where_its_formulas_meet() -> None:
+    """In a sliver that no sample need meet, too: what they are where they meet is compared wherever a point lies."""
+    found = {name: trace(FOLLOWED[name], 3) for name in ("square on one side", "hat", "square between bounds")}
+    assert {name: expression and expression.text for name, expression in found.items()} == {
+        "square on one side": "max(x, 0)**2",
+        "hat": "(0.5 - min(x**2 + y**2, 0.5))**3",
+        "square between bounds": "max(min(x, 0.5), -0.5)**2",
+    }
+    assert trace(NOT_FOLLOWED["a jump in a sliver"], 3) is None
+
+
+def test_a_black_box_of_choices_is_proved_and_checked() -> None:
+    from foreword.certificate import Verdict
+    from foreword.compiler.domain import Cube
+    from foreword.compiler.pipeline import compile_function
+
+    compiled = compile_function(huber, Cube([(-2, 2)]), tolerance=1e-2)
+    assert compiled.certificate.verdict is Verdict.PROVED
+    assert compiled.verify().verdict is Verdict.PROVED
 
 
 def test_the_text_of_a_trace_is_what_a_person_would_write() -> None:

@@ -36,24 +36,6 @@ def fold(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
     return None
 
 
-def choose(nodes: Nodes, left: Node, right: Node, first: Node, second: Node) -> Node:
-    """`first` where `left > right`, else `second`: only the forms that are continuous whatever the values are."""
-    if first is second:
-        return first
-    if (first, second) == (left, right):
-        return nodes("maximum", left, right)
-    if (first, second) == (right, left):
-        return nodes("minimum", left, right)
-    zero = nodes.constant(0.0)
-    for side, is_larger in ((left, right is zero), (right, left is zero)):
-        opposite = nodes.negative(side)
-        if is_larger and {id(first), id(second)} == {id(side), id(opposite)}:
-            is_positive = (first is side) == (side is left)
-            absolute = nodes("absolute", side)
-            return absolute if is_positive else nodes.negative(absolute)
-    raise UntraceableError("a choice that is no maximum, minimum or absolute value")
-
-
 def _plain(name: str) -> Callable[..., Node]:
     return lambda nodes, *arguments: nodes(name, *arguments)
 
@@ -94,6 +76,12 @@ def _hypot(nodes: Nodes, a: Node, b: Node) -> Node:
     return nodes("sqrt", nodes("add", nodes.power(a, 2), nodes.power(b, 2)))
 
 
+def _arctan2(nodes: Nodes, a: Node, b: Node) -> Node:
+    """Twice the half angle, whose tangent is a / (r + b): for b > 0, as there is a cut where a is 0 and b negative."""
+    half = nodes("arctan", nodes("divide", a, nodes("add", _hypot(nodes, a, b), b)))
+    return nodes("multiply", nodes.constant(2.0), half)
+
+
 def _logaddexp(nodes: Nodes, a: Node, b: Node) -> Node:
     return nodes("log", nodes("add", nodes("exp", a), nodes("exp", b)))
 
@@ -121,7 +109,10 @@ ELEMENTARY: dict[str, Callable[..., Node]] = {
     "log1p": lambda nodes, a: nodes("log", nodes("add", nodes.constant(1.0), a)),
     "log2": _log_of(2.0),
     "log10": _log_of(10.0),
+    "cbrt": lambda nodes, a: nodes("exp", nodes("divide", nodes("log", a), nodes.constant(3.0))),
+    "arcsinh": lambda nodes, a: nodes("log", nodes("add", a, _hypot(nodes, a, nodes.constant(1.0)))),
     "hypot": _hypot,
+    "arctan2": _arctan2,
     "radians": _radians,
     "deg2rad": _radians,
     "degrees": _degrees,

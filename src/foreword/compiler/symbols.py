@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from foreword.compiler.elementary import ELEMENTARY, UntraceableError, choose, fold
+from foreword.compiler.arrays import Floats
+from foreword.compiler.choices import Combined, Comparison, Condition, Values
+from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
 from foreword.compiler.expression import Node, Nodes
 
 LIMIT = 20_000
 """Operations in a traced graph; beyond, a proof would not end, and the function stays a black box."""
 
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """`left > right` between symbols: worth something only where `where` can write it as a maximum or the like."""
-
-    left: Node
-    right: Node
-
-    def __bool__(self) -> bool:
-        raise UntraceableError("a decision that depends on the values")
+CONNECTIVES = {
+    "logical_and": "and",
+    "bitwise_and": "and",
+    "logical_or": "or",
+    "bitwise_or": "or",
+    "logical_not": "not",
+    "invert": "not",
+}
 
 
 class Tape:
-    """The graph under way, and what may be done to its symbols."""
+    """The graph under way, and what may be done to its symbols; at `points` it is found out whether formulas meet."""
 
-    def __init__(self) -> None:
-        self.nodes = Nodes(LIMIT)
+    def __init__(self, points: Floats) -> None:
+        self.nodes, self.values = Nodes(LIMIT), Values(points)
 
     def node(self, element: Any) -> Node:
         """The node of an array's element: a symbol's own, or a constant."""
@@ -50,20 +49,48 @@ class Tape:
         if name in ("greater", "greater_equal", "less", "less_equal"):
             left, right = (self.node(element) for element in elements)
             return Comparison(left, right) if name.startswith("greater") else Comparison(right, left)
-        if name == "multiply" and any(isinstance(element, Comparison) for element in elements):  # x * (x > 0)
-            first, second = elements if isinstance(elements[0], Comparison) else elements[::-1]
-            return self.where(first, second, 0.0)
-        if name not in ELEMENTARY:
+        if name in CONNECTIVES:
+            return self._connected(CONNECTIVES[name], elements)
+        if name == "heaviside":  # what it is at 0 is one point's value
+            return Comparison(self.node(elements[0]), self.nodes.constant(0.0))
+        if name == "sign":
+            return Sign(self, self.node(elements[0]))
+        if name == "multiply":  # x * (x > 0), x * sign(x)
+            for one, other in (elements, elements[::-1]):
+                if isinstance(one, Condition):
+                    return self.where(one, other, 0.0)
+                if isinstance(one, Sign):
+                    return self.where(one.is_positive, other, self.apply("negative", other))
+        if name not in ELEMENTARY or (name == "arctan2" and not (self.values(self.node(elements[1])) > 0).all()):
             raise UntraceableError(f"the operation {name}")
         arguments = [self.node(element) for element in elements]
         return Symbol(fold(self.nodes, name, arguments) or ELEMENTARY[name](self.nodes, *arguments), self)
 
     def where(self, condition: Any, first: Any, second: Any) -> Symbol:
-        """`first` where the condition holds, else `second`, if that is a maximum, a minimum or an absolute value."""
-        if isinstance(condition, Comparison):
-            nodes = (condition.left, condition.right, self.node(first), self.node(second))
-            return Symbol(choose(self.nodes, *nodes), self)
+        """`first` where the condition holds, else `second`, if the two meet where it turns."""
+        if isinstance(condition, Condition):
+            return Symbol(condition.choose(self.nodes, self.node(first), self.node(second), self.values), self)
         return Symbol(self.node(first if bool(condition) else second), self)
+
+    def _connected(self, name: str, conditions: Sequence[Any]) -> Any:
+        """Conditions that are joined: those that are plain truths decide, or fall away."""
+        if not all(isinstance(condition, (Condition, bool, np.bool_)) for condition in conditions):
+            raise UntraceableError(f"{name} of numbers")
+        if name == "not":
+            only = conditions[0]
+            return Combined((only,), is_all=True, is_opposite=True) if isinstance(only, Condition) else not only
+        unknown = tuple(condition for condition in conditions if isinstance(condition, Condition))
+        is_all = name == "and"
+        if any(bool(condition) != is_all for condition in conditions if not isinstance(condition, Condition)):
+            return not is_all
+        return Combined(unknown, is_all) if unknown else is_all
+
+
+class Sign:
+    """The sign of a number: worth something only as a factor of what vanishes where it turns."""
+
+    def __init__(self, tape: Tape, node: Node) -> None:
+        self.is_positive = Comparison(node, tape.nodes.constant(0.0))
 
 
 class Symbol:

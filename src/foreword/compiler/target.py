@@ -463,7 +463,7 @@ def _compared(target: Target) -> Target:
     values = target.evaluate(points)
     if target.function is None:
         return target
-    expression = target.expression or trace(target.function, target.domain.columns)
+    expression = target.expression or trace(target.function, target.domain.columns, points)
     if expression is None:
         return target
     found = expression.evaluate(points)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from foreword.compiler.choices import Condition, select
 from foreword.compiler.elementary import UntraceableError
-from foreword.compiler.symbols import Comparison, Symbol, Tape
+from foreword.compiler.symbols import Sign, Symbol, Tape
 
 Symbols = NDArray[np.object_]
 
@@ -39,7 +40,7 @@ class Traced(NDArrayOperatorsMixin):
     """Stands for an array `(batch, ...)` of float64 in a function; `symbols` has its shape, with one row."""
 
     def __init__(self, symbols: Any, tape: Tape) -> None:
-        if isinstance(symbols, (Symbol, Comparison)):
+        if isinstance(symbols, (Symbol, Sign, Condition)):
             held = np.empty((), dtype=object)
             held[()] = symbols
             symbols = held
@@ -65,10 +66,16 @@ class Traced(NDArrayOperatorsMixin):
         raise UntraceableError("a number in place of a symbol")
 
     def __getitem__(self, index: Any) -> Traced:
+        if _is_mask(index):  # what is computed for some rows is computed for all; `where` chooses
+            return Traced(self.symbols.copy(), self.tape)
         return Traced(self.symbols[self._plain(index)], self.tape)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.symbols[self._plain(index)] = unwrap(value, self.tape)
+        if _is_mask(index):
+            mask = index.symbols.reshape(index.shape + (1,) * (self.ndim - index.ndim))
+            self.symbols[...] = _where(self.tape, mask, value, self).symbols
+        else:
+            self.symbols[self._plain(index)] = unwrap(value, self.tape)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in METHODS:
@@ -138,6 +145,11 @@ class Traced(NDArrayOperatorsMixin):
         return index
 
 
+def _is_mask(index: Any) -> bool:
+    """Whether these are conditions, one for each row."""
+    return isinstance(index, Traced) and index.size > 0 and all(isinstance(x, Condition) for x in index.symbols.flat)
+
+
 def unwrap(operand: Any, tape: Tape) -> Symbols:
     """An operand as an array of symbols and numbers."""
     found = operand if isinstance(operand, Traced) else Traced(operand, tape)
@@ -169,6 +181,41 @@ def _where(tape: Tape, condition: Any, *branches: Any) -> Traced:
     if len(parts) != 3:
         raise UntraceableError("where without its branches")
     return Traced(np.frompyfunc(tape.where, 3, 1)(*parts), tape)
+
+
+def _select(tape: Tape, condlist: Any, choicelist: Any, default: Any = 0) -> Traced:
+    if len(condlist) != len(choicelist):
+        raise UntraceableError("as many conditions as choices")
+    arrays = [unwrap(part, tape) for part in (*condlist, *choicelist, default)]
+    count, shape = len(condlist), np.broadcast_shapes(*[array.shape for array in arrays])
+    found = np.empty(shape, dtype=object)
+    spread = [np.broadcast_to(array, shape) for array in arrays]
+    for place in np.ndindex(shape):
+        given: list[Any] = [array[place] for array in spread]
+        if not all(isinstance(condition, Condition) for condition in given[:count]):
+            raise UntraceableError("a condition that does not depend on the values")
+        found[place] = select(given[:count], given[count:-1], given[-1], tape.where)
+    return Traced(found, tape)
+
+
+def _piecewise(tape: Tape, x: Any, condlist: Any, funclist: Any, *rest: Any, **options: Any) -> Traced:
+    conditions = list(condlist) if isinstance(condlist, (list, tuple)) else [condlist]
+    x = Traced(unwrap(x, tape), tape)
+    pieces = [piece(x, *rest, **options) if callable(piece) else piece for piece in funclist]
+    default = pieces.pop() if len(pieces) == len(conditions) + 1 else 0.0
+    return _select(tape, conditions[::-1], pieces[::-1], default)  # the last that holds is taken
+
+
+def _interp(tape: Tape, x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None) -> Any:
+    """A broken line: from each of its points on, how far x has come towards the next, times the slope there."""
+    if (left, right, period) != (None, None, None):
+        raise UntraceableError("options of interp")
+    places, heights = np.asarray(xp, dtype=np.float64), np.asarray(fp, dtype=np.float64)
+    x = Traced(unwrap(x, tape), tape)
+    found: Any = x * 0.0 + heights[0]
+    for start, end, slope in zip(places, places[1:], np.diff(heights) / np.diff(places), strict=False):
+        found = found + (np.clip(x, start, end) - start) * slope
+    return found
 
 
 def _clip(tape: Tape, a: Any, a_min: Any = None, a_max: Any = None, **bounds: Any) -> Any:
@@ -205,6 +252,9 @@ def _filled(value: float, tape: Tape, a: Any, dtype: Any = None, *, shape: Any =
 
 OWN: dict[Any, Callable[..., Any]] = {
     np.where: _where,
+    np.select: _select,
+    np.piecewise: _piecewise,
+    np.interp: _interp,
     np.clip: _clip,
     np.linalg.norm: _norm,
     np.max: partial(_extreme, "maximum"),

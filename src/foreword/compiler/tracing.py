@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from foreword.compiler.arrays import Floats
 from foreword.compiler.expression import Expression, expression_of
 from foreword.compiler.symbols import Symbol, Tape
 from foreword.compiler.traced import Traced, unwrap
 
+FEW = 256  # points at which formulas that are chosen between must meet
 CONVERTERS = ("array", "asarray", "asanyarray", "ascontiguousarray")
 MAKERS = (*CONVERTERS, "zeros", "ones", "empty", "full")
 
@@ -67,15 +69,16 @@ class StandInMath:
         return call
 
 
-def trace(function: Callable[[Any], Any], columns: int) -> Expression | None:
+def trace(function: Callable[[Any], Any], columns: int, points: Floats | None = None) -> Expression | None:
     """The expression that `function` computes from an array `(batch, columns)`; None when it cannot be followed.
 
-    The function is called once. The caller compares what is found with the function.
+    The function is called once. Formulas that it chooses between must meet at the first of `points` `(batch, columns)`,
+    by default some of [-1, 1]. The caller compares what is found with the function.
 
     >>> trace(lambda x: np.exp(-np.sum(x**2, axis=1)), 2).text
     'exp(-(x**2 + y**2))'
     """
-    tape = Tape()
+    tape = Tape(np.random.default_rng(0).uniform(-1, 1, (FEW, columns)) if points is None else points[:FEW])
     symbols = np.empty((1, columns), dtype=object)
     for column in range(columns):
         symbols[0, column] = Symbol(tape.nodes("variable", value=column), tape)
