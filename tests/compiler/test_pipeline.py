@@ -26,6 +26,10 @@ def wave(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.sin(3 * x[:, 0]) + 0.5 * np.cos(2 * x[:, 1]) * x[:, -1]
 
 
+def in_single(x: np.ndarray) -> np.ndarray:
+    return np.sin(x[:, 0].astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("function", "domain", "tolerance", "longest"),
     [
@@ -152,6 +156,9 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (wave, Sphere(2), {}, "Neither a tolerance nor"),
         (wave, Sphere(2), {"tolerance": -1.0}, "not a positive number"),
         (wave, Sphere(2), {"tolerance": 1e-18}, "below what float64 bears"),
+        (in_single, Sphere(2), {"tolerance": 1e-9}, "computes in float32"),
+        (in_single, Cube([(-1, 1)]), {"tolerance": 1e-3, "lipschitz": 1.0}, "(?s)contradict.*computes in float32"),
+        (lambda x: wave(x).astype(np.float16), Sphere(2), {"tolerance": 1e-5}, "computes in float16"),
         (wave, Sphere(2), {"positions": 0}, "that many positions"),
         (wave, Sphere(2), {"positions": 10**9}, "that many positions"),
         (wave, Sphere(2), {"positions": 5.5}, "that many positions"),
@@ -183,6 +190,17 @@ def test_what_cannot_be_compiled_is_refused_with_a_remedy(
     with pytest.raises(CompileError, match=told) as refused:
         compile_function(function, domain, **wish)  # type: ignore[arg-type]
     assert refused.value.fix
+
+
+def test_what_lies_above_the_steps_of_single_precision_is_compiled() -> None:
+    """And a few numbers, or a table's, that float32 happens to have, are no sign of it."""
+    assert compile_function(in_single, Sphere(1), tolerance=1e-3).positions
+    few = compile_function(lambda x: np.round(4 * x[:, 0]) / 4, Sphere(1), positions=4, tolerance=None, certify=False)
+    assert few.positions == 4
+    points = np.linspace(-1, 1, 200)[:, None]
+    table = compile_function(points[:, 0].astype(np.float32) * 1.0, FiniteSet(points), tolerance=1e-9)
+    assert table.certificate is not None
+    assert table.certificate.verdict is Verdict.PROVED
 
 
 def test_numbers_of_numpy_are_as_good_as_python_s(tmp_path: Path) -> None:

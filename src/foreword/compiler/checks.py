@@ -22,6 +22,7 @@ PAIRS = 2_000
 ROUNDINGS = 64  # of the largest value: no head computes nearer than that in float64
 FAR_AND_CLOSE = (1e-1, 1e-2)  # of the domain's size: how far from a point its derivatives are tried
 TAYLOR_SLACK = 1e-6  # of the largest value: the rounding of functions in single precision
+DISTINCT = 100  # values, of which that many are no coincidence
 LIPSCHITZ_SLACK = 1e-6  # relative; samples contradict a constant only beyond rounding
 
 
@@ -62,16 +63,7 @@ def check(
     except CompileError as error:
         return [*found, Obstacle("target", error.what, error.found, error.fix)]
     largest = float(np.abs(values).max())
-    floor = ROUNDINGS * float(np.finfo(float).eps) * largest
-    if tolerance is not None and 0 < tolerance < floor:
-        found.append(
-            Obstacle(
-                "precision",
-                "The tolerance is below what float64 bears for values of this size.",
-                f"tolerance {tolerance:g}, values up to {largest:.3g}",
-                f"Ask for at least {floor:.2g}.",
-            )
-        )
+    found += _of_the_precision(domain, values, tolerance)
     if method != "nearest" and largest > LARGEST_NUMBER:
         found.append(
             Obstacle(
@@ -90,6 +82,46 @@ def check(
     if method == "nearest" and tolerance is not None and positions is None and not found:
         found += _of_the_dimension(target, domain, tolerance)
     return found
+
+
+def _of_the_precision(domain: Domain, values: Floats, tolerance: float | None) -> list[Obstacle]:
+    """A tolerance finer than float64 bears, or than the steps of a function that computes in a smaller type."""
+    if tolerance is None or not tolerance > 0:
+        return []
+    largest = float(np.abs(values).max())
+    kind = None if isinstance(domain, FiniteSet) else _kind_of(values)  # a table's numbers are what they are
+    if kind is not None and tolerance < (step := float(np.finfo(kind).eps) * largest):
+        return [
+            Obstacle(
+                "precision",
+                f"The target computes in {kind}, whose numbers are farther apart than the tolerance.",
+                f"tolerance {tolerance:g}, values up to {largest:.3g} in steps of {step:.2g}",
+                f"Compute in float64, without a conversion to {kind}, or ask for at least {step:.2g}.",
+            )
+        ]
+    floor = ROUNDINGS * float(np.finfo(float).eps) * largest
+    if tolerance >= floor:
+        return []
+    return [
+        Obstacle(
+            "precision",
+            "The tolerance is below what float64 bears for values of this size.",
+            f"tolerance {tolerance:g}, values up to {largest:.3g}",
+            f"Ask for at least {floor:.2g}.",
+        )
+    ]
+
+
+def _kind_of(values: Floats) -> str | None:
+    """The smaller type that all values are numbers of, when they are many: "float16", "float32", or None.
+
+    Of points drawn in float64, values that were computed in float64 fill its last digits.
+    """
+    if len(np.unique(values)) < DISTINCT:
+        return None
+    with np.errstate(over="ignore"):
+        kinds = [kind for kind in ("float16", "float32") if np.array_equal(values, values.astype(kind))]
+    return kinds[0] if kinds else None
 
 
 def _of_the_request(tolerance: float | None, positions: int | None, value_limit: float) -> list[Obstacle]:
@@ -206,12 +238,16 @@ def _of_the_constant(
             worst = (float(ratio[row]), f"{one[row].tolist()} and {other[row].tolist()}")
     if worst[0] <= target.lipschitz * (1 + LIPSCHITZ_SLACK):
         return []
+    kind = _kind_of(values)
+    remedy = f"Declare a constant of at least {worst[0]:.6g}, or none."
+    if kind is not None:
+        remedy = f"The target computes in {kind}, so that it goes in steps: let it compute in float64. Else: {remedy}"
     return [
         Obstacle(
             "lipschitz",
             f"Samples contradict the Lipschitz constant {target.lipschitz:g} ({target.metric}).",
             f"ratio {worst[0]:.6g} between {worst[1]}",
-            f"Declare a constant of at least {worst[0]:.6g}, or none.",
+            remedy,
         )
     ]
 
