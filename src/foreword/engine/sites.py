@@ -116,11 +116,14 @@ def find_sites(backbone: nn.Module) -> tuple[Site, ...]:
     return tuple(recorder.sites)
 
 
-def probing_inputs(backbone: nn.Module) -> dict[str, Tensor]:
-    """A smallest input that reaches every attention: token ids, pixels or audio features as the model reads them."""
+def probing_inputs(backbone: nn.Module, tokens: int = PROBE_TOKENS) -> dict[str, Tensor]:
+    """A smallest input that reaches every attention: token ids, pixels or audio features as the model reads them.
+
+    `tokens` is the length of a text; a decoder's is PROBE_DECODER_TOKENS or less.
+    """
     config: Any = backbone.config
     weight = next(iter(backbone.parameters()))
-    ids = torch.arange(1, 1 + PROBE_TOKENS, device=weight.device)[None]
+    ids = torch.arange(1, 1 + tokens, device=weight.device)[None]
     inputs: dict[str, Tensor] = {}
     main = getattr(backbone, "main_input_name", "input_ids")
     text, vision = getattr(config, "text_config", None), getattr(config, "vision_config", None)

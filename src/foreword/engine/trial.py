@@ -25,7 +25,7 @@ from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import CONFORMING, SOFTMAX, Met
 from foreword.engine.layout import Layout
-from foreword.engine.sites import in_evaluation, probing_inputs, site_name
+from foreword.engine.sites import PROBE_TOKENS, in_evaluation, probing_inputs, site_name
 from foreword.errors import AttachError, HostError
 
 
@@ -184,8 +184,15 @@ def _record(backbone: nn.Module, layout: Layout) -> _Recorder:
             stack.callback(module.register_forward_hook(recorder.leave).remove)
         stack.enter_context(intercepted(recorder, layout.watched, alone=True))
         stack.enter_context(recorder)
-        backbone(**probing_inputs(backbone))
+        backbone(**probing_inputs(backbone, _tokens(backbone)))
     return recorder
+
+
+def _tokens(backbone: nn.Module) -> int:
+    """How long the input is: within the window of layers that have a sliding one, where nothing is forgotten yet."""
+    config: Any = getattr(backbone, "config", None)
+    windows = [getattr(part, "sliding_window", None) for part in (config, getattr(config, "text_config", None))]
+    return max(2, min([PROBE_TOKENS, *(window for window in windows if isinstance(window, int))]))
 
 
 def _hold(backbone: nn.Module, seen: _Seen, *, merging: bool) -> None:
