@@ -99,6 +99,23 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     "deepseek_v3": lambda: t.DeepseekV3ForCausalLM(
         t.DeepseekV3Config(**_LATENT, num_experts_per_tok=2, n_routed_experts=4, n_group=2)
     ),
+    "codegen": lambda: t.CodeGenForCausalLM(
+        t.CodeGenConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, n_ctx=128, rotary_dim=4)
+    ),
+    "xglm": lambda: t.XGLMForCausalLM(
+        t.XGLMConfig(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            ffn_dim=64,
+            num_layers=2,
+            attention_heads=4,
+            max_position_embeddings=128,
+            init_std=0.02,
+        )
+    ),
+    "openai-gpt": lambda: t.OpenAIGPTLMHeadModel(
+        t.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    ),
     "bert": lambda: t.BertModel(t.BertConfig(**_PLAIN)),
     "roberta": lambda: t.RobertaModel(t.RobertaConfig(**_PLAIN)),
     "distilbert": lambda: t.DistilBertModel(
@@ -111,6 +128,8 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     "deberta_v2": lambda: t.DebertaV2Model(
         t.DebertaV2Config(**_PLAIN, relative_attention=True, pos_att_type=["c2p", "p2c"])
     ),
+    "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_PLAIN)),
+    "roformer": lambda: t.RoFormerModel(t.RoFormerConfig(**_PLAIN, embedding_size=32)),
     "modernbert": lambda: t.ModernBertModel(
         t.ModernBertConfig(
             **_PLAIN,
@@ -155,13 +174,16 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     ),
 }
 
+UNCHECKPOINTED = "transformers refuses activation checkpointing for this family"
 # Why a cell does not apply: the bare model itself cannot do it, or the thing does not exist for the family.
 NOT_APPLICABLE: Mapping[tuple[str, str], str] = {
-    ("albert", "checkpointing"): "transformers refuses activation checkpointing for this family",
+    **{(family, "checkpointing"): UNCHECKPOINTED for family in ("albert", "mpnet", "openai-gpt")},
+    ("openai-gpt", "chunked prefill"): "the bare model keeps no cache",
     ("gpt_neo", "static cache"): "the bare model goes wrong: its local layers count their window from the cache's end",
     ("falcon-alibi", "static cache"): "the bare model fails with a static cache",
 }
-ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "modernbert", "vit", "dinov2", "clip")
+_TEXT_ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "mpnet", "roformer", "modernbert")
+ENCODERS = (*_TEXT_ENCODERS, "vit", "dinov2", "clip")
 SEQUENCE = ("t5", "bart", "mbart", "whisper")
 CAUSAL = tuple(name for name in BUILDERS if name not in (*ENCODERS, *SEQUENCE))
 WINDOWED = ("mistral", "starcoder2", "gemma2", "gemma3", "gpt_oss", "gpt_neo")
@@ -193,7 +215,7 @@ _NO_GENERATION = ("generation", "cache", "chunked prefill", "static cache", "bea
 _PICTURES = ("vit", "dinov2")
 # Positions are learned and counted from the left edge of the row, padding included: padding at the left moves a row
 # in the bare model, too.
-_FROM_THE_LEFT_EDGE = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "clip", "bart", "mbart")
+_FROM_THE_LEFT_EDGE = (*(name for name in _TEXT_ENCODERS if name != "modernbert"), "clip", "bart", "mbart")
 
 
 def not_applicable(family: str, column: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a prefix means, stated once more: an explicit float64 softmax over [prefix ; context] in the attention's place.
 
 It shares no code with the engine's merge, nor with its plain concatenation. It reads only what the model hands to its
-attention, and knows by itself how the six families off the interface scale their scores and count their biases.
+attention, and knows by itself how the families off the interface scale their scores and count their biases.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ class Oracle:
 
     def meet(self, met: Met) -> Tensor:
         name, dim = type(met.module).__name__, met.query.shape[-1]
-        # GPT-Neo does not scale; DeBERTa's scores are one of three terms; all others follow the square root.
-        scale = {"GPTNeoSelfAttention": 1.0, "DisentangledSelfAttention": (3 * dim) ** -0.5}.get(name, dim**-0.5)
+        # GPT-Neo does not scale, XGLM has scaled its queries; DeBERTa's scores are one of three terms; all others
+        # follow the square root.
+        scale = {"GPTNeoSelfAttention": 1.0, "XGLMAttention": 1.0, "DisentangledSelfAttention": (3 * dim) ** -0.5}.get(
+            name, dim**-0.5
+        )
         logits = met.logits.double()
         if name == "MptAttention":  # its bias is slope * (key - last key); a prefix stands where the first key does
             heads = logits.shape[1]

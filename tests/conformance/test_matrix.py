@@ -36,8 +36,11 @@ def test_cell(family: str, column: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_cell_that_does_not_apply_is_one_that_the_bare_model_refuses() -> None:
-    with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
-        recomputing(subject("albert").model, "enable")()
+    for family in ("albert", "mpnet", "openai-gpt"):
+        with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
+            recomputing(subject(family).model, "enable")()
+    gpt = subject("openai-gpt")
+    assert getattr(gpt.model(**gpt.inputs()), "past_key_values", None) is None
     falcon = subject("falcon-alibi")
     with pytest.raises(RuntimeError):
         falcon.generate(falcon.inputs(), cache_implementation="static")

@@ -103,10 +103,11 @@ def _unscaled(module: Any, dim: int) -> float:
 # transformers' model types that the conformance table covers: no other model is used before it was tried (trial.py).
 CONFORMING = frozenset(
     (
-        "albert", "bart", "bert", "bloom", "clip", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2", "distilbert",
-        "electra", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite",
-        "llama", "mbart", "mistral", "mixtral", "modernbert", "mpt", "olmo2", "opt", "phi3", "qwen2", "qwen3",
-        "qwen3_moe", "roberta", "stablelm", "starcoder2", "t5", "vit", "whisper",
+        "albert", "bart", "bert", "bloom", "clip", "codegen", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
+        "distilbert", "electra", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
+        "granite", "llama", "mbart", "mistral", "mixtral", "modernbert", "mpnet", "mpt", "olmo2", "openai-gpt", "opt",
+        "phi3", "qwen2", "qwen3", "qwen3_moe", "roberta", "roformer", "stablelm", "starcoder2", "t5", "vit",
+        "whisper", "xglm",
     )
 )  # fmt: skip
 # By transformers' own package and class.
@@ -116,6 +117,11 @@ FAMILIES: Mapping[str, Family] = {
     "falcon.FalconAttention": Family(_root, _count("num_heads"), _falcon_kv_heads),
     "bloom.BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads"), _count("num_heads")),
     "mpt.MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), _count("n_heads"), origin=_mpt_origin),
+    "codegen.CodeGenAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
+    "openai.Attention": Family(_root, _count("n_head"), _count("n_head")),
+    "xglm.XGLMAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
+    "mpnet.MPNetSelfAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
+    "roformer.RoFormerSelfAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
     "deberta_v2.DisentangledSelfAttention": Family(
         _deberta_scale, _count("num_attention_heads"), _count("num_attention_heads"), scales_keys=True
     ),
