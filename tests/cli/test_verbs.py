@@ -225,6 +225,17 @@ def test_inspect_shows_what_a_bundle_is(foreword: Any, finished: Path) -> None:
     assert f"{(finished / 'best.prefix').stat().st_size:,} bytes" in said
 
 
+def test_inspect_says_in_words_that_likelihoods_are_calibrated(
+    foreword: Any, shared_host: Any, finished: Path, tmp_path: Path
+) -> None:
+    told = load_bundle(finished / "best.prefix")
+    use = {**told.use, "readout": {"kind": "calibrated", "scale": 1.0}}
+    offsets = {"offsets": np.zeros(3, dtype=np.float32)}
+    save_bundle(tmp_path / "found.prefix", told.prefix, host=shared_host("bert"), use=use, readout=offsets)
+    said = " ".join(foreword("inspect", tmp_path / "found.prefix").out.split())
+    assert "classify, read out by calibrated likelihoods labels red, blue, green" in said
+
+
 def test_inspect_as_json_tells_everything_but_the_numbers(foreword: Any, finished: Path) -> None:
     ran, bundle = foreword("inspect", finished / "best.prefix", "--json"), load_bundle(finished / "best.prefix")
     told = json.loads(ran.out)

@@ -13,13 +13,16 @@ import torch
 
 from foreword.bundle import load_bundle, save_bundle
 from foreword.engine.host import Host
-from foreword.errors import BundleError, HostError
+from foreword.engine.rendering import Template
+from foreword.errors import BundleError, DataError, HostError
 from foreword.tuning.adaptation import Bare
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
 from foreword.tuning.examples import load_splits
+from foreword.tuning.fittable import FitWatch, StepTaken
+from foreword.tuning.objectives import labels as labels_objective
 from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.objectives.labels import CALIBRATED_ON, all_label_scores, offsets_of
-from foreword.tuning.predictor import Predictor, predictor_from
+from foreword.tuning.predictor import Predictor, offsets_in, predictor_from
 from foreword.tuning.task import Task
 
 FITTED = {"kind": "prefix", "positions": 4, "steps": 2, "batch_size": 6}
@@ -155,3 +158,69 @@ def test_a_bundle_whose_offsets_are_not_its_labels_is_refused(bench: Bench, tmp_
 def test_an_encoder_has_no_likelihoods(bench: Bench, readout: str) -> None:
     with pytest.raises(HostError, match="An encoder cannot do this task in this way"):
         fit_on(bench("bert", {**FITTED, "readout": readout}))
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+@pytest.mark.parametrize(
+    "table", [FITTED, {"kind": "hard-prompt", "templates": ["{input}\nColour:"], "readout": "calibrated"}]
+)
+def test_a_label_without_a_likelihood_is_told_before_any_step(
+    bench: Bench, table: dict[str, Any], number: float
+) -> None:
+    """Not with the bundle that could not be written, after all the steps."""
+    made = bench("gpt2", table)
+    token = Predictor(made.host, made.manner()).completion("blue")[0]
+
+    def without(_: object, __: object, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor([token]), number)
+
+    handle = made.host.model.get_output_embeddings().register_forward_hook(without)
+    try:
+        with pytest.raises(DataError, match="labels no likelihood") as told:
+            fit_on(made)
+    finally:
+        handle.remove()
+    assert told.value.found is not None
+    assert f"'blue' after {len(made.splits.fit)} of {len(made.splits.fit)}" in told.value.found
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(1, 1), (64, 64), (65, 64), (127, 64), (128, 64), (1000, 64)])
+def test_offsets_are_a_mean_over_as_many_inputs_as_are_allowed(rows: int, taken: int) -> None:
+    found = [row[0] for row in labels_objective._sampled([[number] for number in range(rows)])]
+    assert len(found) == len(set(found)) == taken
+    assert found == sorted(found)
+    assert found[-1] >= rows - 1 - rows / taken
+
+
+class Kills(FitWatch):
+    def stepped(self, taken: StepTaken) -> None:
+        if taken.step == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_fit_that_goes_on_and_is_taken_back_keeps_its_offsets(bench: Bench, tmp_path: Path) -> None:
+    """A solved start is solved once: where a fit goes on, offsets of unsolved values are not its own."""
+    table = {**FITTED, "start": "closed-form", "steps": 8, "evaluate_every": 1, "learning_rate": 30.0, "patience": 50}
+    made = bench("gpt2", table)
+    candidate = candidate_for(made.task.candidates[0])
+    whole = candidate.fit(made, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        candidate.fit(made, seed=0, checkpoint=tmp_path / "fit.pt", watch=Kills())
+    again = candidate.fit(made, seed=0, checkpoint=tmp_path / "fit.pt")
+    assert any("back to the state" in text for text in again.details["notices"])
+    assert again.details["label_offsets"] == whole.details["label_offsets"]
+    assert [moment.selection for moment in again.history] == [moment.selection for moment in whole.history]
+
+
+@pytest.mark.parametrize("readout", ["calibrated", "likelihood"])
+def test_a_fit_from_a_bundle_begins_with_what_the_bundle_answers(bench: Bench, tmp_path: Path, readout: str) -> None:
+    made = bench("gpt2", {**FITTED, "steps": 20, "learning_rate": 0.3, "readout": readout})
+    first = fit_on(made).predictor
+    prefix = first.adaptation.prefix()  # type: ignore[attr-defined]
+    save_bundle(tmp_path / "first.prefix", prefix, host=made.host, use=first.use(), readout=first.arrays())
+    goes_on = {**FITTED, "steps": 1, "start": "prefix", "start_prefix": "first.prefix"}
+    found = fit_on(bench("gpt2", goes_on)).predictor.offsets
+    assert found is not None
+    assert torch.equal(found, torch.zeros(3) if first.offsets is None else first.offsets)
+    elsewhere = offsets_in(load_bundle(tmp_path / "first.prefix"), made.manner(Template("", " is")))
+    assert elsewhere is None  # in another template a label is not as likely

@@ -152,9 +152,10 @@ def _told(
 
 
 def _use(told: dict[str, Any]) -> list[tuple[str, str]]:
-    manner, readout = told["manner"], told["readout"] or {"kind": "the model itself"}
+    manner, kind = told["manner"], (told["readout"] or {"kind": "the model itself"})["kind"]
     labels = [("labels", ", ".join(manner["labels"]))] if manner["labels"] else []
-    return [("use", f"{manner['kind']}, read out by {readout['kind']}"), *labels]
+    by = "calibrated likelihoods" if kind == "calibrated" else kind
+    return [("use", f"{manner['kind']}, read out by {by}"), *labels]
 
 
 def _provenance(told: dict[str, Any]) -> list[tuple[str, str]]:

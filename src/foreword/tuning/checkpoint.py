@@ -41,7 +41,8 @@ class FitState:
     examples are computed at once, None for the whole batch. `first_loss` is that of the first step, `start_loss` the
     selection split's before it. `stuck` counts the last steps that were not finite. `best` are the parameters of the
     best moment. `untried` are step and key of a better one: its state is the present one, and becomes the best with the
-    first finite step from it. `about`: what was told of the first values, plain values.
+    first finite step from it. `about`: what was told of the first values, plain values. `blank`: what the problem
+    remembered before the fit, of no state of the parameters.
     """
 
     step: int = 0
@@ -62,6 +63,7 @@ class FitState:
     losses: list[float] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    blank: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,9 @@ class _Loop:
         self.optimizer = self._fresh_optimizer()
         self.gradient = Gradient(problem, list(self.parameters.values()), settings, devices, self._notice)
         self.scaler = self.gradient.scaler
-        self.blank = problem.memory()  # of no state of the parameters
+        blank = problem.memory()
         self.state = self._loaded() or begun
+        self.state.blank = self.state.blank or blank
         self.gradient.part = self.state.part
         watch.start(self.state.step)
 
@@ -288,7 +289,7 @@ class _Loop:
             state.untried = None
             restore(self.parameters, state.best)
         state.stuck = 0
-        self.problem.remember(self.blank)  # what it remembers is of the state that ran away
+        self.problem.remember(state.blank)  # what it remembers is of the state that ran away
         self.optimizer = self._fresh_optimizer()
         at = state.best_at if state.untried is None else state.untried[0]
         self._notice(f"step {state.step}: {why}; back to the state of step {at}")

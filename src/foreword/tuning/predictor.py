@@ -267,6 +267,22 @@ def predictor_from(bundle: Bundle, host: Host) -> Predictor:
     return Predictor(host, manner, FixedPrefix(host, bundle.prefix), readout, offsets)
 
 
+def offsets_in(bundle: Bundle, manner: Manner) -> Tensor | None:
+    """What the prefix of a bundle was fitted with, in nats `(label,)`: 0 where it reads plain likelihoods.
+
+    None where it does something else than `manner`: other labels, another template, a read-out of features.
+    BundleError when there are offsets, but not those of its labels.
+    """
+    told, readout, mine = bundle.use.get("manner"), bundle.use.get("readout"), manner.as_dict()
+    parts = ("kind", "labels", "template")
+    if not isinstance(told, dict) or any(told.get(part) != mine[part] for part in parts) or not manner.labels:
+        return None
+    if readout is None:
+        return torch.zeros(len(manner.labels))
+    is_calibrated = isinstance(readout, dict) and readout.get("kind") == "calibrated"
+    return _offsets_from(bundle, len(manner.labels)) if is_calibrated else None
+
+
 def _offsets_from(bundle: Bundle, labels: int) -> Tensor:
     """The offsets of a bundle's labels; BundleError when there are none, or of other labels."""
     shapes = {name: array.shape for name, array in bundle.readout.items()}

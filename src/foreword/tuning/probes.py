@@ -160,7 +160,7 @@ def _problem(bench: Workbench, adaptation: Adaptation) -> tuple[Predictor, Objec
 
 
 def _bare(bench: Workbench) -> tuple[float, float]:
-    """Loss and metric of the base model as it is, with the read-out that a fit would start from."""
+    """Loss and metric of the base model as it is, with the task's read-out; likelihoods as they are."""
     predictor, objective = _problem(bench, Bare())
     objective.finish()
     return _mean_loss(predictor, bench.splits.selection), bench.selection_score(predictor)

@@ -203,8 +203,9 @@ def fit_adaptation(
 ) -> Fitted:
     """The common way of prefix, soft prompt, LoRA and full fine-tune: same read-outs, same loop, same budget.
 
-    `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about;
-    `judge_start` is given their score on the selection split, and may find a notice.
+    `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about; it
+    may calibrate the objective, which else is done with the values that it leaves. `judge_start` is given their score
+    on the selection split, and may find a notice.
     """
     told: list[str] = []
     kind = read_by(bench, settings)
@@ -225,7 +226,8 @@ def fit_adaptation(
             is_calibrated=kind == "calibrated",
         )
         about = None if begin is None else begin(objective)
-        objective.calibrate()
+        if predictor.offsets is None:
+            objective.calibrate()
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,

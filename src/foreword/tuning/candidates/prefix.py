@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from foreword.bundle import load_bundle
+from foreword.bundle import Bundle, load_bundle
 from foreword.confidence import rate_interval
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template, render, tokens
@@ -21,7 +21,7 @@ from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
 from foreword.tuning.placement import Placement
-from foreword.tuning.predictor import Predictor
+from foreword.tuning.predictor import Predictor, offsets_in
 from foreword.tuning.recomputed import Recomputed
 from foreword.tuning.room import check_room
 from foreword.tuning.start import SILENT, cut, first_values, start_for
@@ -101,11 +101,18 @@ def put_first_values(
     objective.hide(masked_positions(first.own or None, settings.leave_one_out))
     shares = [round(each.share, 4) for each in found.values()]
     told = {"name": first.name, **first.details, "shares": shares}
+    if name == "prefix" and settings.start_prefix is not None:
+        # Fitted with offsets: others would take back some of what it has learned.
+        offsets = offsets_in(_first_bundle(bench, settings), objective.predictor.manner)
+        if offsets is not None:
+            objective.calibrate(offsets)
     if name != "closed-form" or is_kept:
         return told
     objective.calibrate()  # what values are solved for is the loss that a fit would begin with
     problem = Recomputed(objective, host, adaptation.recomputed) if settings.checkpointing else objective
-    return told | solve(adaptation, problem, material, part=settings.part).as_dict()
+    solved = solve(adaptation, problem, material, part=settings.part).as_dict()
+    objective.calibrate()
+    return told | solved
 
 
 def behind_the_bare_model(start: str, objective: Objective, score: float) -> str | None:
@@ -136,9 +143,13 @@ def material_for(
     """
     prefix = None
     if start == "prefix" and settings.start_prefix is not None:
-        prefix = load_bundle(bench.task.folder / settings.start_prefix, host=bench.host).prefix
+        prefix = _first_bundle(bench, settings).prefix
     text = settings.start_text if settings.start_text is not None else words_of(bench)
     return Material(examples_for(bench, predictor, examples), text, prefix)
+
+
+def _first_bundle(bench: Workbench, settings: PrefixSettings) -> Bundle:
+    return load_bundle(bench.task.folder / str(settings.start_prefix), host=bench.host)
 
 
 def words_of(bench: Workbench) -> str | None:

@@ -128,9 +128,12 @@ class Objective(ABC):
             self.predictor.adaptation = fitted
             self.remember(memory)
 
-    def calibrate(self) -> None:
-        """Settle what depends on the state that a fit begins with, once the first values are in their place."""
-        return
+    def calibrate(self, offsets: Tensor | None = None) -> None:
+        """Settle what depends on the state that a fit begins with, once the first values are in their place.
+
+        `offsets` `(label,)` are those that the first values were fitted with, in nats, where they were.
+        """
+        del offsets
 
     def memory(self) -> dict[str, Tensor]:
         """What later losses depend on besides the parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from foreword.engine.batches import in_batches
 from foreword.engine.generation import embed, features
+from foreword.errors import DataError
 from foreword.tuning.objectives.contract import Ground, Objective, judged, targets_of
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.readout import (
@@ -49,9 +51,10 @@ class LabelCrossEntropy(Objective):
         scores = all_label_scores(self.predictor, self.selection_rows)
         return judged(scores, self.selection_targets, self.predictor, self.score)
 
-    def calibrate(self) -> None:
+    def calibrate(self, offsets: Tensor | None = None) -> None:
         if self.is_calibrated:
-            self.predictor.offsets = offsets_of(self.predictor, self.rows, self.targets)
+            found = offsets_of(self.predictor, self.rows, self.targets) if offsets is None else offsets
+            self.predictor.offsets = found
 
     def memory(self) -> dict[str, Tensor]:
         return {} if self.predictor.offsets is None else {"offsets": self.predictor.offsets}
@@ -156,17 +159,35 @@ def offsets_of(predictor: Predictor, rows: list[list[int]], targets: Tensor) -> 
 
     How likely a label is as a text (its length, its tokens' frequency) is in every one of its scores and says nothing
     about the input. Taken off is its mean score over inputs (Zhou et al. 2023, "Batch Calibration"), put on the log of
-    its share of the fit split's `targets` (add-one smoothing). By the predictor as it is, uncalibrated.
+    its share of the fit split's `targets` (add-one smoothing). By the predictor as it is, uncalibrated. DataError when
+    a label's score is not finite.
     """
     predictor.offsets = None
-    usual = all_label_scores(predictor, _sampled(rows)).mean(dim=0)
+    scores = all_label_scores(predictor, _sampled(rows))
+    _check_finite(scores, predictor.manner.labels)
+    usual = scores.mean(dim=0)
     counts = torch.bincount(targets, minlength=len(usual)).float() + 1
     return (counts / counts.sum()).log() - usual
 
 
+def _check_finite(scores: Tensor, labels: Sequence[str]) -> None:
+    """DataError that names the labels with scores `(row, label)` that have no mean."""
+    broken = (~scores.isfinite()).sum(dim=0).tolist()
+    found = [f"{label!r} after {count} of {len(scores)}" for label, count in zip(labels, broken, strict=True) if count]
+    if found:
+        raise DataError(
+            "The base model gives labels no likelihood, so that they cannot be calibrated.",
+            expected="a finite log-likelihood of every label after every input",
+            found=f"infinite or no numbers: {', '.join(found[:6])} inputs",
+            fix="Load the model in float32 if it is in lower precision, give these labels other names, or let every "
+            'candidate read them from features: readout = "prototypes" or "linear".',
+        )
+
+
 def _sampled(rows: list[list[int]]) -> list[list[int]]:
     """At most CALIBRATED_ON of the rows, evenly over their order."""
-    return rows[:: -(-len(rows) // CALIBRATED_ON)]
+    count = min(len(rows), CALIBRATED_ON)
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def all_label_scores(predictor: Predictor, rows: list[list[int]]) -> Tensor:
