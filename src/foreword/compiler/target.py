@@ -19,10 +19,10 @@ from foreword.arrays import is_real
 from foreword.certificate import Assumption
 from foreword.compiler.arrays import Floats
 from foreword.compiler.catalogue import CATALOGUE, Entry
-from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
-from foreword.compiler.tracing import trace
+from foreword.compiler.tracing import Trace, trace
 from foreword.errors import CompileError
 
 Metric = Literal["geodesic", "euclidean"]
@@ -32,6 +32,9 @@ COMPARED = 2_000
 
 AGREEMENT = 1e-12
 """Largest difference there, in units of the largest value: thousands of roundings, far below any other expression."""
+
+EVEN, GRID = 8, 500
+"""Parts of each side of the domain, and points of that grid at which they are compared too, if conditions decide."""
 
 REPEATED = 8
 """Rows of a batch that are evaluated again by themselves: a value that changes is no function of its point."""
@@ -463,9 +466,14 @@ def _compared(target: Target) -> Target:
     values = target.evaluate(points)
     if target.function is None:
         return target
-    expression = target.expression or trace(target.function, target.domain.columns, points)
+    followed = trace(target.function, target.domain.columns, points) if target.expression is None else None
+    expression = target.expression if followed is None else followed.expression
     if expression is None:
         return target
+    if followed is not None:
+        turning = _turning(target.domain, points, followed)
+        if len(turning):
+            points, values = np.concatenate([points, turning]), np.concatenate([values, target._call(turning)])
     found = expression.evaluate(points)
     gap = np.abs(found - values) if found.shape == values.shape else np.full(values.shape, math.inf)
     if (gap <= AGREEMENT * np.abs(values).max(axis=0)).all():
@@ -479,3 +487,23 @@ def _compared(target: Target) -> Target:
         found=f"{values[worst].tolist()}, by the function",
         fix="Leave one of them out, or correct it.",
     )
+
+
+def _turning(domain: Domain, points: Floats, followed: Trace) -> Floats:
+    """Points at which a function's conditions may just turn, where it may have a value of its own.
+
+    Some of `points` moved to the numbers that coordinates are held against, and points of an even grid, where x = y.
+    """
+    if not followed.has_conditions or not isinstance(domain, (Sphere, Cube)):
+        return points[:0]
+    sides = domain.box if isinstance(domain, Cube) else np.array([[-1.0, 1.0]] * domain.columns)
+    even = np.random.default_rng(0).integers(0, EVEN + 1, (GRID, domain.columns)) / EVEN
+    found = [domain.nearest(sides[:, 0] + even * (sides[:, 1] - sides[:, 0]))]
+    for column, number in followed.turns:
+        if sides[column, 0] <= number <= sides[column, 1]:
+            moved = points[:REPEATED].copy()
+            if isinstance(domain, Sphere):  # what is left to the other coordinates of a point of norm 1
+                moved *= np.sqrt((1 - number**2) / np.maximum(1 - moved[:, [column]] ** 2, 1e-300))
+            moved[:, column] = number
+            found.append(moved)
+    return np.concatenate(found)
