@@ -478,6 +478,25 @@ def test_a_choice_is_written_as_maxima_and_kept_to_where_its_formulas_meet() -> 
     assert trace(NOT_FOLLOWED["a jump in a sliver"], 3) is None
 
 
+def pieces_one_after_the_other(x: Any) -> Any:
+    t, out = x[:, 0], np.zeros(len(x))
+    for low, high in itertools.pairwise(np.linspace(-1, 1.05, 42)):
+        is_between = (t >= low) & (t < high)
+        out[is_between] = np.sin(low) + (t[is_between] - low) * (np.sin(high) - np.sin(low)) / (high - low)
+    return out
+
+
+def test_a_condition_that_holds_all_over_the_domain_decides() -> None:
+    """Below its first knot and above its last the function is 0: jumps, but beyond the domain."""
+    from foreword.compiler.domain import Cube
+
+    assert target_of(pieces_one_after_the_other, Cube([(-1, 1)])).expression is not None
+    assert target_of(pieces_one_after_the_other, SPHERE).expression is not None
+    assert target_of(pieces_one_after_the_other, Cube([(-1, 1.1)])).expression is None
+    last = target_of(lambda x: np.where(x[:, 0] < 1, x[:, 0], 5), Cube([(-1, 1)]))  # a value of its own at the end
+    assert last.expression is None
+
+
 def test_a_black_box_of_choices_is_proved_and_checked() -> None:
     from foreword.certificate import Verdict
     from foreword.compiler.domain import Cube

@@ -29,6 +29,7 @@ from foreword.compiler.expression import Node, Nodes, ordered, value_of
 Choose = Callable[[Any, Any, Any], Any]
 MEETING = 1e-12  # of the largest number on the way to it: by so much formulas may differ where they meet
 FORMULAS = 64  # among which a choice may be open
+WORK = 120_000  # nodes of formulas that are chosen between, all choices together: some seconds
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,20 @@ class Comparison:
                 value = float(bend.limit.value or 0.0)
                 yield from ((int(bend.side.value or 0), at) for at in ((value, -value) if bend.is_even else (value,)))
 
+    def known(self, nodes: Nodes, box: Floats) -> bool | None:
+        """Whether this holds, or does not, wherever each coordinate is between its two numbers in `box` `(column, 2)`.
+
+        But for equality; None where it depends, or is no condition on one coordinate.
+        """
+        for bend in _bends(nodes, self.left, self.right):
+            if bend.side.operation == "variable" and bend.limit.operation == "constant":
+                limit, (low, high) = float(bend.limit.value or 0.0), box[int(bend.side.value or 0)]
+                if limit >= (max(-low, high) if bend.is_even else high):
+                    return not bend.is_above
+                if limit <= low and not bend.is_even:
+                    return bend.is_above
+        return None
+
     def _threshold(self) -> _Bend | None:
         if self.right.operation == "constant":
             return _Bend(self.left, self.right, is_above=True)
@@ -310,17 +325,21 @@ class Choice:
 Formula = Node | Choice
 
 
-@dataclass(frozen=True)
+@dataclass
 class Choices:
     """Choices as they come up while a graph grows; at the points of `values` it is found out whether formulas meet."""
 
     nodes: Nodes
     values: Values
+    work: int = 0
 
     def where(self, condition: Comparison, first: Formula, second: Formula) -> Formula:
         """`first` where the condition holds, else `second`: one expression if they meet, a choice of both if not."""
         first, second = self.within(first, condition, holds=True), self.within(second, condition, holds=False)
         if not isinstance(first, Choice) and not isinstance(second, Choice):
+            self.work += sum(1 for _ in ordered([first, second]))
+            if self.work > WORK:
+                raise UntraceableError("too many choices among large formulas")
             found = chosen(self.nodes, condition.left, condition.right, first, second, self.values)
             if found is not None:
                 return found

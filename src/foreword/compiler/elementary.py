@@ -37,7 +37,9 @@ def fold(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
 
 
 def _bounded(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
-    """A bound on what is bounded already: max(max(a, 1), 2) is max(a, 2), and min(max(a, 1), 0) is 0."""
+    """A bound on what is bounded already: max(max(a, 1), 2) is max(a, 2), and min(max(a, 1), 0) is 0; |max(a, 1)|."""
+    if name == "absolute":
+        return _magnitude(nodes, arguments[0])
     if name not in ("maximum", "minimum"):
         return None
     if arguments[0] is arguments[1]:
@@ -53,6 +55,17 @@ def _bounded(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
             if OPERATIONS[name](bound.value, outer.value) == outer.value:
                 return outer
     return None
+
+
+def _magnitude(nodes: Nodes, node: Node) -> Node | None:
+    """The magnitude of what a bound keeps on one side of 0, or of an even power."""
+    bounds = [float(part.value or 0.0) for part in node.arguments if part.operation == "constant"]
+    if node.operation == "maximum" and any(bound >= 0 for bound in bounds):
+        return node
+    if node.operation == "minimum" and any(bound <= 0 for bound in bounds):
+        return nodes.negative(node)
+    is_even = node.operation == "power" and int(node.value or 0) % 2 == 0
+    return node if is_even or node.operation == "absolute" else None
 
 
 def _plain(name: str) -> Callable[..., Node]:

@@ -25,13 +25,18 @@ CONNECTIVES = {
     "logical_not": "not",
     "invert": "not",
 }
+TRUTHS = (Condition, bool, np.bool_)
 TURNING = ("sign", "heaviside", "copysign")  # at 0 they are one point's value
 
 
 class Tape:
-    """The graph under way, and what may be done to its symbols; at `points` it is found out whether formulas meet."""
+    """The graph under way, and what may be done to its symbols; at `points` it is found out whether formulas meet.
 
-    def __init__(self, points: Floats) -> None:
+    Coordinates are taken to lie between their two numbers in `box` `(column, 2)`.
+    """
+
+    def __init__(self, points: Floats, box: Floats) -> None:
+        self.box = box
         self.nodes, self.values = Nodes(LIMIT), Values(points)
         self.choices = Choices(self.nodes, self.values)
         self.has_conditions = False
@@ -69,7 +74,7 @@ class Tape:
             return self._compared(*(elements if name.startswith("greater") else elements[::-1]))
         if name in CONNECTIVES:
             return self._connected(CONNECTIVES[name], elements)
-        if all(isinstance(element, (Condition, bool, np.bool_)) for element in elements):
+        if all(isinstance(element, TRUTHS) for element in elements):
             if name != "multiply":  # of truths NumPy makes other numbers, or none
                 raise UntraceableError(f"{name} of conditions")
             return self._connected("and", elements)
@@ -102,11 +107,12 @@ class Tape:
         found = Comparison(sides[0], sides[1])
         self.has_conditions = True
         self.turns.update(found.turns(self.nodes))
-        return found
+        known = found.known(self.nodes, self.box)
+        return found if known is None else known
 
     def _connected(self, name: str, conditions: Sequence[Any]) -> Any:
         """Conditions that are joined: those that are plain truths decide, or fall away."""
-        if not all(isinstance(condition, (Condition, bool, np.bool_)) for condition in conditions):
+        if not all(isinstance(condition, TRUTHS) for condition in conditions):
             raise UntraceableError(f"{name} of numbers")
         if name == "not":
             only = conditions[0]

@@ -466,7 +466,8 @@ def _compared(target: Target) -> Target:
     values = target.evaluate(points)
     if target.function is None:
         return target
-    followed = trace(target.function, target.domain.columns, points) if target.expression is None else None
+    columns, box = target.domain.columns, _sides(target.domain)
+    followed = trace(target.function, columns, points, box) if target.expression is None else None
     expression = target.expression if followed is None else followed.expression
     if expression is None:
         return target
@@ -494,9 +495,9 @@ def _turning(domain: Domain, points: Floats, followed: Trace) -> Floats:
 
     Some of `points` moved to the numbers that coordinates are held against, and points of an even grid, where x = y.
     """
-    if not followed.has_conditions or not isinstance(domain, (Sphere, Cube)):
+    sides = _sides(domain)
+    if not followed.has_conditions or isinstance(domain, FiniteSet) or sides is None:
         return points[:0]
-    sides = domain.box if isinstance(domain, Cube) else np.array([[-1.0, 1.0]] * domain.columns)
     even = np.random.default_rng(0).integers(0, EVEN + 1, (GRID, domain.columns)) / EVEN
     found = [domain.nearest(sides[:, 0] + even * (sides[:, 1] - sides[:, 0]))]
     for column, number in followed.turns:
@@ -507,3 +508,10 @@ def _turning(domain: Domain, points: Floats, followed: Trace) -> Floats:
             moved[:, column] = number
             found.append(moved)
     return np.concatenate(found)
+
+
+def _sides(domain: Domain) -> Floats | None:
+    """Between which numbers each coordinate lies, `(column, 2)`; None for a table, which may have any."""
+    if isinstance(domain, Cube):
+        return domain.box
+    return np.array([[-1.0, 1.0]] * domain.columns) if isinstance(domain, Sphere) else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foreword.compiler.choices import Condition
 from foreword.compiler.elementary import UntraceableError
-from foreword.compiler.symbols import Symbol, Tape
+from foreword.compiler.symbols import TRUTHS, Symbol, Tape
 
 Symbols = NDArray[np.object_]
 
@@ -152,7 +152,7 @@ class Traced(NDArrayOperatorsMixin):
 def _mask_of(index: Any) -> tuple[Traced | None, tuple[Any, ...]]:
     """The conditions that an index chooses rows by, if it does, and the index without them: `[m]`, `[m, 0]`."""
     mask, *rest = index if isinstance(index, tuple) and index else (index,)
-    is_mask = isinstance(mask, Traced) and mask.size > 0 and all(isinstance(x, Condition) for x in mask.symbols.flat)
+    is_mask = isinstance(mask, Traced) and mask.size > 0 and all(isinstance(x, TRUTHS) for x in mask.symbols.flat)
     if not is_mask or (rest and (mask.ndim != 1 or not all(isinstance(part, (int, slice)) for part in rest))):
         return None, ()
     return mask, (slice(None), *rest) if rest else (...,)

@@ -110,16 +110,21 @@ class Trace:
     turns: tuple[tuple[int, float], ...]
 
 
-def trace(function: Callable[[Any], Any], columns: int, points: Floats | None = None) -> Trace | None:
+def trace(
+    function: Callable[[Any], Any], columns: int, points: Floats | None = None, box: Floats | None = None
+) -> Trace | None:
     """The expression that `function` computes from an array `(batch, columns)`; None when it cannot be followed.
 
     The function is called once. Formulas that it chooses between must meet at the first of `points` `(batch, columns)`,
-    by default some of [-1, 1]. The caller compares what is found with the function, where its conditions turn too.
+    by default some of [-1, 1]; coordinates lie in `box` `(columns, 2)`, if that is known. The caller compares what is
+    found with the function, where its conditions turn too.
 
     >>> trace(lambda x: np.exp(-np.sum(x**2, axis=1)), 2).expression.text
     'exp(-(x**2 + y**2))'
     """
-    tape = Tape(np.random.default_rng(0).uniform(-1, 1, (FEW, columns)) if points is None else points[:FEW])
+    anywhere = np.array([[-math.inf, math.inf]] * columns)
+    few = np.random.default_rng(0).uniform(-1, 1, (FEW, columns)) if points is None else points[:FEW]
+    tape = Tape(few, anywhere if box is None else box)
     symbols = np.empty((1, columns), dtype=object)
     for column in range(columns):
         symbols[0, column] = Symbol(tape.nodes("variable", value=column), tape)
