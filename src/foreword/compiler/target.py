@@ -19,10 +19,11 @@ from foreword.arrays import is_real
 from foreword.certificate import Assumption
 from foreword.compiler.arrays import Floats
 from foreword.compiler.catalogue import CATALOGUE, Entry
-from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
-from foreword.compiler.tracing import Trace, trace
+from foreword.compiler.tracing import trace
+from foreword.compiler.turning import sides_of, turning_points
 from foreword.errors import CompileError
 
 Metric = Literal["geodesic", "euclidean"]
@@ -32,9 +33,6 @@ COMPARED = 2_000
 
 AGREEMENT = 1e-12
 """Largest difference there, in units of the largest value: thousands of roundings, far below any other expression."""
-
-EVEN, GRID = 8, 500
-"""Parts of each side of the domain, and points of that grid at which they are compared too, if conditions decide."""
 
 REPEATED = 8
 """Rows of a batch that are evaluated again by themselves: a value that changes is no function of its point."""
@@ -466,13 +464,13 @@ def _compared(target: Target) -> Target:
     values = target.evaluate(points)
     if target.function is None:
         return target
-    columns, box = target.domain.columns, _sides(target.domain)
+    columns, box = target.domain.columns, sides_of(target.domain)
     followed = trace(target.function, columns, points, box) if target.expression is None else None
     expression = target.expression if followed is None else followed.expression
     if expression is None:
         return target
     if followed is not None:
-        turning = _turning(target.domain, points, followed)
+        turning = turning_points(target.domain, points, followed.turns) if followed.has_conditions else points[:0]
         if len(turning):
             points, values = np.concatenate([points, turning]), np.concatenate([values, target._call(turning)])
     found = expression.evaluate(points)
@@ -488,30 +486,3 @@ def _compared(target: Target) -> Target:
         found=f"{values[worst].tolist()}, by the function",
         fix="Leave one of them out, or correct it.",
     )
-
-
-def _turning(domain: Domain, points: Floats, followed: Trace) -> Floats:
-    """Points at which a function's conditions may just turn, where it may have a value of its own.
-
-    Some of `points` moved to the numbers that coordinates are held against, and points of an even grid, where x = y.
-    """
-    sides = _sides(domain)
-    if not followed.has_conditions or isinstance(domain, FiniteSet) or sides is None:
-        return points[:0]
-    even = np.random.default_rng(0).integers(0, EVEN + 1, (GRID, domain.columns)) / EVEN
-    found = [domain.nearest(sides[:, 0] + even * (sides[:, 1] - sides[:, 0]))]
-    for column, number in followed.turns:
-        if sides[column, 0] <= number <= sides[column, 1]:
-            moved = points[:REPEATED].copy()
-            if isinstance(domain, Sphere):  # what is left to the other coordinates of a point of norm 1
-                moved *= np.sqrt((1 - number**2) / np.maximum(1 - moved[:, [column]] ** 2, 1e-300))
-            moved[:, column] = number
-            found.append(moved)
-    return np.concatenate(found)
-
-
-def _sides(domain: Domain) -> Floats | None:
-    """Between which numbers each coordinate lies, `(column, 2)`; None for a table, which may have any."""
-    if isinstance(domain, Cube):
-        return domain.box
-    return np.array([[-1.0, 1.0]] * domain.columns) if isinstance(domain, Sphere) else None
