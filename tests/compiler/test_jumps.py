@@ -50,6 +50,22 @@ def test_a_jump_is_found_with_its_size(
 
 
 @pytest.mark.parametrize(
+    ("function", "domain", "at"),
+    [
+        (lambda x: np.select([x[:, 0] < 0, x[:, 0] > 0], [1 + x[:, 0], 1 - x[:, 0]]), LINE, [0.0]),
+        (lambda x: np.select([x[:, 0] < x[:, 1], x[:, 0] > x[:, 1]], [x[:, 1], x[:, 0]], 9), SQUARE, None),
+        (hidden(lambda x, y: 9.0 if x == y else max(x, y)), SQUARE, None),
+    ],
+)
+def test_a_value_of_its_own_where_conditions_turn_is_a_jump(
+    function: Callable[[np.ndarray], np.ndarray], domain: Cube, at: list[float] | None
+) -> None:
+    with pytest.raises(CompileError, match="jumps") as caught:
+        compile_function(function, domain, tolerance=1e-2)
+    assert at is None or str(at) in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "function",
     [
         np.cbrt,

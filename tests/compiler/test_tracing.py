@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy import asarray, empty
-from scipy.special import erf, expit
+from scipy import special
+from scipy.special import erf, expit, softmax
 
 from foreword.compiler.domain import Sphere
 from foreword.compiler.target import target_of
@@ -135,6 +137,63 @@ def broken_spline(x: Any) -> Any:
     t = x[:, 0]
     pieces = [lambda t: -t - 0.125, lambda t: 2 * t**2, lambda t: 2 * t - 0.5]
     return np.piecewise(t, [t < -0.25, (t >= -0.25) & (t < 0.5), t >= 0.5], pieces)
+
+
+def filled_on_both_sides(x: Any) -> Any:
+    t = x[:, 0]
+    out = np.empty(len(x))
+    below = t < 0.25
+    out[below] = 1 + t[below]
+    out[~below] = 1.5 - t[~below]
+    return out
+
+
+def filled_in_three_parts(x: Any) -> Any:
+    t = x[:, 0]
+    out = np.full(len(x), np.nan)
+    first, second, third = t <= -0.5, (t > -0.5) & (t <= 0.5), t > 0.5
+    out[first], out[second], out[third] = 2 * t[first], -1.0, t[third] - 1.5
+    return out
+
+
+def changed_in_one_column(x: Any) -> Any:
+    y = x.copy()
+    is_above = y[:, 0] > 0
+    y[is_above, 0] = 0
+    y[is_above, 1] = y[is_above, 1] - x[is_above, 0]
+    return y
+
+
+def moved_where_each_side_is(x: Any) -> Any:
+    y = x[:, 0].copy()
+    is_above = y > 0
+    y[is_above] -= 1
+    y[~is_above] -= 1
+    return y
+
+
+def spline_of_indicators(x: Any) -> Any:
+    """A cubic B-spline by de Boor's recursion, which begins with steps."""
+    t, knots = x[:, 0], np.linspace(-1.3, 1.3, 14)
+    parts = [np.where((t >= low) & (t < high), 1.0, 0.0) for low, high in itertools.pairwise(knots)]
+    for d in range(1, 4):
+        parts = [
+            (t - knots[i]) / (knots[i + d] - knots[i]) * parts[i]
+            + (knots[i + d + 1] - t) / (knots[i + d + 1] - knots[i + 1]) * parts[i + 1]
+            for i in range(len(parts) - 1)
+        ]
+    return sum(np.sin(i) * part for i, part in enumerate(parts))
+
+
+def bent_often(x: Any) -> Any:
+    y = 0 * x[:, 0]
+    for place in np.linspace(-0.9, 0.9, 100):
+        y = np.where(x[:, 0] > place, y + 0.1 * (x[:, 0] - place), y)
+    return y
+
+
+def quotient_with_a_guard(x: Any) -> Any:
+    return np.where(np.abs(x[:, 0]) < 1e-7, 1.0, np.sin(x[:, 0]) / x[:, 0])
 
 
 class Model:
@@ -272,6 +331,30 @@ FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "angle on one side": lambda x: np.arctan2(x[:, 0], x[:, 1] + 2),
     "cube root": lambda x: np.cbrt(x[:, 0] + 2),
     "arcsinh": lambda x: np.arcsinh(x[:, 0]),
+    "filled on both sides": filled_on_both_sides,
+    "filled in three parts": filled_in_three_parts,
+    "changed in one column": changed_in_one_column,
+    "moved where each side is": moved_where_each_side_is,
+    "formulas times their conditions": lambda x: (x[:, 0] < 0) * (1 + x[:, 0]) + (x[:, 0] >= 0) * (1 - x[:, 0]),
+    "one less a condition": lambda x: (1 - (x[:, 0] > 0)) * x[:, 0],
+    "a condition as a number": lambda x: (x[:, 0] > 0).astype(float) * x[:, 0] + x[:, 1] ** (1 + (x[:, 1] > 0)),
+    "product of conditions": lambda x: (x[:, 0] > 0) * (x[:, 0] < 0.5) * x[:, 0] * (0.5 - x[:, 0]),
+    "all of a row": lambda x: np.where((x[:, :2] > 0).all(axis=1), x[:, 0] * x[:, 1], 0),
+    "any of a row": lambda x: np.where(np.any(np.abs(x) > 0.9, axis=1), 0, np.prod(0.81 - x**2, axis=1)),
+    "size with a sign": lambda x: np.copysign(x[:, 0] ** 2, x[:, 0]),
+    "steps that cancel": lambda x: np.where(x[:, 0] > 0, 1.0, 2.0) - np.where(x[:, 0] > 0, 0.0, 1.0),
+    "steps that exclude each other": lambda x: (x[:, 0] < 0.3) * x[:, 1] * (x[:, 0] > 0.5) + x[:, 0],
+    "logarithm with a guard": lambda x: np.where(x[:, 0] > 0.5, np.log(np.where(x[:, 0] > 0, x[:, 0], 1)), -np.log(2)),
+    "quotient with a guard": quotient_with_a_guard,
+    "spline of indicators": spline_of_indicators,
+    "bent often": bent_often,
+    "interpolation with its own ends": lambda x: np.interp(x[:, 0], [-0.5, 0.5], [0, 1], left=0.0, right=1.0),
+    "sorting": lambda x: np.sort(x, axis=1) @ CENTRE,
+    "median": lambda x: np.median(x, axis=1) + np.median(x[:, :2], axis=-1),
+    "spread": lambda x: np.ptp(x, axis=1),
+    "softmax": lambda x: softmax(x, axis=1) @ CENTRE,
+    "logarithms of sums": lambda x: special.logsumexp(x, axis=1) + special.log_softmax(x, axis=-1)[:, 0],
+    "along the rows": lambda x: np.apply_along_axis(lambda row: row[0] ** 2 + math.sin(row[1]), 1, x),
     "broadcast": lambda x: np.ones((len(x), 1)) * x[:, :1] + np.arange(3),
 }
 
@@ -279,7 +362,18 @@ NOT_FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "a step": lambda x: np.where(x[:, 0] > 0, 1.0, 0.0),
     "a mask": lambda x: (x[:, 0] > 0) * 1.0,
     "a jump between smooth parts": lambda x: np.where(x[:, 0] > 0, x[:, 0], x[:, 1] + 5),
-    "sorting": lambda x: np.sort(x, axis=1)[:, 0],
+    "sorting many": lambda x: np.sort(np.hstack([x, x + 1, x + 2]), axis=1)[:, 0],
+    "a value of its own at 0": lambda x: np.select([x[:, 0] < 0, x[:, 0] > 0], [1 + x[:, 0], 1 - x[:, 0]]),
+    "a value of its own on a diagonal": lambda x: np.select(
+        [x[:, 0] < x[:, 1], x[:, 0] > x[:, 1]], [x[:, 1], x[:, 0]], 5
+    ),
+    "steps that both hold at 0.5": lambda x: (x[:, 0] <= 0.5) * 1.0 * (x[:, 0] >= 0.5) + x[:, 0],
+    "steps that differ in a sliver": lambda x: (x[:, 0] > 0.3) * 1.0 - (x[:, 0] > 0.3000001) * 1.0 + x[:, 0],
+    "a jump small beside the largest value": lambda x: np.where(x[:, 0] > 0, np.exp(30 * x[:, 0]), 0.0),
+    "a jump in a sliver beside": lambda x: np.where(x[:, 0] > 0, 1e6 * np.maximum(x[:, 1] - 0.99999, 0), 0.0) + x[:, 0],
+    "a sum of conditions": lambda x: ((x[:, 0] > 0) + (x[:, 0] > 0.5)) * x[:, 0],
+    "eighty steps": lambda x: sum(np.where(x[:, 0] > np.cos(i), 1.0, 0.0) for i in range(80)),
+    "interpolation of places that decrease": lambda x: np.interp(x[:, 0], [1, 0, -1], [0, 1, 0]),
     "floor": lambda x: np.floor(x[:, 0]),
     "remainder": lambda x: x[:, 0] % 1,
     "sign": lambda x: np.sign(x[:, 0]),
@@ -302,8 +396,9 @@ def values(function: Callable[[Any], Any], points: Any) -> Any:
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_the_expression_of_a_function_is_found_and_computes_it(name: str) -> None:
     points = SPHERE.sample(200, np.random.default_rng(0))
-    expression = trace(FOLLOWED[name], 3)
-    assert expression is not None
+    traced = trace(FOLLOWED[name], 3)
+    assert traced is not None
+    expression = traced.expression
     expected = values(FOLLOWED[name], points)
     # A few dozen roundings of the largest value: sums of three terms in another order, log and exp for powers.
     assert np.allclose(expression.evaluate(points), expected, rtol=0, atol=1e-14 * max(1, np.abs(expected).max()))
@@ -328,7 +423,7 @@ def branching_on_the_batch(x: Any) -> Any:
 def test_a_trace_that_disagrees_with_the_function_is_dropped() -> None:
     single = trace(branching_on_the_batch, 3)
     assert single is not None
-    assert single.text == "x"
+    assert single.expression.text == "x"
     # Rows evaluated by themselves come in eights, so the function passes for one of each point.
     target = target_of(branching_on_the_batch, SPHERE)
     assert target.expression is None
@@ -355,8 +450,8 @@ def test_a_recursive_function_and_a_closure_are_followed() -> None:
 
     found = trace(lambda x: inner(x, 3), 3)
     assert found is not None
-    assert found.evaluate(np.array([[0.5, 0, 0]]))[0, 0] == 1.0
-    assert found.evaluate(np.array([[1.0, 0, 0]]))[0, 0] == 16.0
+    assert found.expression.evaluate(np.array([[0.5, 0, 0]]))[0, 0] == 1.0
+    assert found.expression.evaluate(np.array([[1.0, 0, 0]]))[0, 0] == 16.0
 
 
 def test_a_long_computation_stays_a_black_box_instead_of_an_endless_proof() -> None:
@@ -375,12 +470,31 @@ def test_whatever_a_function_raises_under_trace_stays_inside(error: type[Excepti
 def test_a_choice_is_written_as_maxima_and_kept_to_where_its_formulas_meet() -> None:
     """In a sliver that no sample need meet, too: what they are where they meet is compared wherever a point lies."""
     found = {name: trace(FOLLOWED[name], 3) for name in ("square on one side", "hat", "square between bounds")}
-    assert {name: expression and expression.text for name, expression in found.items()} == {
+    assert {name: traced and traced.expression.text for name, traced in found.items()} == {
         "square on one side": "max(x, 0)**2",
         "hat": "(0.5 - min(x**2 + y**2, 0.5))**3",
         "square between bounds": "max(min(x, 0.5), -0.5)**2",
     }
     assert trace(NOT_FOLLOWED["a jump in a sliver"], 3) is None
+
+
+def pieces_one_after_the_other(x: Any) -> Any:
+    t, out = x[:, 0], np.zeros(len(x))
+    for low, high in itertools.pairwise(np.linspace(-1, 1.05, 42)):
+        is_between = (t >= low) & (t < high)
+        out[is_between] = np.sin(low) + (t[is_between] - low) * (np.sin(high) - np.sin(low)) / (high - low)
+    return out
+
+
+def test_a_condition_that_holds_all_over_the_domain_decides() -> None:
+    """Below its first knot and above its last the function is 0: jumps, but beyond the domain."""
+    from foreword.compiler.domain import Cube
+
+    assert target_of(pieces_one_after_the_other, Cube([(-1, 1)])).expression is not None
+    assert target_of(pieces_one_after_the_other, SPHERE).expression is not None
+    assert target_of(pieces_one_after_the_other, Cube([(-1, 1.1)])).expression is None
+    last = target_of(lambda x: np.where(x[:, 0] < 1, x[:, 0], 5), Cube([(-1, 1)]))  # a value of its own at the end
+    assert last.expression is None
 
 
 def test_a_black_box_of_choices_is_proved_and_checked() -> None:
@@ -396,4 +510,4 @@ def test_a_black_box_of_choices_is_proved_and_checked() -> None:
 def test_the_text_of_a_trace_is_what_a_person_would_write() -> None:
     found = trace(FOLLOWED["Gaussian"], 3)
     assert found is not None
-    assert found.text == "exp(-((x - 0.1)**2 + (y - 0.2)**2 + (z - 0.3)**2) / 0.32000000000000006)"
+    assert found.expression.text == "exp(-((x - 0.1)**2 + (y - 0.2)**2 + (z - 0.3)**2) / 0.32000000000000006)"

@@ -16,6 +16,7 @@ from foreword.compiler.poles import pole_of
 from foreword.compiler.proof import LARGEST_NUMBER, MOST_DIMENSIONS
 from foreword.compiler.target import Target
 from foreword.compiler.taylor import derivatives_of, smoothness, taylor_values
+from foreword.compiler.turning import round_points
 from foreword.errors import CompileError
 
 PAIRS = 2_000
@@ -200,7 +201,8 @@ def _of_the_jumps(target: Target, domain: Domain, points: Floats, values: Floats
     """A jump: on one side of it or the other a head, whose output is continuous, is wrong by half of it."""
     if target.expression is not None or isinstance(domain, FiniteSet):
         return []
-    jump = jump_of(target, domain, points, values, 2 * tolerance)
+    points = np.concatenate([points, even := round_points(domain)])
+    jump = jump_of(target, domain, points, np.concatenate([values, target.evaluate(even)]), 2 * tolerance)
     if jump is None:
         return []
     return [

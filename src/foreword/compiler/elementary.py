@@ -33,7 +33,39 @@ def fold(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
         return arguments[1 - values.index(1.0)]
     if (name, values[-1]) in (("subtract", 0.0), ("divide", 1.0)):
         return arguments[0]
+    return _bounded(nodes, name, arguments)
+
+
+def _bounded(nodes: Nodes, name: str, arguments: list[Node]) -> Node | None:
+    """A bound on what is bounded already: max(max(a, 1), 2) is max(a, 2), and min(max(a, 1), 0) is 0; |max(a, 1)|."""
+    if name == "absolute":
+        return _magnitude(nodes, arguments[0])
+    if name not in ("maximum", "minimum"):
+        return None
+    if arguments[0] is arguments[1]:
+        return arguments[0]
+    for outer, inner in (arguments, arguments[::-1]):
+        if outer.operation != "constant" or inner.operation not in ("maximum", "minimum"):
+            continue
+        for bound, other in (inner.arguments, inner.arguments[::-1]):
+            if bound.operation != "constant":
+                continue
+            if inner.operation == name:
+                return nodes(name, other, nodes.constant(OPERATIONS[name](bound.value, outer.value)))
+            if OPERATIONS[name](bound.value, outer.value) == outer.value:
+                return outer
     return None
+
+
+def _magnitude(nodes: Nodes, node: Node) -> Node | None:
+    """The magnitude of what a bound keeps on one side of 0, or of an even power."""
+    bounds = [float(part.value or 0.0) for part in node.arguments if part.operation == "constant"]
+    if node.operation == "maximum" and any(bound >= 0 for bound in bounds):
+        return node
+    if node.operation == "minimum" and any(bound <= 0 for bound in bounds):
+        return nodes.negative(node)
+    is_even = node.operation == "power" and int(node.value or 0) % 2 == 0
+    return node if is_even or node.operation == "absolute" else None
 
 
 def _plain(name: str) -> Callable[..., Node]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.choices import Combined, Comparison, Condition, Values
+from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Formula, Values
 from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
-from foreword.compiler.expression import Node, Nodes
+from foreword.compiler.expression import Node, Nodes, ordered
 
 LIMIT = 20_000
 """Operations in a traced graph; beyond, a proof would not end, and the function stays a black box."""
@@ -24,57 +25,94 @@ CONNECTIVES = {
     "logical_not": "not",
     "invert": "not",
 }
+TRUTHS = (Condition, bool, np.bool_)
+TURNING = ("sign", "heaviside", "copysign")  # at 0 they are one point's value
 
 
 class Tape:
-    """The graph under way, and what may be done to its symbols; at `points` it is found out whether formulas meet."""
+    """The graph under way, and what may be done to its symbols; at `points` it is found out whether formulas meet.
 
-    def __init__(self, points: Floats) -> None:
+    Coordinates are taken to lie between their two numbers in `box` `(column, 2)`.
+    """
+
+    def __init__(self, points: Floats, box: Floats) -> None:
+        self.box = box
         self.nodes, self.values = Nodes(LIMIT), Values(points)
+        self.choices = Choices(self.nodes, self.values)
+        self.has_conditions = False
+        self.turns: set[tuple[int, float]] = set()  # columns, and numbers at which a condition on them changes
 
-    def node(self, element: Any) -> Node:
-        """The node of an array's element: a symbol's own, or a constant."""
+    def formula(self, element: Any) -> Formula:
+        """What an array's element is: a symbol's own, a constant, or of a condition 1 and 0."""
         if getattr(element, "shape", None) == () and hasattr(element, "symbols"):  # an array of one, out of a row
             element = element.symbols.item()
+        element = self.number(element)
         if isinstance(element, Symbol):
-            return element.node
+            return element.formula
         if isinstance(element, (bool, int, float, np.number, np.bool_)) and not isinstance(element, np.complexfloating):
             value = float(element)
-            if math.isfinite(value) and value == element:
+            if value == element or math.isnan(value):
                 return self.nodes.constant(value)
         raise UntraceableError(f"an operand {element!r}"[:80])
+
+    def number(self, element: Any) -> Any:
+        """An element as a number: of a condition 1 and 0."""
+        return self.where(element, 1.0, 0.0) if isinstance(element, Condition) else element
+
+    def output(self, element: Any) -> Node:
+        """What an element of the result is, as an expression of finite numbers."""
+        found = self.formula(element)
+        if isinstance(found, Choice):
+            raise UntraceableError("a choice of formulas that do not meet")
+        if not all(math.isfinite(float(node.value or 0.0)) for node in ordered([found])):
+            raise UntraceableError("a number that is not finite")
+        return found
 
     def apply(self, name: str, *elements: Any) -> Any:
         """One elementary operation on elements of arrays: a symbol, or a comparison."""
         if name in ("greater", "greater_equal", "less", "less_equal"):
-            left, right = (self.node(element) for element in elements)
-            return Comparison(left, right) if name.startswith("greater") else Comparison(right, left)
+            return self._compared(*(elements if name.startswith("greater") else elements[::-1]))
         if name in CONNECTIVES:
             return self._connected(CONNECTIVES[name], elements)
-        if name == "heaviside":  # what it is at 0 is one point's value
-            return Comparison(self.node(elements[0]), self.nodes.constant(0.0))
-        if name == "sign":
-            return Sign(self, self.node(elements[0]))
-        if name == "multiply":  # x * (x > 0), x * sign(x)
-            for one, other in (elements, elements[::-1]):
-                if isinstance(one, Condition):
-                    return self.where(one, other, 0.0)
-                if isinstance(one, Sign):
-                    return self.where(one.is_positive, other, self.apply("negative", other))
-        if name not in ELEMENTARY or (name == "arctan2" and not (self.values(self.node(elements[1])) > 0).all()):
+        if all(isinstance(element, TRUTHS) for element in elements):
+            if name != "multiply":  # of truths NumPy makes other numbers, or none
+                raise UntraceableError(f"{name} of conditions")
+            return self._connected("and", elements)
+        if name in TURNING:
+            is_positive = self._compared(elements[0] if name != "copysign" else elements[1], 0.0)
+            size = self.apply("absolute", elements[0]) if name == "copysign" else 1.0
+            return self.where(is_positive, size, 0.0 if name == "heaviside" else self.apply("negative", size))
+        if name not in ELEMENTARY:
             raise UntraceableError(f"the operation {name}")
-        arguments = [self.node(element) for element in elements]
-        return Symbol(fold(self.nodes, name, arguments) or ELEMENTARY[name](self.nodes, *arguments), self)
+        return Symbol(self.choices.spread(partial(self._operation, name), *map(self.formula, elements)), self)
 
     def where(self, condition: Any, first: Any, second: Any) -> Symbol:
-        """`first` where the condition holds, else `second`, if the two meet where it turns."""
-        if isinstance(condition, Condition):
-            return Symbol(condition.choose(self.nodes, self.node(first), self.node(second), self.values), self)
-        return Symbol(self.node(first if bool(condition) else second), self)
+        """`first` where the condition holds, else `second`."""
+        if isinstance(condition, Combined):
+            return Symbol(self.formula(condition.choose(self.where, first, second)), self)
+        if isinstance(condition, Comparison):
+            return Symbol(self.choices.where(condition, self.formula(first), self.formula(second)), self)
+        return Symbol(self.formula(first if bool(condition) else second), self)
+
+    def _operation(self, name: str, *nodes: Node) -> Node:
+        if name == "arctan2" and not (self.values(nodes[1]) > 0).all():
+            raise UntraceableError("an angle that may be beyond its cut")
+        return fold(self.nodes, name, list(nodes)) or ELEMENTARY[name](self.nodes, *nodes)
+
+    def _compared(self, left: Any, right: Any) -> Any:
+        """Whether left > right."""
+        sides = self.formula(left), self.formula(right)
+        if isinstance(sides[0], Choice) or isinstance(sides[1], Choice):
+            raise UntraceableError("a comparison of choices")
+        found = Comparison(sides[0], sides[1])
+        self.has_conditions = True
+        self.turns.update(found.turns(self.nodes))
+        known = found.known(self.nodes, self.box)
+        return found if known is None else known
 
     def _connected(self, name: str, conditions: Sequence[Any]) -> Any:
         """Conditions that are joined: those that are plain truths decide, or fall away."""
-        if not all(isinstance(condition, (Condition, bool, np.bool_)) for condition in conditions):
+        if not all(isinstance(condition, TRUTHS) for condition in conditions):
             raise UntraceableError(f"{name} of numbers")
         if name == "not":
             only = conditions[0]
@@ -86,18 +124,11 @@ class Tape:
         return Combined(unknown, is_all) if unknown else is_all
 
 
-class Sign:
-    """The sign of a number: worth something only as a factor of what vanishes where it turns."""
-
-    def __init__(self, tape: Tape, node: Node) -> None:
-        self.is_positive = Comparison(node, tape.nodes.constant(0.0))
-
-
 class Symbol:
     """One element of a stand-in array; arithmetic on it, by Python or by NumPy's loops over objects, is recorded."""
 
-    def __init__(self, node: Node, tape: Tape) -> None:
-        self.node, self.tape = node, tape
+    def __init__(self, formula: Formula, tape: Tape) -> None:
+        self.formula, self.tape = formula, tape
 
     def _with(self, name: str, other: Any, *, is_left: bool = True) -> Any:
         if isinstance(other, np.ndarray) or hasattr(other, "symbols"):

@@ -23,6 +23,7 @@ from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
 from foreword.compiler.tracing import trace
+from foreword.compiler.turning import sides_of, turning_points
 from foreword.errors import CompileError
 
 Metric = Literal["geodesic", "euclidean"]
@@ -463,9 +464,15 @@ def _compared(target: Target) -> Target:
     values = target.evaluate(points)
     if target.function is None:
         return target
-    expression = target.expression or trace(target.function, target.domain.columns, points)
+    columns, box = target.domain.columns, sides_of(target.domain)
+    followed = trace(target.function, columns, points, box) if target.expression is None else None
+    expression = target.expression if followed is None else followed.expression
     if expression is None:
         return target
+    if followed is not None:
+        turning = turning_points(target.domain, points, followed.turns) if followed.has_conditions else points[:0]
+        if len(turning):
+            points, values = np.concatenate([points, turning]), np.concatenate([values, target._call(turning)])
     found = expression.evaluate(points)
     gap = np.abs(found - values) if found.shape == values.shape else np.full(values.shape, math.inf)
     if (gap <= AGREEMENT * np.abs(values).max(axis=0)).all():

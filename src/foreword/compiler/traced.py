@@ -14,9 +14,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from foreword.compiler.choices import Condition, select
+from foreword.compiler.choices import Condition
 from foreword.compiler.elementary import UntraceableError
-from foreword.compiler.symbols import Sign, Symbol, Tape
+from foreword.compiler.symbols import TRUTHS, Symbol, Tape
 
 Symbols = NDArray[np.object_]
 
@@ -31,16 +31,17 @@ SUMMING = frozenset(
     vdot""".split()  # noqa: SIM905
 )
 METHODS = frozenset(
-    """clip copy cumprod cumsum diagonal dot max mean min prod ravel repeat squeeze std sum swapaxes take trace
+    """all any clip copy cumprod cumsum diagonal dot max mean min prod ravel repeat squeeze std sum swapaxes take trace
     var""".split()  # noqa: SIM905
 )
+SORTED = 8  # numbers at most: beyond, the graph of all comparisons is too large for a proof
 
 
 class Traced(NDArrayOperatorsMixin):
     """Stands for an array `(batch, ...)` of float64 in a function; `symbols` has its shape, with one row."""
 
     def __init__(self, symbols: Any, tape: Tape) -> None:
-        if isinstance(symbols, (Symbol, Sign, Condition)):
+        if isinstance(symbols, (Symbol, Condition)):
             held = np.empty((), dtype=object)
             held[()] = symbols
             symbols = held
@@ -66,14 +67,17 @@ class Traced(NDArrayOperatorsMixin):
         raise UntraceableError("a number in place of a symbol")
 
     def __getitem__(self, index: Any) -> Traced:
-        if _is_mask(index):  # what is computed for some rows is computed for all; `where` chooses
-            return Traced(self.symbols.copy(), self.tape)
+        mask, rest = _mask_of(index)
+        if mask is not None:  # what is computed for some rows is computed for all; `where` chooses
+            return Traced(self.symbols[rest].copy(), self.tape)
         return Traced(self.symbols[self._plain(index)], self.tape)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        if _is_mask(index):
-            mask = index.symbols.reshape(index.shape + (1,) * (self.ndim - index.ndim))
-            self.symbols[...] = _where(self.tape, mask, value, self).symbols
+        mask, rest = _mask_of(index)
+        if mask is not None:
+            held = self.symbols[rest]
+            spread = mask.symbols.reshape(mask.shape + (1,) * (held.ndim - mask.ndim))
+            held[...] = _where(self.tape, spread, value, Traced(held, self.tape)).symbols
         else:
             self.symbols[self._plain(index)] = unwrap(value, self.tape)
 
@@ -85,7 +89,7 @@ class Traced(NDArrayOperatorsMixin):
     def astype(self, dtype: Any, **_: Any) -> Traced:
         if np.dtype(dtype) != np.float64:
             raise UntraceableError(f"a conversion to {dtype}")
-        return Traced(self.symbols.copy(), self.tape)
+        return Traced(np.frompyfunc(self.tape.number, 1, 1)(self.symbols), self.tape)
 
     def reshape(self, *shape: Any, **options: Any) -> Traced:
         return Traced(self.symbols.reshape(*shape, **options), self.tape)
@@ -111,7 +115,7 @@ class Traced(NDArrayOperatorsMixin):
             found = np.frompyfunc(partial(self.tape.apply, name), len(operands), 1)(*operands)
         elif method in ("reduce", "accumulate") and name in ("add", "multiply"):
             found = getattr(ufunc, method)(*operands, **options)
-        elif method == "reduce" and name in ("maximum", "minimum"):
+        elif method == "reduce" and name in ("maximum", "minimum", "logical_and", "logical_or"):
             found = _along_axis(self.tape, name, operands[0], *operands[1:], **options)
         else:
             raise UntraceableError(f"{name}.{method}")
@@ -145,9 +149,13 @@ class Traced(NDArrayOperatorsMixin):
         return index
 
 
-def _is_mask(index: Any) -> bool:
-    """Whether these are conditions, one for each row."""
-    return isinstance(index, Traced) and index.size > 0 and all(isinstance(x, Condition) for x in index.symbols.flat)
+def _mask_of(index: Any) -> tuple[Traced | None, tuple[Any, ...]]:
+    """The conditions that an index chooses rows by, if it does, and the index without them: `[m]`, `[m, 0]`."""
+    mask, *rest = index if isinstance(index, tuple) and index else (index,)
+    is_mask = isinstance(mask, Traced) and mask.size > 0 and all(isinstance(x, TRUTHS) for x in mask.symbols.flat)
+    if not is_mask or (rest and (mask.ndim != 1 or not all(isinstance(part, (int, slice)) for part in rest))):
+        return None, ()
+    return mask, (slice(None), *rest) if rest else (...,)
 
 
 def unwrap(operand: Any, tape: Tape) -> Symbols:
@@ -186,16 +194,10 @@ def _where(tape: Tape, condition: Any, *branches: Any) -> Traced:
 def _select(tape: Tape, condlist: Any, choicelist: Any, default: Any = 0) -> Traced:
     if len(condlist) != len(choicelist):
         raise UntraceableError("as many conditions as choices")
-    arrays = [unwrap(part, tape) for part in (*condlist, *choicelist, default)]
-    count, shape = len(condlist), np.broadcast_shapes(*[array.shape for array in arrays])
-    found = np.empty(shape, dtype=object)
-    spread = [np.broadcast_to(array, shape) for array in arrays]
-    for place in np.ndindex(shape):
-        given: list[Any] = [array[place] for array in spread]
-        if not all(isinstance(condition, Condition) for condition in given[:count]):
-            raise UntraceableError("a condition that does not depend on the values")
-        found[place] = select(given[:count], given[count:-1], given[-1], tape.where)
-    return Traced(found, tape)
+    found = Traced(unwrap(default, tape), tape)
+    for condition, choice in reversed(list(zip(condlist, choicelist, strict=True))):
+        found = _where(tape, condition, choice, found)
+    return found
 
 
 def _piecewise(tape: Tape, x: Any, condlist: Any, funclist: Any, *rest: Any, **options: Any) -> Traced:
@@ -208,14 +210,15 @@ def _piecewise(tape: Tape, x: Any, condlist: Any, funclist: Any, *rest: Any, **o
 
 def _interp(tape: Tape, x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None) -> Any:
     """A broken line: from each of its points on, how far x has come towards the next, times the slope there."""
-    if (left, right, period) != (None, None, None):
-        raise UntraceableError("options of interp")
     places, heights = np.asarray(xp, dtype=np.float64), np.asarray(fp, dtype=np.float64)
+    if period is not None or not (np.diff(places) > 0).all():
+        raise UntraceableError("interp of a period, or of places that do not increase")
     x = Traced(unwrap(x, tape), tape)
     found: Any = x * 0.0 + heights[0]
     for start, end, slope in zip(places, places[1:], np.diff(heights) / np.diff(places), strict=False):
         found = found + (np.clip(x, start, end) - start) * slope
-    return found
+    found = found if left is None else np.where(x < places[0], left, found)
+    return found if right is None else np.where(x > places[-1], right, found)
 
 
 def _clip(tape: Tape, a: Any, a_min: Any = None, a_max: Any = None, **bounds: Any) -> Any:
@@ -225,6 +228,33 @@ def _clip(tape: Tape, a: Any, a_min: Any = None, a_max: Any = None, **bounds: An
     found = Traced(unwrap(a, tape), tape)
     found = found if low is None else np.maximum(found, low)
     return found if high is None else np.minimum(found, high)
+
+
+def _sort(tape: Tape, a: Any, axis: int = -1, **_: Any) -> Traced:
+    """Neighbours in the wrong order changed, as often as it takes: each pair to its minimum and its maximum."""
+    found = np.moveaxis(unwrap(a, tape).copy(), axis, -1)
+    if found.shape[-1] > SORTED:
+        raise UntraceableError(f"sorting more than {SORTED} numbers")
+    low, high = (np.frompyfunc(partial(tape.apply, name), 2, 1) for name in ("minimum", "maximum"))
+    for last in range(found.shape[-1] - 1, 0, -1):
+        for place in range(last):
+            one, other = found[..., place].copy(), found[..., place + 1].copy()
+            found[..., place], found[..., place + 1] = low(one, other), high(one, other)
+    return Traced(np.moveaxis(found, -1, axis), tape)
+
+
+def _median(tape: Tape, a: Any, axis: int, *, keepdims: bool = False) -> Any:
+    found = _sort(tape, a, axis)
+    count = found.shape[axis]
+    middle = np.take(found, range((count - 1) // 2, count // 2 + 1), axis=axis)
+    return np.mean(middle, axis=axis, keepdims=keepdims)
+
+
+def _along_rows(tape: Tape, func1d: Callable[..., Any], axis: int, arr: Any, *args: Any, **kwargs: Any) -> Traced:
+    rows = unwrap(arr, tape)
+    if rows.ndim != 2 or axis not in (1, -1):
+        raise UntraceableError("a function along another axis than a row's")
+    return Traced(np.stack([unwrap(func1d(Traced(row, tape), *args, **kwargs), tape) for row in rows]), tape)
 
 
 def _norm(tape: Tape, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002 - NumPy's
@@ -261,6 +291,12 @@ OWN: dict[Any, Callable[..., Any]] = {
     np.amax: partial(_extreme, "maximum"),
     np.min: partial(_extreme, "minimum"),
     np.amin: partial(_extreme, "minimum"),
+    np.all: partial(_extreme, "logical_and"),
+    np.any: partial(_extreme, "logical_or"),
+    np.ptp: lambda _, a, axis, **options: np.max(a, axis, **options) - np.min(a, axis, **options),
+    np.sort: _sort,
+    np.apply_along_axis: _along_rows,
+    np.median: _median,
     np.var: _variance,
     np.std: lambda tape, a, axis=None, **options: np.sqrt(_variance(tape, a, axis, **options)),
     np.zeros_like: partial(_filled, 0.0),

@@ -10,12 +10,15 @@ so, and drops it otherwise.
 from __future__ import annotations
 
 import math
+import operator
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.expression import Expression, expression_of
@@ -69,16 +72,59 @@ class StandInMath:
         return call
 
 
-def trace(function: Callable[[Any], Any], columns: int, points: Floats | None = None) -> Expression | None:
+class StandInSpecial:
+    """`scipy.special` as a function under trace sees it: sums of exponentials are written out for symbols."""
+
+    def __getattr__(self, name: str) -> Any:
+        plain = getattr(special, name)
+        written_out = SPECIAL.get(name)
+        if written_out is None:
+            return plain
+
+        def call(a: Any, axis: Any = None, **options: Any) -> Any:
+            return written_out(a, axis, **options) if isinstance(a, Traced) else plain(a, axis=axis, **options)
+
+        return call
+
+
+def _log_sum_exp(a: Traced, axis: int, *, keepdims: bool = False) -> Any:
+    return np.log(np.sum(np.exp(a), axis=operator.index(axis), keepdims=keepdims))
+
+
+SPECIAL: dict[str, Callable[..., Any]] = {
+    "logsumexp": _log_sum_exp,
+    "log_softmax": lambda a, axis: a - _log_sum_exp(a, axis, keepdims=True),
+    "softmax": lambda a, axis: np.exp(a) / np.sum(np.exp(a), axis=operator.index(axis), keepdims=True),
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a function computes; `turns` are a column and a number for each condition in it that is on one column.
+
+    There the function may have a value of its own, as where neither of x < 0 and x > 0 holds.
+    """
+
+    expression: Expression
+    has_conditions: bool
+    turns: tuple[tuple[int, float], ...]
+
+
+def trace(
+    function: Callable[[Any], Any], columns: int, points: Floats | None = None, box: Floats | None = None
+) -> Trace | None:
     """The expression that `function` computes from an array `(batch, columns)`; None when it cannot be followed.
 
     The function is called once. Formulas that it chooses between must meet at the first of `points` `(batch, columns)`,
-    by default some of [-1, 1]. The caller compares what is found with the function.
+    by default some of [-1, 1]; coordinates lie in `box` `(columns, 2)`, if that is known. The caller compares what is
+    found with the function, where its conditions turn too.
 
-    >>> trace(lambda x: np.exp(-np.sum(x**2, axis=1)), 2).text
+    >>> trace(lambda x: np.exp(-np.sum(x**2, axis=1)), 2).expression.text
     'exp(-(x**2 + y**2))'
     """
-    tape = Tape(np.random.default_rng(0).uniform(-1, 1, (FEW, columns)) if points is None else points[:FEW])
+    anywhere = np.array([[-math.inf, math.inf]] * columns)
+    few = np.random.default_rng(0).uniform(-1, 1, (FEW, columns)) if points is None else points[:FEW]
+    tape = Tape(few, anywhere if box is None else box)
     symbols = np.empty((1, columns), dtype=object)
     for column in range(columns):
         symbols[0, column] = Symbol(tape.nodes("variable", value=column), tape)
@@ -87,10 +133,10 @@ def trace(function: Callable[[Any], Any], columns: int, points: Floats | None = 
             found = unwrap(_Copy(tape).of(function)(Traced(symbols, tape)), tape)
         if found.ndim > 2 or found.size == 0 or (found.ndim and len(found) != 1):
             return None
-        outputs = [tape.node(element) for element in found.reshape(-1).tolist()]
+        outputs = [tape.output(element) for element in found.reshape(-1).tolist()]
     except Exception:  # noqa: BLE001 - the function is not ours: whatever it raises, it cannot be followed
         return None
-    return expression_of(outputs, columns)
+    return Trace(expression_of(outputs, columns), tape.has_conditions, tuple(sorted(tape.turns)))
 
 
 class _Copy:
@@ -99,7 +145,9 @@ class _Copy:
     def __init__(self, tape: Tape) -> None:
         self.numpy = StandInNumPy(tape)
         self.replaced = {id(getattr(np, name)): getattr(self.numpy, name) for name in MAKERS}
-        self.replaced |= {id(np): self.numpy, id(math): StandInMath()}
+        in_special = StandInSpecial()
+        self.replaced |= {id(getattr(special, name)): getattr(in_special, name) for name in SPECIAL}
+        self.replaced |= {id(np): self.numpy, id(math): StandInMath(), id(special): in_special}
         self.functions: dict[int, Any] = {}
         self.modules: dict[int, dict[str, Any]] = {}
 
