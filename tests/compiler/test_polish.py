@@ -168,6 +168,7 @@ def even_error(domain: Sphere, positions: int) -> float:
 # A part of a longer prefix
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_keys_for_an_odd_function_is_not_worse_than_one_less() -> None:
     """The middle key stayed in the middle: 4 positions had an error of 0.02, and 5 of 1."""
     line = Cube([(-1, 1)])

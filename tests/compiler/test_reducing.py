@@ -79,6 +79,7 @@ def test_two_directions_are_a_lattice_in_a_disc_or_a_polygon(
     assert error(draft, text, domain) <= 1.5 * draft.sampled < most
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardly_polished")
 def test_axes_of_a_cube_are_a_cube_of_fewer_sides() -> None:
     """Nine positions for each of six coordinates would be half a million."""
