@@ -17,16 +17,17 @@ EVEN, GRID = 8, 500  # parts of each side of the domain, and how many points of 
 MOVED = 8  # points for each condition on one coordinate
 
 
-def sides_of(domain: Domain) -> Floats | None:
-    """Between which numbers each coordinate lies, `(column, 2)`; None for a table, which may have any."""
+def sides_of(domain: Domain) -> Floats:
+    """Between which numbers each coordinate lies, `(column, 2)`; of a table's points nothing is said."""
     if isinstance(domain, Cube):
         return domain.box
-    return np.array([[-1.0, 1.0]] * domain.columns) if isinstance(domain, Sphere) else None
+    reach = 1.0 if isinstance(domain, Sphere) else np.inf
+    return np.array([[-reach, reach]] * domain.columns)
 
 
 def round_points(domain: Sphere | Cube) -> Floats:
     """Points `(batch, column)` of an even grid, the same in each call: coordinates are 0, ends, middles, or equal."""
-    sides = domain.box if isinstance(domain, Cube) else np.array([[-1.0, 1.0]] * domain.columns)
+    sides = sides_of(domain)
     parts = np.random.default_rng(0).integers(0, EVEN + 1, (GRID, domain.columns)) / EVEN
     parts = parts[(parts != 0.5).any(axis=1)] if isinstance(domain, Sphere) else parts  # the centre is on no sphere
     return domain.nearest(sides[:, 0] + parts * (sides[:, 1] - sides[:, 0]))
@@ -41,7 +42,7 @@ def turning_points(domain: Domain, points: Floats, turns: Iterable[tuple[int, fl
         return points[:0]
     sides, found = sides_of(domain), [round_points(domain)]
     for column, number in turns:
-        if sides is not None and sides[column, 0] <= number <= sides[column, 1]:
+        if sides[column, 0] <= number <= sides[column, 1]:
             moved = points[:MOVED].copy()
             if isinstance(domain, Sphere):  # what is left to the other coordinates of a point of norm 1
                 moved *= np.sqrt((1 - number**2) / np.maximum(1 - moved[:, [column]] ** 2, 1e-300))

@@ -44,7 +44,7 @@ Meeting = Callable[[Met], Tensor]
 
 @dataclass(frozen=True)
 class Family:
-    """How one attention class scales its scores, and its number of query and key heads.
+    """How one attention class scales its scores, and its number of query and key heads; None: as many as query heads.
 
     With `scales_keys` it has scaled its keys before it multiplies them with its queries.
     `origin` gives, for a position bias that is counted from the *last* key, what brings it to a count from the first,
@@ -53,7 +53,7 @@ class Family:
 
     scale: Callable[[Any, int], float]
     heads: Callable[[Any], int]
-    kv_heads: Callable[[Any], int]
+    kv_heads: Callable[[Any], int] | None = None
     origin: Callable[[Mapping[str, Any], int], Tensor | None] | None = None
     scales_keys: bool = False
 
@@ -112,19 +112,17 @@ CONFORMING = frozenset(
 )  # fmt: skip
 # By transformers' own package and class.
 FAMILIES: Mapping[str, Family] = {
-    "gpt_neo.GPTNeoSelfAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
-    "gptj.GPTJAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
+    "gpt_neo.GPTNeoSelfAttention": Family(_unscaled, _count("num_heads")),
+    "gptj.GPTJAttention": Family(_root, _count("num_attention_heads")),
     "falcon.FalconAttention": Family(_root, _count("num_heads"), _falcon_kv_heads),
-    "bloom.BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads"), _count("num_heads")),
-    "mpt.MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), _count("n_heads"), origin=_mpt_origin),
-    "codegen.CodeGenAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
-    "openai.Attention": Family(_root, _count("n_head"), _count("n_head")),
-    "xglm.XGLMAttention": Family(_unscaled, _count("num_heads"), _count("num_heads")),
-    "mpnet.MPNetSelfAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
-    "roformer.RoFormerSelfAttention": Family(_root, _count("num_attention_heads"), _count("num_attention_heads")),
-    "deberta_v2.DisentangledSelfAttention": Family(
-        _deberta_scale, _count("num_attention_heads"), _count("num_attention_heads"), scales_keys=True
-    ),
+    "bloom.BloomAttention": Family(_stated("inv_norm_factor"), _count("num_heads")),
+    "mpt.MptAttention": Family(_stated("softmax_scale"), _count("n_heads"), origin=_mpt_origin),
+    "codegen.CodeGenAttention": Family(_root, _count("num_attention_heads")),
+    "openai.Attention": Family(_root, _count("n_head")),
+    "xglm.XGLMAttention": Family(_unscaled, _count("num_heads")),
+    "mpnet.MPNetSelfAttention": Family(_root, _count("num_attention_heads")),
+    "roformer.RoFormerSelfAttention": Family(_root, _count("num_attention_heads")),
+    "deberta_v2.DisentangledSelfAttention": Family(_deberta_scale, _count("num_attention_heads"), scales_keys=True),
 }
 
 
@@ -187,7 +185,8 @@ class Watch(TorchFunctionMode):
         if query is None or key is None or lse is None or logits is None:
             raise RuntimeError("the watch met an output before its scores")
         self.met = True
-        heads, kv_heads = self.family.heads(self.module), self.family.kv_heads(self.module)
+        heads = self.family.heads(self.module)
+        kv_heads = heads if self.family.kv_heads is None else self.family.kv_heads(self.module)
         scale = self.family.scale(self.module, query.shape[-1])
         key = key / scale if self.family.scales_keys else key
         met = Met(

@@ -89,7 +89,10 @@ def put_first_values(
         raise TypeError("first values are those of a prefix")
     name, host = start_for(settings.start), bench.host
     is_drawn = name in ("zero", "random")
-    material = material_for(bench, objective.predictor, name, settings, examples=ROWS if is_drawn else None)
+    bundle = None
+    if name == "prefix" and settings.start_prefix is not None:
+        bundle = load_bundle(bench.task.folder / settings.start_prefix, host=bench.host)
+    material = material_for(bench, objective.predictor, settings, bundle, examples=ROWS if is_drawn else None)
     drawn = settings.longest or settings.positions
     first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
     share = settings.share if name in SILENT and settings.share < 1 else None
@@ -101,11 +104,10 @@ def put_first_values(
     objective.hide(masked_positions(first.own or None, settings.leave_one_out))
     shares = [round(each.share, 4) for each in found.values()]
     told = {"name": first.name, **first.details, "shares": shares}
-    if name == "prefix" and settings.start_prefix is not None:
-        # Fitted with offsets: others would take back some of what it has learned.
-        offsets = offsets_in(_first_bundle(bench, settings), objective.predictor.manner)
-        if offsets is not None:
-            objective.calibrate(offsets)
+    # A prefix was fitted with offsets: others would take back some of what it has learned.
+    offsets = None if bundle is None else offsets_in(bundle, objective.predictor.manner)
+    if offsets is not None:
+        objective.calibrate(offsets)
     if name != "closed-form" or is_kept:
         return told
     objective.calibrate()  # what values are solved for is the loss that a fit would begin with
@@ -135,21 +137,19 @@ def behind_the_bare_model(start: str, objective: Objective, score: float) -> str
 
 
 def material_for(
-    bench: Workbench, predictor: Predictor, start: str, settings: PrefixSettings, *, examples: int | None = None
+    bench: Workbench,
+    predictor: Predictor,
+    settings: PrefixSettings,
+    bundle: Bundle | None,
+    *,
+    examples: int | None = None,
 ) -> Material:
     """What the task offers for a start: its examples as the model reads them, its words, a bundle's prefix.
 
     `examples` is how many of them; None: all.
     """
-    prefix = None
-    if start == "prefix" and settings.start_prefix is not None:
-        prefix = _first_bundle(bench, settings).prefix
     text = settings.start_text if settings.start_text is not None else words_of(bench)
-    return Material(examples_for(bench, predictor, examples), text, prefix)
-
-
-def _first_bundle(bench: Workbench, settings: PrefixSettings) -> Bundle:
-    return load_bundle(bench.task.folder / str(settings.start_prefix), host=bench.host)
+    return Material(examples_for(bench, predictor, examples), text, None if bundle is None else bundle.prefix)
 
 
 def words_of(bench: Workbench) -> str | None:
