@@ -89,6 +89,7 @@ def with_approximation(proof: Proof, approximation: float) -> Proof:
         ("sqrt(x) - arccos(x)", Cube([(0, 1)]), 12),  # no slope at either side
         ("x**0.7 * sqrt(1 - x/3)", Cube([(0, 3)]), 12),
         ("sqrt(1 + y)", Sphere(1), 12),
+        ("sqrt(max(x, 0))**3 - sqrt(-min(x, 0))**3", Cube([(-1, 1)]), 12),  # one of two roots is of 0 everywhere
     ],
 )
 def test_what_the_search_proves_the_checker_confirms(text: str, domain: Sphere | Cube, positions: int) -> None:

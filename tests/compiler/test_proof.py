@@ -313,6 +313,15 @@ def test_a_root_along_one_side_of_a_square_takes_few_cells() -> None:
     assert told.effort["cells"] < 2_000
 
 
+def test_a_root_that_stays_at_0_over_a_side_of_a_line_takes_few_cells() -> None:
+    # sign(x) |x|^(3/2), as a traced function has it: at every point one of the roots has no slope.
+    target = _target(LINE, "sqrt(max(x, 0))**3 - sqrt(-min(x, 0))**3")
+    told = prove(_constant(0.0), chart_of(LINE), target, LINE).certificate
+    assert told.seen == pytest.approx(1.0, rel=1e-9)
+    assert told.bound <= 1.26 * told.seen
+    assert told.effort["cells"] < 100
+
+
 def test_a_cell_without_a_double_inside_is_not_halved() -> None:
     # 4.5 million doubles lie in [1, 1 + 1e-9], and the bound cannot come within 1e-9 of the error on their spacing.
     narrow = Cube([(1, 1 + 1e-9)])

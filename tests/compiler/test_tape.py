@@ -16,6 +16,8 @@ from foreword.compiler.parser import parse_expression
 from foreword.compiler.recording import kinks_of, tape_of
 from foreword.compiler.tape import Tape
 
+LINE = Cube([(-1, 1)])
+
 
 def _tape(problem: Problem) -> Tape:
     assert problem.target.expression is not None
@@ -78,6 +80,19 @@ def test_the_rounding_of_values_at_points_is_bounded(text: str) -> None:
             for point in range(4):
                 x, y = (mpmath.mpf(float(a)) for a in inside[cell, point])
                 assert abs(EXACT[text](x, y) - mpmath.mpf(float(found[cell, point]))) <= error[cell]
+
+
+@pytest.mark.parametrize("text", ["sqrt(max(x, 0))", "sqrt(-min(x, 0))**3", "sqrt(3*max(x, 0))", "sqrt(abs(min(x, 0)))"])
+def test_a_root_of_what_is_0_on_one_side_is_known_there(text: str) -> None:
+    """No rounding turns 0 into a number without a root: neither max's choice nor a sign moves it."""
+    tape = tape_of(LINE, parse_expression(text, 1).outputs, ())
+    points = np.array([[-0.7], [-1e-9], [1e-9], [0.3]])
+    with np.errstate(all="ignore"):
+        known, _ = tape.on_cells(points, points)
+    root = known[tape.outputs[0]]
+    values = parse_expression(text, 1).evaluate(points)[:, 0]
+    assert np.all((root.range.re.lo <= values) & (values <= root.range.re.hi))
+    assert np.all(root.error + root.rest <= 1e-14)
 
 
 def test_a_frame_that_undoes_a_rotation_leaves_one_coordinate() -> None:

@@ -56,6 +56,10 @@ class Interval:
         """Where `is_so` nothing below 0: for results whose sign is known, so that roots of them keep their domain."""
         return Interval(np.where(is_so, np.maximum(self.lo, 0.0), self.lo), self.hi)
 
+    def to_zero(self, is_so: NDArray[np.bool_]) -> Interval:
+        """Where `is_so` nothing above 0."""
+        return Interval(self.lo, np.where(is_so, np.minimum(self.hi, 0.0), self.hi))
+
     def widened(self, margin: float | Floats) -> Interval:
         """All numbers within `margin` >= 0 of this."""
         return outward(self.lo - margin, self.hi + margin)

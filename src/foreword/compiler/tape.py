@@ -281,11 +281,15 @@ def _linear_on_cell(form: Linear, given: list[Known], cells: int) -> Known:
     error = (sum((w * known.error for w, known in terms), np.zeros(cells)) + rounding) * (1 + 16 * ULP)
     rest = np.full(cells, form.slack)
     slopes = _linear_slopes(form, [known.slopes for known in given])
-    # No rounding in a sum of numbers that are 0 or more is below 0.
-    is_so = np.full(cells, form.constant >= 0 and form.slack == 0)
+    # No rounding in a sum of numbers that are 0 or more is below 0, or above 0 where all are 0 or less.
+    is_up = np.full(cells, form.constant >= 0 and form.slack == 0)
+    is_down = np.full(cells, form.constant <= 0 and form.slack == 0)
     for w, known in zip(form.coefficients, given, strict=True):
-        is_so &= known.range.re.lo >= 0 if w > 0 else known.range.re.hi <= 0 if w < 0 else is_so
-    return Known(Rectangle(value.re.widened(rounding + rest).from_zero(is_so)), slopes, error, rest)
+        if w:
+            above, below = known.range.re.lo >= 0, known.range.re.hi <= 0
+            is_up, is_down = is_up & (above if w > 0 else below), is_down & (below if w > 0 else above)
+    span = value.re.widened(rounding + rest).from_zero(is_up).to_zero(is_down)
+    return Known(Rectangle(span), slopes, error, rest)
 
 
 def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Known:
@@ -304,10 +308,9 @@ def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Kno
     else:
         rounding = LIBRARY * ULP * size
     error, rest = (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)
-    wide = value.re.widened(rounding * 2)
     # No rounding of a number that is 0 or more is below 0: roots of sums of squares keep their domain.
-    value = Rectangle(Interval(np.where(value.re.lo >= 0, np.maximum(wide.lo, 0.0), wide.lo), wide.hi))
-    return Known(value, _chain(parameters, partials, [known.slopes for known in given]), error, rest)
+    span = value.re.widened(rounding * 2).from_zero(value.re.lo >= 0).to_zero(value.re.hi <= 0)
+    return Known(Rectangle(span), _chain(parameters, partials, [known.slopes for known in given]), error, rest)
 
 
 def _or_constant(known: Known, nodes: Sequence[Node], sharp: SharpRanges) -> tuple[Known, StandIn | None]:
@@ -361,10 +364,17 @@ def _kinked_on_cell(operation: str, given: list[Known]) -> tuple[Known, StandIn]
         extra = extra / 2
         second, pick = given[1].range.re, np.maximum if operation == "maximum" else np.minimum
         low_end, high_end = pick(first.lo, second.lo), pick(first.hi, second.hi)
-    error = np.max([known.error for known in given], axis=0)
-    rest = np.max([known.rest for known in given], axis=0) + extra
+    picks = [stand.one != 0, stand.other != 0]
+    error, rest = (
+        np.max([np.where(pick, getattr(known, name), 0.0) for pick, known in zip(picks, given)], axis=0)
+        for name in ("error", "rest")
+    )
+    rest = rest + extra
     rounding = np.where(is_split, 8 * ULP * np.max([known.range.size() for known in given], axis=0), 0.0)
-    value = Rectangle(Interval(low_end, high_end).widened(extra * 2 + rounding))
+    wide = Interval(low_end, high_end).widened(extra * 2 + rounding)
+    # Where one side is taken throughout nothing is rounded: the root of max(x, 0) keeps its domain.
+    span = Interval(np.where(is_split, wide.lo, low_end), np.where(is_split, wide.hi, high_end))
+    value = Rectangle(span)
     weights = [Rectangle(point(stand.one)), Rectangle(point(stand.other))][: len(given)]
     slopes = _chain(len(given[0].slopes), weights, [known.slopes for known in given])
     return Known(value, slopes, (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)), stand
