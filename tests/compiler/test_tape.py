@@ -82,7 +82,9 @@ def test_the_rounding_of_values_at_points_is_bounded(text: str) -> None:
                 assert abs(EXACT[text](x, y) - mpmath.mpf(float(found[cell, point]))) <= error[cell]
 
 
-@pytest.mark.parametrize("text", ["sqrt(max(x, 0))", "sqrt(-min(x, 0))**3", "sqrt(3*max(x, 0))", "sqrt(abs(min(x, 0)))"])
+@pytest.mark.parametrize(
+    "text", ["sqrt(max(x, 0))", "sqrt(-min(x, 0))**3", "sqrt(3*max(x, 0))", "sqrt(abs(min(x, 0)))"]
+)
 def test_a_root_of_what_is_0_on_one_side_is_known_there(text: str) -> None:
     """No rounding turns 0 into a number without a root: neither max's choice nor a sign moves it."""
     tape = tape_of(LINE, parse_expression(text, 1).outputs, ())

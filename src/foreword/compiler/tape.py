@@ -364,11 +364,9 @@ def _kinked_on_cell(operation: str, given: list[Known]) -> tuple[Known, StandIn]
         extra = extra / 2
         second, pick = given[1].range.re, np.maximum if operation == "maximum" else np.minimum
         low_end, high_end = pick(first.lo, second.lo), pick(first.hi, second.hi)
-    picks = [stand.one != 0, stand.other != 0]
-    error, rest = (
-        np.max([np.where(pick, getattr(known, name), 0.0) for pick, known in zip(picks, given)], axis=0)
-        for name in ("error", "rest")
-    )
+    picks = [stand.one != 0, stand.other != 0][: len(given)]
+    taken = [(np.where(pick, k.error, 0.0), np.where(pick, k.rest, 0.0)) for pick, k in zip(picks, given, strict=True)]
+    error, rest = (np.max(parts, axis=0) for parts in zip(*taken, strict=True))
     rest = rest + extra
     rounding = np.where(is_split, 8 * ULP * np.max([known.range.size() for known in given], axis=0), 0.0)
     wide = Interval(low_end, high_end).widened(extra * 2 + rounding)
