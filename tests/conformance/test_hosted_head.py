@@ -14,6 +14,8 @@ import torch
 import transformers
 
 from foreword.compiler.charts import Flat, Paraboloid
+from foreword.compiler.compiled import CompiledFunction
+from foreword.compiler.domain import Cube
 from foreword.compiler.head import Head
 from foreword.compiler.hosting import Hosted, host_in
 from foreword.engine.attach import attached
@@ -145,6 +147,23 @@ def test_heads_to_spare_take_the_rounding_to_bfloat16_down(head: Head) -> None:
     together, twelve = gap(loud, gpt2(n_embd=192, n_head=12), dtype="bfloat16")
     assert (one.frozen.copies, twelve.frozen.copies) == (1, 12)
     assert together <= alone / 2
+
+
+def test_values_that_cancel_are_replaced_by_small_ones_at_other_keys() -> None:
+    """x y from 36 wide Gaussians takes values of 15, whose rounded weights do not cancel in a model of one head."""
+    square = Cube([(-1, 1)] * 2)
+    centres = np.stack(np.meshgrid(*[np.linspace(-1.1, 1.1, 6)] * 2), axis=-1).reshape(-1, 2)
+    keys, biases = 1.6 * centres, -0.8 * np.square(centres).sum(axis=1)
+    points = square.sample(1200, np.random.default_rng(5))
+    wide = solved(keys, biases, points, points.prod(axis=1, keepdims=True))
+    compiled = CompiledFunction(wide, Flat((0.0, 0.0), (1.0, 1.0)), square, None, {}, "by hand", None, None, ())
+    config, gaps = gpt2(n_head=1), []
+    kept, small = host_in(wide, compiled.chart, config, dtype="bfloat16"), compiled.host_in(config, dtype="bfloat16")
+    for hosted in (kept, small):
+        found = stream_of(host_from_arrays(config, hosted.arrays), hosted, points[None, :400])[0]
+        gaps.append(np.abs(found - wide.evaluate(points[:400])).max())
+    assert small.prefix.positions == wide.positions
+    assert gaps[1] <= min(4e-3, gaps[0] / 2)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from foreword.certificate import Certificate
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
 from foreword.compiler.checker import CheckResult, check_compiled
-from foreword.compiler.construction.contract import BLOCK
+from foreword.compiler.construction.contract import BLOCK, Draft, Request
+from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain, FiniteSet
 from foreword.compiler.file import CompiledFile, read_compiled, write_compiled
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 # At so many queries smaller values are looked for. With fewer for each position than `is_dense` what they
 # change elsewhere was up to thousands of times the `damping` that was seen at the queries.
 QUERIES = 4000
+# What a head of smaller values may differ by, of the outputs' size: far less than bfloat16's steps. Seconds for it.
+ALIKE, LONGEST_DRAFT = 2e-4, 10.0
 
 
 @dataclass(frozen=True)
@@ -114,10 +118,14 @@ class CompiledFunction:
     def host_in(self, config: Any, *, dtype: str = "float64", layer: int = 0) -> Hosted:
         """Frozen weights and a prefix for an unmodified `GPT2Model` or `LlamaModel` of this configuration.
 
-        In bfloat16 values may be replaced by smaller ones that do the same on the domain; those of more than 500
-        positions stay, unless the domain is a finite set of at most 4,000 points.
+        In bfloat16 keys and values may be replaced by smaller ones that do the same on the domain, which takes some
+        seconds where they are drafted anew; those of more than 500 positions stay, unless the domain is a finite set of
+        at most 4,000 points.
         """
-        return host_in(self.head, self.chart, config, dtype=dtype, layer=layer, queries=self._queries(dtype))
+        queries = self._queries(dtype)
+        return host_in(
+            self.head, self.chart, config, dtype=dtype, layer=layer, queries=queries, drafted=self._of_small_values
+        )
 
     def save(self, path: str | Path) -> None:
         """Write prefix, certificate and the proof's cells to one file; `load_compiled` reads it."""
@@ -136,6 +144,16 @@ class CompiledFunction:
         if isinstance(self.domain, FiniteSet) and len(self.domain.points) <= QUERIES:
             return self.chart(self.domain.points)
         return self.chart(self.domain.spread(QUERIES)) if is_dense(QUERIES, self.positions) else None
+
+    def _of_small_values(self) -> Head | None:
+        """A head of at most this length with values up to twice the outputs', and nearly the same outputs."""
+        if isinstance(self.domain, FiniteSet):
+            return None
+        largest = float(np.abs(self.evaluate(self.domain.spread(QUERIES))).max())
+        request = Request(self.positions, ALIKE * largest, 0.0, seconds=LONGEST_DRAFT)
+        wanted = Target(self.evaluate, domain=self.domain)
+        draft = Spectral().draft(wanted, self.domain, request, rng=np.random.default_rng(0))
+        return draft.head if isinstance(draft, Draft) and draft.chart == self.chart else None
 
     def _file(self) -> CompiledFile:
         samples = None

@@ -50,6 +50,17 @@ class Head:
         parts = [self.weights(queries[start : start + block]) @ self.values for start in range(0, len(queries), block)]
         return np.concatenate(parts) if parts else np.empty((0, self.values.shape[1]))
 
+    def lengthened(self, positions: int) -> Head:
+        """The same function with at least so many positions: some stand several times, each with its share of weight.
+
+        >>> head = Head(np.array([[1.0], [-1.0]]), np.zeros(2), np.array([[2.0], [0.0]]))
+        >>> head.lengthened(5).positions, head.lengthened(5).evaluate(np.zeros((1, 1)))
+        (5, array([[1.]]))
+        """
+        places = np.arange(max(positions, self.positions)) % self.positions
+        shares = self.biases - np.log(np.bincount(places))
+        return Head(self.keys[places], shares[places], self.values[places])
+
     @property
     def digest(self) -> str:
         """SHA-256 of the exact numbers."""

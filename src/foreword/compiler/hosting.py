@@ -113,6 +113,7 @@ def host_in(
     layer: int = 0,
     radius: float | None = None,
     queries: Floats | None = None,
+    drafted: Callable[[], Head | None] | None = None,
 ) -> Hosted:
     """Frozen weights and a prefix that make `config`'s model class compute `head` of its input, at every token.
 
@@ -121,7 +122,7 @@ def host_in(
     heads that are not needed hold copies whose roundings average out (`copies.py`).
     `radius` bounds the norm of the chart's queries where the chart's name does not say it. `queries` `(row, width)`,
     eight or more for each position that fill the domain, or all of a finite one, let bfloat16 have smaller values that
-    do the same there (`smaller_values`).
+    do the same there (`smaller_values`); `drafted` may give a head of small values, at most as long, for what is left.
     CompileError names all that the configuration lacks.
     """
     if dtype not in ROUNDOFF:
@@ -136,7 +137,7 @@ def host_in(
     frozen, error = _plan(sizes, head, layer=layer, dtype=dtype, radius=bound)
     small, damping = head, 0.0
     if dtype == "bfloat16" and queries is not None:
-        small, damping = smaller_values(head, queries, copies=frozen.copies)
+        small, damping = smaller_values(head, queries, copies=frozen.copies, drafted=drafted)
     margin = math.log(sizes.positions / ROUNDOFF[dtype])
     made = copies_of(small, scales(frozen.copies, frozen.repeats))
     offsets = [margin + context_score(frozen) - score_floor(copy, bound) for copy in made]

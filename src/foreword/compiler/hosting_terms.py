@@ -12,7 +12,8 @@ of s + margin - floor leaves the context a share of at most T e^-margin (stateme
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
@@ -29,6 +30,7 @@ WIDTHS = (2.8, 2.0, 1.4, 1.0, 0.7)
 # Of the roundoff, what one rounding is taken for where heads are chosen. A heuristic: its root mean square over even
 # mantissas is 0.74 of it, with which the same head or, once in three trials, a worse one was chosen.
 TYPICAL = 0.5
+WORTH_DRAFTING = 0.5  # of an output's roundoff: what must be lost for a head to be drafted anew
 
 
 def context_score(frozen: Frozen) -> float:
@@ -143,30 +145,54 @@ def linear_reading(frozen: Frozen, copies: list[Head]) -> float:
     return 1.0 - 1.0 / math.sqrt(1.0 + worst / whole)
 
 
-def smaller_values(head: Head, queries: Floats, *, copies: int = 1) -> tuple[Head, float]:
+def smaller_values(
+    head: Head, queries: Floats, *, copies: int = 1, drafted: Callable[[], Head | None] | None = None
+) -> tuple[Head, float]:
     """A head of that length that does the same and loses least in bfloat16, and the largest change at `queries`.
 
     Weights are rounded to bfloat16 before they meet the values, independently: that moves the output by about
     TYPICAL 2^-8 sqrt(sum w^2 v^2 / 3), and values that were solved for a tiny error are large where weights overlap. Of
     some keys (`_less_overlapping`), and of the values that minimise |W v - W_0 v_0|^2 + ridge |v|^2 at half of the
-    queries, those with the smallest sum of change and rounding are taken, the latter averaged over `copies`. A
-    heuristic for what is typical; the bound is the `rounding` term.
+    queries, those with the smallest sum of change and rounding are taken, the latter averaged over `copies`. Where this
+    is still more than half of what an output loses when it is written, a head `drafted` anew may be better. A heuristic
+    for what is typical; the bound is the `rounding` term.
     """
-    weights = head.weights(queries)
-    exact = weights @ head.values
-    best, least, moved = head, _typical_rounding(weights, head.values, copies), 0.0
-    seen = slice(None, None, 2 if is_dense(len(queries), head.positions) else 1)
+    exact = head.weights(queries) @ head.values
+    found = _Loss(head, 0.0, _typical_rounding(head.weights(queries), head.values, copies))
     for tried in _less_overlapping(head, queries):
-        weights = tried.weights(queries)
-        left, singular, right = np.linalg.svd(weights[seen], full_matrices=False)
-        coordinates = left.T @ exact[seen]
-        for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
-            damped = right.T @ (coordinates * (singular / (singular**2 + ridge**2))[:, None])
-            change = float(np.abs(weights @ damped - exact).max())
-            lost = change + _typical_rounding(weights, damped, copies)
-            if lost < least:
-                best, least, moved = Head(tried.keys, tried.biases, damped), lost, change
-    return best, moved
+        found = _damped(tried, queries, exact, copies, found)
+    if drafted is not None and found.whole > WORTH_DRAFTING * ROUNDOFF["bfloat16"] * np.abs(exact).max():
+        other = drafted()
+        found = found if other is None else _damped(other.lengthened(head.positions), queries, exact, copies, found)
+    return found.head, found.change
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """What a head changes of another's outputs, and that with what it typically loses in bfloat16."""
+
+    head: Head
+    change: float
+    whole: float
+
+
+def _damped(tried: Head, queries: Floats, exact: Floats, copies: int, best: _Loss) -> _Loss:
+    """The best so far, or these keys with values for the outputs `exact` that lose less."""
+    weights = tried.weights(queries)
+    left, singular, right = np.linalg.svd(weights[_seen(queries, tried.positions)], full_matrices=False)
+    coordinates = left.T @ exact[_seen(queries, tried.positions)]
+    for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
+        values = right.T @ (coordinates * (singular / (singular**2 + ridge**2))[:, None])
+        change = float(np.abs(weights @ values - exact).max())
+        whole = change + _typical_rounding(weights, values, copies)
+        if whole < best.whole:
+            best = _Loss(Head(tried.keys, tried.biases, values), change, whole)
+    return best
+
+
+def _seen(queries: Floats, positions: int) -> slice:
+    """The queries that values are solved for: the others tell what that is worth, where there are enough."""
+    return slice(None, None, 2 if is_dense(len(queries), positions) else 1)
 
 
 def is_dense(queries: int, positions: int) -> bool:
