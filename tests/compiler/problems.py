@@ -18,7 +18,7 @@ from foreword.compiler.target import Target
 FORMS = (
     "sin({a})", "cos({a})", "exp({a})", "tanh({a})", "sinh({a})", "cosh({a})", "arctan({a})", "sqrt(1.5+{b})",
     "log(2+{b})", "({a})**2", "({a})**3", "1/(2.5+{b})", "abs({a})", "max({a},{c})", "min({a},{c})", "tan(0.4*{b})",
-    "arcsin(0.6*{b})", "arccos(0.5*{b})", "({a})*({c})", "({a})/(3+{c}**2)",
+    "arcsin(0.6*{b})", "arccos(0.5*{b})", "erf({a})", "sinc({a})", "({a})*({c})", "({a})/(3+{c}**2)",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from foreword.compiler import intervals, rectangles
 from foreword.compiler.intervals import Interval, point
 from foreword.compiler.rectangles import OPERATIONS, Rectangle
 
-NAMES = {"arctan": "atan", "arcsin": "asin", "arccos": "acos"}
+NAMES = {"arctan": "atan", "arcsin": "asin", "arccos": "acos", "sinc": "sincpi"}
 CASES = 60
 
 

@@ -60,6 +60,7 @@ EXACT: dict[str, Callable[[Any, Any], Any]] = {
     "sin(3*x)*exp(-y**2)/(1.5+x*y)": lambda x, y: mpmath.sin(3 * x) * mpmath.exp(-(y**2)) / (1.5 + x * y),
     "sqrt(x**2+y**2+0.01)-log(2+x)": lambda x, y: mpmath.sqrt(x**2 + y**2 + mpmath.mpf(0.01)) - mpmath.log(2 + x),
     "tanh(5*x-y)**3": lambda x, y: mpmath.tanh(5 * x - y) ** 3,
+    "erf(2*x)*sinc(3*x-4*y)": lambda x, y: mpmath.erf(2 * x) * mpmath.sincpi(3 * x - 4 * y),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy import asarray, empty
 from scipy import special
-from scipy.special import erf, expit, softmax
+from scipy.special import expit, j0, softmax
 
 from foreword.compiler.domain import Sphere
 from foreword.compiler.target import target_of
@@ -329,6 +329,9 @@ FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "interpolation": lambda x: np.interp(x[:, 0], [-1, -0.2, 0.3, 1], [0, 1, 0.5, 2]),
     "interpolation of a part": lambda x: np.interp(x[:, 0], [-0.5, 0.5], [1, 0]),
     "angle on one side": lambda x: np.arctan2(x[:, 0], x[:, 1] + 2),
+    "cardinal sine": lambda x: np.sinc(3 * x[:, 0]) * np.sinc(x[:, 1]),
+    "Gaussian unit": lambda x: x[:, 0] * (1 + special.erf(x[:, 0] / np.sqrt(2))) / 2,
+    "normal distribution": lambda x: special.ndtr(x[:, 0]) - special.erfc(x[:, 1]),
     "cube root": lambda x: np.cbrt(x[:, 0] + 2),
     "arcsinh": lambda x: np.arcsinh(x[:, 0]),
     "filled on both sides": filled_on_both_sides,
@@ -378,7 +381,7 @@ NOT_FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "remainder": lambda x: x[:, 0] % 1,
     "sign": lambda x: np.sign(x[:, 0]),
     "arctan2": lambda x: np.arctan2(x[:, 0], x[:, 1]),
-    "special function": lambda x: erf(x[:, 0]),
+    "special function": lambda x: j0(x[:, 0]),
     "interpolation with another end": lambda x: np.interp(x[:, 0], [-0.5, 0.5], [0, 1], left=2.0),
     "a jump in a sliver": lambda x: np.where(x[:, 0] > 0.999999, 5.0, x[:, 0]),
     "formulas that meet nowhere near": lambda x: np.where(x[:, 0] > 0.5, x[:, 0] ** 2, x[:, 0]),

@@ -25,6 +25,7 @@ TEXTS = [
     "sin(2*x - y) * cos(x*y)",
     "tan(0.5*x) + tanh(x - y)",
     "arctan(2*x*y) - arcsin(0.3*x) + arccos(0.4*y)",
+    "erf(2*x - y) - sinc(x*y) * sinc(3*x + 2)",
     "log(3 + x*y) / (2.5 + x) + sqrt(2.2 + y)",
     "sinh(x) - cosh(y) + (2 + x)**-2 + (x - y)**4",
     "abs(x - 0.1*y) + max(x, y**2) - min(x, 0.2) * pi",

@@ -123,6 +123,12 @@ def _expit(nodes: Nodes, a: Node) -> Node:
     return nodes("divide", one, nodes("add", one, nodes("exp", nodes.negative(a))))
 
 
+def _ndtr(nodes: Nodes, a: Node) -> Node:
+    """The normal distribution's share below a."""
+    half, scaled = nodes.constant(0.5), nodes("divide", a, nodes("sqrt", nodes.constant(2.0)))
+    return nodes("multiply", half, nodes("add", nodes.constant(1.0), nodes("erf", scaled)))
+
+
 ELEMENTARY: dict[str, Callable[..., Node]] = {
     **{name: _plain(name) for name in OPERATIONS},
     "negative": lambda nodes, a: nodes.negative(a),
@@ -151,4 +157,6 @@ ELEMENTARY: dict[str, Callable[..., Node]] = {
     "rad2deg": _degrees,
     "logaddexp": _logaddexp,
     "expit": _expit,
+    "erfc": lambda nodes, a: nodes("subtract", nodes.constant(1.0), nodes("erf", a)),
+    "ndtr": _ndtr,
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from foreword.compiler.arrays import Floats
 from foreword.errors import CompileError
@@ -36,6 +37,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "arctan": np.arctan,
     "arcsin": np.arcsin,
     "arccos": np.arccos,
+    "erf": special.erf,
+    "sinc": np.sinc,
     "absolute": np.abs,
     "maximum": np.maximum,
     "minimum": np.minimum,

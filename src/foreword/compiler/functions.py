@@ -18,6 +18,8 @@ from foreword.compiler.truncated import Model
 from foreword.errors import CertificateError
 
 LARGEST_POWER = 4096
+# Of sin(pi x) / (pi x), |x| <= 1: what follows x^80 adds to a coefficient at most sum_k>40 (2 pi)^(2k) / (2k + 1)!.
+SINC_TERMS, SINC_LEFT_OUT = 40, 1e-50
 
 
 def apply(name: str, inner: Model) -> Model:
@@ -112,8 +114,21 @@ def _steepness(name: str, square: acb) -> arb:
             return (1 / (square.cosh() * square.cosh())).abs_upper()
         case "arctan":
             return (1 / (1 + square * square)).abs_upper()
+        case "erf":
+            return 2 / arb.pi().sqrt() * (-square * square).exp().abs_upper()
     inside = 1 - square * square  # arcsin, arccos: analytic while this stays off the negative axis
     return 1 / inside.abs_lower().sqrt() if inside.real > 0 else arb.nan()
+
+
+def _sinc(series: arb_series) -> arb_series:
+    """sin(pi x) / (pi x): near 0 by its own series, of which what is left out is tiny at every degree."""
+    if not abs(series[0]) <= 1:
+        return series.sin_pi() / (arb.pi() * series)
+    length = series.prec
+    square, found = (arb.pi() * series) * (arb.pi() * series), arb_series([1], length)
+    for k in range(SINC_TERMS, 0, -1):
+        found = 1 - found * square / (2 * k * (2 * k + 1))
+    return found + arb_series([arb(0, SINC_LEFT_OUT)] * length, length)
 
 
 def _exp_pair(series: arb_series) -> tuple[arb_series, arb_series]:
@@ -133,6 +148,8 @@ _OF_SERIES: dict[str, Callable[[arb_series], arb_series]] = {
     "arctan": lambda s: s.atan(),
     "arcsin": lambda s: s.asin(),
     "arccos": lambda s: s.acos(),
+    "erf": lambda s: s.erf(),
+    "sinc": _sinc,
     "inverse": lambda s: 1 / s,
 }
 _LAST: dict[str, Callable[[arb, int], arb]] = {
@@ -143,6 +160,7 @@ _LAST: dict[str, Callable[[arb, int], arb]] = {
     "cosh": lambda x, n: (x.sinh() if n % 2 else x.cosh()) / arb(n).fac(),
     "log": lambda x, n: 1 / (n * x**n) if x > 0 else arb.nan(),
     "sqrt": lambda x, n: _half_choose(n) * x.sqrt() / x**n if x > 0 else arb.nan(),
+    "sinc": lambda _, n: arb.pi() ** n / (arb(n).fac() * (n + 1)),  # of the integral of t^n cos(pi x t + n pi / 2)
     "inverse": lambda x, n: 1 / x ** (n + 1),
 }
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from foreword.compiler.arrays import Floats
 
@@ -114,8 +115,8 @@ def outward(lo: Floats, hi: Floats, units: float = SIMPLE) -> Interval:
 
 
 def rising(name: str, x: Interval) -> Interval:
-    """A NumPy function that increases: the values at the ends."""
-    function = getattr(np, name)
+    """A function of NumPy or SciPy that increases: the values at the ends."""
+    function = getattr(np, name, None) or getattr(special, name)
     return outward(function(x.lo), function(x.hi), LIBRARY)
 
 

@@ -195,33 +195,51 @@ def sqrt(z: Rectangle) -> Rectangle:
     return where(a.lo > 0, Rectangle(whole, rise), everything)
 
 
-def _around(name: str, z: Rectangle, slope: Callable[[Rectangle], Rectangle]) -> Rectangle:
-    """A function by its value at the middle of the real part and the largest slope on the way to z from there."""
+def _around(z: Rectangle, at: Callable[[Floats], Interval], slope: Callable[[Rectangle], Rectangle]) -> Rectangle:
+    """A function by its values `at` the middle of the real part and the largest slope on the way to z from there."""
     middle = z.re.middle()
-    at = real.rising(name, point(middle)) if name != "arccos" else -real.rising("arcsin", point(middle))
-    if name == "arccos":
-        at = at + HALF_PI
+    value = at(middle)
     im = z.im or point(np.zeros_like(middle))
     way = Rectangle(z.re, Interval(np.minimum(im.lo, 0.0), np.maximum(im.hi, 0.0)))
     reach = (z - Rectangle(point(middle))).size() * slope(way).size() * (1 + 8 * real.ULP)
-    return disc(Rectangle(at), np.where(np.isnan(reach) | np.isinf(at.lo), np.inf, reach))
+    return disc(Rectangle(value), np.where(np.isnan(reach) | np.isinf(value.lo), np.inf, reach))
 
 
 def arctan(z: Rectangle) -> Rectangle:
     """The inverse tangent; infinite near its branch points i and -i."""
-    return Rectangle(real.rising("arctan", z.re)) if z.im is None else _around("arctan", z, _arctan_slope)
+    if z.im is None:
+        return Rectangle(real.rising("arctan", z.re))
+    return _around(z, lambda middle: real.rising("arctan", point(middle)), _arctan_slope)
 
 
 def arcsin(z: Rectangle) -> Rectangle:
     """The inverse sine; infinite where 1 - z^2 leaves the right half-plane."""
-    return Rectangle(real.rising("arcsin", z.re)) if z.im is None else _around("arcsin", z, _arcsin_slope)
+    if z.im is None:
+        return Rectangle(real.rising("arcsin", z.re))
+    return _around(z, lambda middle: real.rising("arcsin", point(middle)), _arcsin_slope)
 
 
 def arccos(z: Rectangle) -> Rectangle:
     """The inverse cosine, in the same way."""
     if z.im is None:
         return Rectangle(-real.rising("arcsin", z.re) + HALF_PI)
-    return _around("arccos", z, _arcsin_slope)
+    return _around(z, lambda middle: -real.rising("arcsin", point(middle)) + HALF_PI, _arcsin_slope)
+
+
+def erf(z: Rectangle) -> Rectangle:
+    """The error function, 2 / sqrt(pi) times the integral of e^(-t^2) from 0."""
+    if z.im is None:
+        found = real.rising("erf", z.re)
+        return Rectangle(_meet(found, Interval(np.full_like(found.lo, -1.0), np.ones_like(found.lo))))
+    return _around(z, lambda middle: real.rising("erf", point(middle)), _erf_slope)
+
+
+def sinc(z: Rectangle) -> Rectangle:
+    """sin(pi z) / (pi z), the integral of cos(pi z t) for t from 0 to 1; entire."""
+    found = _around(z, lambda middle: point(np.sinc(middle)).widened(real.LIBRARY * real.ULP), _sinc_slope)
+    if z.im is not None:
+        return found
+    return Rectangle(_meet(found.re, Interval(np.full_like(found.re.lo, SINC_LEAST), np.ones_like(found.re.lo))))
 
 
 def _arctan_slope(z: Rectangle) -> Rectangle:
@@ -236,11 +254,32 @@ def _arcsin_slope(z: Rectangle) -> Rectangle:
     return sqrt(constant(1.0) - z.square()).reciprocal()
 
 
+def _erf_slope(z: Rectangle) -> Rectangle:
+    return exp(-z.square()).scaled(2 / np.sqrt(np.pi))  # moved outward by more than the factor is off
+
+
+def _sinc_slope(z: Rectangle) -> Rectangle:
+    """-pi times the integral of t sin(pi z t), by its value at the middle; its own slope is at most pi^2/3 cosh(pi b).
+
+    Near 0 the value is that of its series, -pi^2 m / 3 + pi^4 m^3 / 30, whose terms alternate and fall.
+    """
+    middle = z.re.middle()
+    is_near = np.abs(middle) < 0.02
+    away = np.where(is_near, 1.0, middle)
+    series = -(np.pi**2) / 3 * middle + np.pi**4 / 30 * middle**3
+    value = np.where(is_near, series, (np.cos(np.pi * away) - np.sinc(away)) / away)
+    off = np.where(is_near, 1.15 * np.abs(middle) ** 5 + 32 * real.ULP, 64 * real.ULP * (1 + 1 / np.abs(away)))
+    height = np.zeros_like(middle) if z.im is None else z.im.size()
+    bend = 3.29 * np.cosh(np.pi * height) * (1 + 64 * real.ULP)  # pi^2 / 3 = 3.2899
+    return disc(Rectangle(point(value)), off + (z - Rectangle(point(middle))).size() * bend)
+
+
 def _everything(like: Rectangle) -> Rectangle:
     nothing = np.full_like(like.re.lo, np.inf)
     return Rectangle(Interval(-nothing, nothing), Interval(-nothing, nothing))
 
 
+SINC_LEAST = -0.2172336283  # below its least value, -0.21723362821...
 HALF_PI = Interval(np.array(np.pi / 2), np.array(np.nextafter(np.pi / 2, np.inf)))
 PI = Rectangle(Interval(np.array(np.pi), np.array(np.nextafter(np.pi, np.inf))))
 
@@ -259,6 +298,8 @@ OPERATIONS: dict[str, tuple[Function, Callable[[Rectangle, Rectangle], Rectangle
     "arctan": (arctan, lambda z, _: _arctan_slope(z)),
     "arcsin": (arcsin, lambda z, _: _arcsin_slope(z)),
     "arccos": (arccos, lambda z, _: -_arcsin_slope(z)),
+    "erf": (erf, lambda z, _: _erf_slope(z)),
+    "sinc": (sinc, lambda z, _: _sinc_slope(z)),
 }
 
 

@@ -28,7 +28,7 @@ SAFE = (1e-250, 1e290)  # sizes of products between which Dekker's error term is
 SPLITTER = 2.0**27 + 1
 # Where a function is on the same side of its value at a point as its argument is of the point: point, value, reach.
 RISING = {
-    **dict.fromkeys(("sinh", "tanh", "arctan", "arcsin"), (0.0, 0.0, math.inf)),
+    **dict.fromkeys(("sinh", "tanh", "arctan", "arcsin", "erf"), (0.0, 0.0, math.inf)),
     "sin": (0.0, 0.0, math.pi),  # the double is below pi, and its half below the half
     "tan": (0.0, 0.0, math.pi / 2),
     "exp": (0.0, 1.0, math.inf),

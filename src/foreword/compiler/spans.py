@@ -168,6 +168,11 @@ def _arccos(low: arb, high: arb) -> Span:
     return (high.acos(), low.acos()) if low >= -1 and high <= 1 else NOWHERE
 
 
+def _sinc(low: arb, high: arb) -> Span:
+    whole = low.union(high).sinc_pi()
+    return whole.lower(), whole.upper()
+
+
 def _cosh(low: arb, high: arb) -> Span:
     least, most = _sizes(low, high)
     return least.cosh(), most.cosh()
@@ -189,4 +194,6 @@ _OF_ONE: dict[str, Callable[[arb, arb], Span]] = {
     "arctan": _rising(lambda x: x.atan(), _LEAST, _MOST),
     "arcsin": _rising(lambda x: x.asin(), arb(-1), arb(1)),
     "arccos": _arccos,
+    "erf": _rising(lambda x: x.erf(), _LEAST, _MOST),
+    "sinc": _sinc,
 }

@@ -305,6 +305,8 @@ def _on_cell(step: Step, given: list[Known], cells: int, parameters: int) -> Kno
     size = value.size()
     if step.operation in ("sin", "cos"):
         rounding = LIBRARY * ULP * np.minimum(1.0, np.maximum(size, given[0].range.size()))
+    elif step.operation == "sinc":
+        rounding = LIBRARY * ULP * np.ones(cells)
     else:
         rounding = LIBRARY * ULP * size
     error, rest = (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)

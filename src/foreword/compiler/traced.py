@@ -286,6 +286,7 @@ OWN: dict[Any, Callable[..., Any]] = {
     np.piecewise: _piecewise,
     np.interp: _interp,
     np.clip: _clip,
+    np.sinc: lambda tape, x: Traced(np.frompyfunc(partial(tape.apply, "sinc"), 1, 1)(unwrap(x, tape)), tape),
     np.linalg.norm: _norm,
     np.max: partial(_extreme, "maximum"),
     np.amax: partial(_extreme, "maximum"),
