@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Formula, Values
+from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Formula
 from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
 from foreword.compiler.expression import Node, Nodes, ordered
+from foreword.compiler.meeting import Values
 
 LIMIT = 20_000
 """Operations in a traced graph; beyond, a proof would not end, and the function stays a black box."""

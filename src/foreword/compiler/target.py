@@ -7,7 +7,7 @@ guesses a constant: what nobody declared and no expression shows is absent here,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from foreword.arrays import is_real
 from foreword.certificate import Assumption
 from foreword.compiler.arrays import Floats
 from foreword.compiler.catalogue import CATALOGUE, Entry
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression
 from foreword.compiler.parser import READ_BACK_LIMIT, parse_expression
+from foreword.compiler.stated import as_constant, as_table, as_values, check_callable, no_domain, unit_kinks
 from foreword.compiler.tracing import trace
 from foreword.compiler.turning import sides_of, turning_points
 from foreword.errors import CompileError
@@ -82,13 +82,13 @@ class Target:
                 fix='Pass a function of an array (batch, columns), or an expression such as "sin(x) * y".',
             )
         if not isinstance(self.domain, Domain):
-            raise _no_domain("The target's domain is none.", self.domain)
+            raise no_domain("The target's domain is none.", self.domain)
         if isinstance(self.expression, str):
             object.__setattr__(self, "expression", parse_expression(self.expression, self.domain.columns))
         for name in ("lipschitz", "second", "third"):
-            object.__setattr__(self, name, _constant(name, getattr(self, name)))
+            object.__setattr__(self, name, as_constant(name, getattr(self, name)))
         for name in ("function", "gradient", "hessian"):
-            _check_callable(name, getattr(self, name))
+            check_callable(name, getattr(self, name))
         if self.metric not in ("geodesic", "euclidean"):
             raise CompileError("The metric is unknown.", expected="'geodesic' or 'euclidean'", found=repr(self.metric))
         if self.expression is not None and len(self.expression.variables) != self.domain.columns:
@@ -98,10 +98,10 @@ class Target:
                 found=f"{len(self.expression.variables)} ({', '.join(self.expression.variables[:6])})",
                 fix="Make the expression for this domain, or choose the domain of its coordinates.",
             )
-        object.__setattr__(self, "kinks", _unit_kinks(self.kinks, self.domain.columns))
+        object.__setattr__(self, "kinks", unit_kinks(self.kinks, self.domain.columns))
         if self.samples is not None:
             count = len(self.domain.points) if isinstance(self.domain, FiniteSet) else 0
-            object.__setattr__(self, "samples", _table(self.samples, count))
+            object.__setattr__(self, "samples", as_table(self.samples, count))
 
     def evaluate(self, points: Floats) -> Floats:
         """Values `(batch, output)` at `points` `(batch, columns)`.
@@ -220,7 +220,7 @@ class Target:
                 found=f"{type(error).__name__}: {error}",
                 fix="Write the target for a whole array of points, one row a point.",
             ) from error
-        return _values(found, len(points), "The target")
+        return as_values(found, len(points), "The target")
 
     def _derivative(self, name: str, points: Floats, order: int) -> Floats:
         shape = (len(points), self.outputs, *[self.domain.columns] * order)
@@ -287,114 +287,6 @@ class Target:
         )
 
 
-def _constant(name: str, value: Any) -> float | None:
-    """A declared constant as Python's float; CompileError when it is none."""
-    if value is None:
-        return None
-    if not (is_real(value) and math.isfinite(value) and value >= 0):
-        raise CompileError(
-            f"The constant {name!r} cannot be.",
-            expected="a finite number of at least 0",
-            found=repr(value)[:80],
-            fix="Declare one number that holds for every output, or leave it out.",
-        )
-    return float(value)
-
-
-def _no_domain(what: str, found: object) -> CompileError:
-    return CompileError(
-        what,
-        expected="Sphere, Cube or FiniteSet",
-        found=f"{type(found).__name__} {found!r:.60}",
-        fix="Pass domain=Sphere(2), or domain=Cube([(-1, 1), (0, 2)]), say.",
-    )
-
-
-def _check_callable(name: str, value: Any) -> None:
-    if value is not None and not callable(value):
-        raise CompileError(
-            f"The target's {name} is no function.",
-            expected="a function of points (batch, column)",
-            found=f"{type(value).__name__} {value!r:.60}",
-            fix=f"Pass {name}=lambda x: ..., or leave it out.",
-        )
-
-
-def _unit_kinks(
-    kinks: Sequence[tuple[Sequence[float], float]], columns: int
-) -> tuple[tuple[tuple[float, ...], float], ...]:
-    found = []
-    if not isinstance(kinks, Iterable):
-        raise CompileError(
-            "The kinks are not a list.",
-            expected="a list of (normal, offset)",
-            found=f"{type(kinks).__name__} {kinks!r:.60}",
-            fix="For |x0| on the sphere S^2, say kinks=[((1, 0, 0), 0)]; without kinks leave them out.",
-        )
-    for entry in kinks:
-        try:
-            normal, offset = np.asarray(entry[0], dtype=np.float64), float(entry[1])
-            length = float(np.linalg.norm(normal))
-        except (TypeError, ValueError, IndexError) as error:
-            raise CompileError(
-                "A kink is not a hyperplane.", expected="(normal, offset): numbers", found=repr(entry)[:80]
-            ) from error
-        if normal.shape != (columns,) or not (0 < length < math.inf) or not math.isfinite(offset):
-            raise CompileError(
-                "A kink is not a hyperplane of the domain's coordinates.",
-                expected=f"a non-zero normal of {columns} numbers, and an offset",
-                found=repr(entry)[:80],
-                fix="For |x0| on the sphere S^2, say kinks=[((1, 0, 0), 0)].",
-            )
-        found.append((tuple(float(number) for number in normal / length), offset / length))
-    return tuple(found)
-
-
-def _values(found: Any, batch: int, who: str) -> Floats:
-    """`found` as `(batch, output)` float64; CompileError when it is not one number, or one row of them, a point."""
-    try:
-        values = np.asarray(found)
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"numbers of type {values.dtype}")
-    except (TypeError, ValueError) as error:
-        raise CompileError(
-            f"{who} must give real numbers.",
-            expected=f"an array of {batch} rows",
-            found=str(error)[:200],
-            fix="Return an array of floats; of complex numbers, real and imaginary parts as two outputs.",
-        ) from error
-    if np.ma.isMaskedArray(found):  # what lies under a mask is no value
-        values = np.where(np.ma.getmaskarray(found), np.nan, values)
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or len(values) != batch or values.shape[1] == 0:
-        raise CompileError(
-            f"{who} gave an array of the wrong shape.",
-            expected=f"({batch},) or ({batch}, outputs) for {batch} points",
-            found=str(np.shape(found)),
-            fix="Return one number, or one row of outputs, for each row of points.",
-        )
-    return values.astype(np.float64)
-
-
-def _table(samples: Any, count: int) -> Floats:
-    """Samples as `(count, output)`, read-only; CompileError unless each point of a table has one finite row."""
-    if not count:
-        raise CompileError(
-            "Samples are values at the points of a table.",
-            expected="domain=FiniteSet(points)",
-            found="another domain",
-            fix="Make the points of the samples the domain.",
-        )
-    table = _values(samples, count, "The samples")
-    if not np.isfinite(table).all():
-        row = int(np.argmin(np.isfinite(table).all(axis=1)))
-        raise CompileError(
-            "A sample is not finite.", expected="finite numbers", found=f"{table[row].tolist()}, row {row}"
-        )
-    table.setflags(write=False)
-    return table
-
-
 def target_of(
     f: Target | Expression | str | Callable[[Floats], ArrayLike] | Floats, domain: Domain | None = None, **facts: Any
 ) -> Target:
@@ -416,7 +308,7 @@ def target_of(
             "The target's domain is missing.", expected="a domain", found="none", fix="Pass domain=Sphere(2), say."
         )
     elif not isinstance(domain, Domain):
-        raise _no_domain("This is no domain.", domain)
+        raise no_domain("This is no domain.", domain)
     elif isinstance(f, str) and f.strip() in CATALOGUE:
         target = _listed(CATALOGUE[f.strip()], domain, facts)
     elif isinstance(f, str):
