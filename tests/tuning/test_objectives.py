@@ -532,6 +532,35 @@ def test_a_task_file_can_ask_for_it_and_the_bundle_answers_as_the_fit_did(parts:
     assert fitted.details["inputs_cut"] == {"fit": 0, "selection": 0}
 
 
+@pytest.mark.parametrize("name", ["answers-told", "document", "document-both", "labels-told", "features-causal"])
+def test_a_distillation_keeps_what_is_nearest_to_its_teacher_whatever_the_metric_says(
+    parts: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a metric that falls with every look, which kept the untouched start before."""
+    family, kind, fields, readout = CASES[name]
+    table = {**fields, "steps": 24, "batch_size": 8, "evaluate_every": 4, "learning_rate": 0.03, "patience": 3}
+    looks = iter(range(100))
+    monkeypatch.setattr(Workbench, "score", lambda *_: 1 / (1 + next(looks)))
+    monkeypatch.setattr("foreword.tuning.objectives.contract.check_metric", lambda *_: None)
+    _, fitted = fitted_with(parts, family, {**table, **({} if readout is None else {"readout": readout})}, kind)
+    start, kept = fitted.details["selection_losses"]
+    assert fitted.details["kept_by"] == "loss"
+    assert fitted.details["best_step"] > 0
+    assert 0 <= kept < start
+
+
+def test_a_teacher_that_does_the_task_worse_than_the_start_is_told(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All right at the start, none at all later: 0 is below every interval of 1."""
+    looks = iter(range(100))
+    monkeypatch.setattr(Workbench, "score", lambda *_: 1.0 if next(looks) == 0 else 0.0)
+    monkeypatch.setattr("foreword.tuning.objectives.contract.check_metric", lambda *_: None)
+    table = {**CASES["answers-told"][2], "steps": 8, "batch_size": 8, "evaluate_every": 4, "learning_rate": 0.03}
+    _, fitted = fitted_with(parts, "gpt2", table, "generate")
+    assert any(
+        "scores 0.000 on the selection split, where the fit began with 1.000" in x for x in fitted.details["notices"]
+    )
+
+
 def test_a_shorter_prefix_comes_close_to_the_prompt_that_it_distils(parts: Any) -> None:
     """Three positions for a prompt of ten tokens and more: most of the divergence is gone after 60 steps."""
     table = {"objective": "distillation", "teacher_text": TEXT, "steps": 60, "batch_size": 18, "learning_rate": 0.1}

@@ -119,6 +119,9 @@ def _show(made: Fit) -> None:
     size = made.details.get("positions", made.details.get("rank"))
     typer.echo(f"{made.method} of {size}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
     typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
+    if made.details["kept_by"] == "loss":
+        start, least = made.details["selection_losses"]
+        typer.echo(f"loss       {start:.3g} at the start, {least:.3g} at step {best.step}: how far from the teacher")
     if made.sweep is not None:
         _show_sweep(made.sweep)
     for text in (*_cuts(made), *made.notices):

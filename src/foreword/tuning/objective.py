@@ -25,7 +25,7 @@ from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.objectives.teacher import teacher_with
 from foreword.tuning.predictor import Predictor
 
-# Of a document's self-study one lesson in so many is kept to break ties between states, and not fitted to.
+# Of a document's self-study one lesson in so many is kept to choose a state by, and not fitted to.
 HELD_OUT = 8
 LARGEST_DOCUMENT_BYTES = 10_000_000
 

@@ -30,6 +30,8 @@ BATCH = 32
 class LabelDistillation(Objective):
     """KL(teacher || student) over the labels, by their likelihoods; a mean over examples."""
 
+    is_kept_by_loss = True
+
     def __init__(self, ground: Ground, teacher: Teacher) -> None:
         super().__init__(ground)
         inputs = [[example.input for example in split] for split in (ground.fit, ground.selection)]
@@ -59,6 +61,8 @@ class FeatureDistillation(Objective):
     For every read-out of features. `kind` is that of one solved on examples ("linear", "prototypes"), or None where the
     predictor's own is fixed.
     """
+
+    is_kept_by_loss = True
 
     def __init__(self, ground: Ground, teacher: Teacher, *, kind: str | None) -> None:
         super().__init__(ground)
@@ -104,8 +108,10 @@ class AnswerDistillation(Objective):
     """KL(teacher || student) over the vocabulary at every token of the lessons' answers; a mean over tokens.
 
     The lessons are those of the fit examples, with their own answers, or a document's self-study; `selection_lessons`
-    break ties between states of equal score. `shelf` has the texts that the teacher carries.
+    choose the state that is kept. `shelf` has the texts that the teacher carries.
     """
+
+    is_kept_by_loss = True
 
     def __init__(
         self,
