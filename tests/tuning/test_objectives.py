@@ -149,6 +149,21 @@ def test_the_judgement_is_a_score_and_minus_a_loss_and_changes_nothing(make: Mak
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_how_far_each_lesson_is_from_the_teacher_adds_up_to_the_judged_loss(make: Make, name: str) -> None:
+    """By the tokens of the lessons' answers, where these are what is matched."""
+    _, objective = make(name)
+    found = objective.apart()
+    assert bool(found) == (name in TAUGHT)
+    if not found:
+        return
+    each = [1] * len(found)
+    if isinstance(objective, AnswerDistillation):
+        each = [len(lesson.answer) for lesson in objective.selection_lessons]
+    mean = math.fsum(loss * weight for loss, weight in zip(found, each, strict=True)) / sum(each)
+    assert -objective.evaluate(0)[1] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_what_it_tells_of_itself_can_be_written_down(make: Make, name: str) -> None:
     _, objective = make(name)
     told = json.loads(json.dumps(objective.details()))

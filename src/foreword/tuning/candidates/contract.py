@@ -155,7 +155,10 @@ def unset_readout(kind: str, bench: Workbench) -> Readout:
 
 @dataclass
 class Fitted:
-    """A candidate, ready to answer. `selection` is its metric on the selection split; `details` are its settings."""
+    """A candidate, ready to answer. `selection` is its metric on the selection split; `details` are its settings.
+
+    `apart`: how far a distillation is from its teacher on each lesson of the selection split (`Objective.apart`).
+    """
 
     predictor: Predictor
     selection: float
@@ -163,6 +166,7 @@ class Fitted:
     nbytes: int
     history: tuple[Moment, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    apart: tuple[float, ...] = ()
 
     @property
     def readout(self) -> str | None:
@@ -264,7 +268,7 @@ def fit_adaptation(
     notices = list(outcome.notices)
     with halving_told(lambda text: None if text in notices else notices.append(text)):
         objective.finish()
-        selection = bench.selection_score(predictor)
+        selection, apart = bench.selection_score(predictor), objective.apart()
     if outcome.best.step == 0 and outcome.history[-1].step > 0:
         notices.append(UNMOVED)
     if (found := away_from_the_task(objective, outcome)) is not None:
@@ -291,4 +295,5 @@ def fit_adaptation(
             **({} if begin is None else {"start": dict(outcome.about)}),
             **objective.details(),
         },
+        apart=tuple(apart),
     )

@@ -122,6 +122,10 @@ class Objective(ABC):
     def evaluate(self, step: int) -> tuple[float, float]:
         """After `step` steps: the metric on the selection split, and minus the loss there."""
 
+    def apart(self) -> list[float]:
+        """How far each lesson of the selection split is from its teacher, in the loss's units; none without one."""
+        return []
+
     def bare_score(self) -> float:
         """The metric of the bare model on the selection split, as `evaluate` finds it; it leaves nothing behind."""
         fitted, memory = self.predictor.adaptation, self.memory()
