@@ -459,7 +459,7 @@ def test_objectives_that_do_not_suit_how_a_candidate_answers_are_refused(make: M
     given = (predictor, bench.splits.fit, bench.splits.selection, bench.score)
     with pytest.raises(FitError, match="not how this candidate answers"):
         objective_for(*given, settings=PrefixSettings(objective="completion"))
-    with pytest.raises(FitError, match="A document is studied by what the model writes"):
+    with pytest.raises(FitError, match="Only a model that writes can study a document"):
         objective_for(*given, settings=PrefixSettings(objective="distillation", teacher_file="text.txt"))
 
 

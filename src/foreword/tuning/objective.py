@@ -96,6 +96,13 @@ def _distillation(ground: Ground, settings: FittedSettings) -> Objective:
 def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int) -> Objective:
     """From a document to answers that the model gives with the document in its context."""
     predictor = ground.predictor
+    if predictor.host.role == "encoder":
+        raise FitError(
+            "Only a model that writes can study a document.",
+            expected="a causal or an encoder-decoder base model, which writes its own lessons",
+            found=f"{predictor.host.reference}, {predictor.host.family}, an encoder",
+            fix="Give the document's text as teacher_text, or use a base model that writes.",
+        )
     if predictor.readout is not None or predictor.manner.template.chat:
         raise FitError(
             "A document is studied by what the model writes, outside a chat.",

@@ -19,7 +19,7 @@ from foreword.engine.batches import in_batches
 from foreword.engine.generation import continuations
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
-from foreword.errors import DataError, FitError
+from foreword.errors import DataError
 from foreword.tuning.objectives.teacher import Lesson, Shelf, carrying, unbegun
 
 # A piece of a document fills at most this share of what the model reads; the rest is for prompts and answers.
@@ -46,14 +46,7 @@ class Document:
 
     @classmethod
     def read(cls, host: Host, text: str) -> Document:
-        """The document as `host` reads it. FitError for a model that does not write; DataError for too short a text."""
-        if host.role == "encoder":
-            raise FitError(
-                "Only a model that writes can study a document.",
-                expected="a causal or an encoder-decoder base model, which writes its own lessons",
-                found=f"{host.reference}, {host.family}, an encoder",
-                fix="Use teacher_text or teacher_shots, or a base model that writes.",
-            )
+        """The document as `host`, which writes, reads it. DataError when it is too short."""
         ids = tokens(host, text, special=False)
         if len(ids) <= EXCERPT_TOKENS[0]:
             raise DataError(
