@@ -223,6 +223,24 @@ def test_a_mark_of_byte_order_is_no_part_of_a_document(hosts: Callable[[str], Ho
     assert studied(hosts("bart"), task("bart", f"\ufeff{TEXT}"))[1].lessons == plain
 
 
+def test_how_many_lessons_are_written_is_told_before_the_first_step(
+    hosts: Callable[[str], Host], task: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In batches of 32, also through the log of a fit with a folder."""
+    told: list[Any] = []
+
+    class Shown(FitWatch):
+        def studied(self, number: int, of: int) -> None:
+            told.append((number, of))
+
+        def stepped(self, taken: StepTaken) -> None:
+            told.append(taken.step)
+
+    options = {**STUDY, **OPTIONS, "self_study": 40, "steps": 2}
+    fw.fit(hosts("bart"), task("bart"), out=tmp_path / "out", watch=Shown(), **options)
+    assert told == [(32, 40), (40, 40), 1, 2]
+
+
 # Refusals
 
 

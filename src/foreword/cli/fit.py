@@ -108,6 +108,9 @@ def _watch(bars: Bars) -> FitWatch:
             note = f"loss {taken.loss:.3f}, best {taken.best:.3f}, rate {taken.rate:.2g}"
             bars.watch("fit", taken.step, taken.of, note)
 
+        def studied(self, number: int, of: int) -> None:
+            bars.watch("lessons", number, of, "")
+
         def notice(self, text: str) -> None:
             bars.say(text)
 

@@ -117,5 +117,8 @@ class FitWatch:
     def notice(self, text: str) -> None:
         """The loop did something of its own accord."""
 
+    def studied(self, number: int, of: int) -> None:
+        """So many of the lessons about a document were written, before the first step."""
+
     def tried(self, number: int, of: int, best: float) -> None:
         """So many of the things to choose from were scored on the selection split."""

@@ -240,6 +240,7 @@ def fit_adaptation(
             folder=bench.task.folder,
             seed=seed,
             is_calibrated=kind == "calibrated",
+            studied=None if watch is None else watch.studied,
         )
         about = None if begin is None else begin(objective)
         if predictor.offsets is None:

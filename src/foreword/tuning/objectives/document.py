@@ -7,7 +7,7 @@ has to bring questions or answers: the model goes on from excerpts and answers t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -84,12 +84,19 @@ class Document:
 
 
 def self_study(
-    document: Document, prompts: Sequence[Sequence[int]], *, count: int, new_tokens: int, seed: int
+    document: Document,
+    prompts: Sequence[Sequence[int]],
+    *,
+    count: int,
+    new_tokens: int,
+    seed: int,
+    studied: Callable[[int, int], None] | None = None,
 ) -> list[Lesson]:
     """`count` lessons whose answers the model itself writes with a piece of the document in its context.
 
     Prompts are in turn excerpts of the piece, drawn by `seed`, and those of `prompts`; answers are drawn from the
-    model's own distribution. (Self-study of Cartridges, arXiv 2506.06266, without its written seed questions.)
+    model's own distribution. `studied` is told how many are written, and of how many.
+    (Self-study of Cartridges, arXiv 2506.06266, without its written seed questions.)
     """
     rng = np.random.default_rng(seed)
     drafts: list[Lesson] = []
@@ -98,7 +105,7 @@ def self_study(
         is_asked = prompts and number % 2
         prompt = list(prompts[int(rng.integers(len(prompts)))]) if is_asked else document.excerpt(rng, source)
         drafts.append(document.lesson(prompt, source))
-    lessons, turn = list(drafts), 0
+    lessons, turn, done = list(drafts), 0, 0
 
     def written(part: list[int]) -> Tensor:
         mine = [drafts[index] for index in part]
@@ -110,6 +117,9 @@ def self_study(
         turn, mine = turn + 1, [drafts[index] for index in part]
         for index, lesson, answer in zip(part, mine, found.tolist(), strict=True):
             lessons[index] = replace(lesson, answer=_ended(document.host, answer))
+        done += len(part)
+        if studied is not None:
+            studied(done, count)
     return lessons
 
 
