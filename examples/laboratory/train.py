@@ -209,6 +209,8 @@ class _Writing:
     row.
     """
 
+    is_kept_by_loss = True
+
     def __init__(self, model: Any, plan: Plan, seed: int) -> None:
         self.model, self.length = model, plan.sequences.length
         self.examples = plan.steps * plan.batch

@@ -223,15 +223,32 @@ def test_a_mark_of_byte_order_is_no_part_of_a_document(hosts: Callable[[str], Ho
     assert studied(hosts("bart"), task("bart", f"\ufeff{TEXT}"))[1].lessons == plain
 
 
+def test_how_many_lessons_are_written_is_told_before_the_first_step(
+    hosts: Callable[[str], Host], task: Callable[..., Path], tmp_path: Path
+) -> None:
+    """In batches of 32, also through the log of a fit with a folder."""
+    told: list[Any] = []
+
+    class Shown(FitWatch):
+        def studied(self, number: int, of: int) -> None:
+            told.append((number, of))
+
+        def stepped(self, taken: StepTaken) -> None:
+            told.append(taken.step)
+
+    options = {**STUDY, **OPTIONS, "self_study": 40, "steps": 2}
+    fw.fit(hosts("bart"), task("bart"), out=tmp_path / "out", watch=Shown(), **options)
+    assert told == [(32, 40), (40, 40), 1, 2]
+
+
 # Refusals
 
 
 def test_an_encoder_does_not_study_a_document(shared_host: Callable[[str], Host], task: Callable[..., Path]) -> None:
-    """It writes nothing: refused by name, and where its read-out of labels is seen first, by that."""
-    with pytest.raises(FitError, match="Only a model that writes can study a document"):
-        Document.read(shared_host("bert"), TEXT)
-    with pytest.raises(FitError, match="A document is studied by what the model writes"):
+    """Said of the encoder, and not of a read-out, which nobody named."""
+    with pytest.raises(FitError, match="Only a model that writes can study a document") as refusal:
         fw.fit(shared_host("bert"), task("bert", kind="classify"), **STUDY, **OPTIONS)
+    assert "an encoder" in (refusal.value.found or "")
 
 
 def test_an_encoder_decoder_that_is_asked_for_features_does_not_study_a_document(

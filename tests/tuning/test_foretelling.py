@@ -144,6 +144,21 @@ def test_foretelling_leaves_the_model_as_it_was_and_says_what_it_saw(
     assert fw.foretell(host, task(family, kind=kind)).probes.features == probes.features
 
 
+def test_of_a_fit_by_another_objective_than_the_probes_no_error_rate_is_told(
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    load_host: Callable[[str], Host],
+    tmp_path: Path,
+) -> None:
+    """The probes are fitted to targets, which a teacher need not answer with."""
+    candidates = [{"kind": "zero-shot"}, {"kind": "prefix", "objective": "distillation", "teacher_text": "a cat"}]
+    path = write_task(tmp_path / "task", model_folder("gpt2"), candidates, kind="generate")
+    found = fw.foretell(load_host("gpt2"), path)
+    assert (found.error_rate, found.verdict_error_rate, found.objectives) == (None, None, ("distillation",))
+    assert "fitted by distillation, and the probes to the examples' targets" in found.reliability
+    assert found.as_dict()["objectives"] == ["distillation"]
+
+
 def test_the_constant_answer_s_loss_is_that_of_the_labels_shares(task: Callable[..., Path]) -> None:
     """Three labels, equally often: log(3), up to the smoothing of 18 examples by one each and one unknown."""
     found = fw.foretell(None, task("bert", kind="classify"))

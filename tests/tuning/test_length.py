@@ -25,6 +25,7 @@ from foreword.tuning.effective_rank import effective_rank, ranks_of
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.length_choice import (
+    LIKENESS,
     Comparison,
     LengthTrial,
     PrefixCost,
@@ -119,6 +120,15 @@ def test_graded_answers_are_compared_by_their_scores() -> None:
     assert found.difference == pytest.approx(1 - 2 / 3)  # F1 of two words out of four, both right: 2 * 2 / 6
 
 
+def test_what_imitates_a_teacher_is_compared_by_its_likeness_to_it() -> None:
+    """exp(-0.02) - exp(-0.7) = 0.48 on each of 60 lessons."""
+    near, far = (Outcomes((), (loss,) * 60, is_taught=True) for loss in (0.02, 0.7))
+    found = compared(LIKENESS, [""] * 60, near, far)
+    assert (found.finding, found.by) == ("worse", "metric")
+    assert found.difference == pytest.approx(np.exp(-0.02) - np.exp(-0.7))
+    assert compared(LIKENESS, [""] * 60, near, near).difference == 0
+
+
 def test_the_shortest_of_all_is_not_said_to_be_better_than_shorter_ones() -> None:
     """What is best of what was tried need not be what a shorter one would be worse than."""
     cost = PrefixCost(1, 1, 0.0)
@@ -199,6 +209,40 @@ def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: P
     assert json.loads((out / "result.json").read_text())["sweep"] == told
     single = fw.fit(None, task, length=1, longest=4, **OPTIONS)
     assert single.prefix == fw.load_bundle(out / "lengths" / "001" / "best.prefix").prefix
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "fields"),
+    [
+        ("gpt2", "generate", {"teacher_text": "the price of bread and milk rose again this month"}),
+        ("bart", "generate", {"teacher_file": "text.txt", "self_study": 16}),
+        ("bert", "classify", {"teacher_text": "the price of bread and milk rose again this month"}),
+    ],
+)
+def test_a_distillations_lengths_are_compared_by_how_far_each_is_from_the_teacher(
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    tmp_path: Path,
+    family: str,
+    kind: str,
+    fields: dict[str, Any],
+) -> None:
+    """Not by the examples' targets, which the teacher need not answer with."""
+    path = write_task(tmp_path / "task", model_folder(family), [{"kind": "zero-shot"}], kind=kind)
+    (path.parent / "text.txt").write_text("rain fell on the town while the boats stayed in the harbour. " * 9)
+    out, told = tmp_path / "out", {**OPTIONS, **fields, "objective": "distillation"}
+    made = fw.fit(None, path, length="auto", lengths=(1, 4), out=out, **told)
+    assert made.sweep is not None
+    assert made.sweep.metric == "likeness"
+    assert made.sweep.best == max(made.sweep.trials, key=lambda trial: trial.selection).length
+    for trial in made.sweep.trials:
+        single = fw.fit(None, path, length=trial.length, longest=4, **told)
+        assert trial.loss == pytest.approx(float(np.mean(single.apart)))
+        assert trial.selection == pytest.approx(float(np.exp(-np.array(single.apart)).mean()))
+        assert made.sweep.examples == len(single.apart)
+    again = fw.fit.resume(out)
+    assert again.sweep == made.sweep
+    assert json.loads((out / "length.json").read_text())["metric"] == "likeness"
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -58,6 +58,7 @@ class Quadratic:
     remembered: Tensor = field(default_factory=lambda: torch.zeros(()))
     drawn: list[list[int]] = field(default_factory=list)
     scores: Callable[[int], tuple[float, float]] | None = None
+    is_kept_by_loss: bool = False
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         self.drawn.append(indices)
@@ -83,10 +84,10 @@ SETTINGS = FitSettings(steps=20, batch_size=2, seconds=600.0, evaluate_every=4, 
 
 
 def run(
-    settings: FitSettings = SETTINGS, *, scores: Any = None, seed: int = 0, **options: Any
+    settings: FitSettings = SETTINGS, *, scores: Any = None, by_loss: bool = False, seed: int = 0, **options: Any
 ) -> tuple[Vector, Quadratic, FitOutcome]:
     vector = Vector()
-    problem = Quadratic(vector, scores=scores)
+    problem = Quadratic(vector, scores=scores, is_kept_by_loss=by_loss)
     return vector, problem, fit(problem, vector, settings, seed=seed, **options)
 
 
@@ -174,6 +175,26 @@ def test_equal_scores_are_decided_by_the_tie_breaker() -> None:
     losses = {0: -3.0, 4: -1.0, 8: -2.0, 12: -1.0, 16: -4.0, 20: -9.0}
     _, _, outcome = run(scores=lambda step: (0.7, losses[step]))
     assert outcome.best.step == 4  # the first of the two best
+
+
+def test_where_the_loss_says_what_is_wanted_the_state_of_the_least_loss_is_kept_and_patience_waits_for_it() -> None:
+    """The score is highest at the start and falls, as that of a task which the fit does not aim at may."""
+    losses = {0: -9.0, 4: -5.0, 8: -3.0, 12: -1.0, 16: -2.0, 20: -1.0}
+    shown: list[float] = []
+
+    class Shown(FitWatch):
+        def stepped(self, taken: StepTaken) -> None:
+            shown.append(taken.best)
+
+    settings = replace(SETTINGS, patience=3)
+    scored = lambda step: (1 / (1 + step), losses[step])  # noqa: E731
+    _, _, outcome = run(settings, scores=scored, by_loss=True, watch=Shown())
+    assert (outcome.best.step, outcome.best.selection) == (12, 1 / 13)
+    assert (outcome.start_loss, outcome.best_loss) == (9.0, 1.0)
+    assert outcome.history[-1].step == 20
+    assert shown[-1] == 1 / 13
+    _, _, by_score = run(settings, scores=scored)
+    assert (by_score.best.step, by_score.best_loss, by_score.history[-1].step) == (0, 9.0, 12)
 
 
 def test_it_stops_after_patience_evaluations_without_a_better_one() -> None:

@@ -149,6 +149,21 @@ def test_the_judgement_is_a_score_and_minus_a_loss_and_changes_nothing(make: Mak
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_how_far_each_lesson_is_from_the_teacher_adds_up_to_the_judged_loss(make: Make, name: str) -> None:
+    """By the tokens of the lessons' answers, where these are what is matched."""
+    _, objective = make(name)
+    found = objective.apart()
+    assert bool(found) == (name in TAUGHT)
+    if not found:
+        return
+    each = [1] * len(found)
+    if isinstance(objective, AnswerDistillation):
+        each = [len(lesson.answer) for lesson in objective.selection_lessons]
+    mean = math.fsum(loss * weight for loss, weight in zip(found, each, strict=True)) / sum(each)
+    assert -objective.evaluate(0)[1] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_what_it_tells_of_itself_can_be_written_down(make: Make, name: str) -> None:
     _, objective = make(name)
     told = json.loads(json.dumps(objective.details()))
@@ -444,7 +459,7 @@ def test_objectives_that_do_not_suit_how_a_candidate_answers_are_refused(make: M
     given = (predictor, bench.splits.fit, bench.splits.selection, bench.score)
     with pytest.raises(FitError, match="not how this candidate answers"):
         objective_for(*given, settings=PrefixSettings(objective="completion"))
-    with pytest.raises(FitError, match="A document is studied by what the model writes"):
+    with pytest.raises(FitError, match="Only a model that writes can study a document"):
         objective_for(*given, settings=PrefixSettings(objective="distillation", teacher_file="text.txt"))
 
 
@@ -530,6 +545,35 @@ def test_a_task_file_can_ask_for_it_and_the_bundle_answers_as_the_fit_did(parts:
     save_bundle(path, prefix, host=made.host, use=predictor.use(), readout=predictor.arrays())
     assert predictor_from(load_bundle(path), made.host).answer(inputs) == predictor.answer(inputs)
     assert fitted.details["inputs_cut"] == {"fit": 0, "selection": 0}
+
+
+@pytest.mark.parametrize("name", ["answers-told", "document", "document-both", "labels-told", "features-causal"])
+def test_a_distillation_keeps_what_is_nearest_to_its_teacher_whatever_the_metric_says(
+    parts: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a metric that falls with every look, which kept the untouched start before."""
+    family, kind, fields, readout = CASES[name]
+    table = {**fields, "steps": 24, "batch_size": 8, "evaluate_every": 4, "learning_rate": 0.03, "patience": 3}
+    looks = iter(range(100))
+    monkeypatch.setattr(Workbench, "score", lambda *_: 1 / (1 + next(looks)))
+    monkeypatch.setattr("foreword.tuning.objectives.contract.check_metric", lambda *_: None)
+    _, fitted = fitted_with(parts, family, {**table, **({} if readout is None else {"readout": readout})}, kind)
+    start, kept = fitted.details["selection_losses"]
+    assert fitted.details["kept_by"] == "loss"
+    assert fitted.details["best_step"] > 0
+    assert 0 <= kept < start
+
+
+def test_a_teacher_that_does_the_task_worse_than_the_start_is_told(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All right at the start, none at all later: 0 is below every interval of 1."""
+    looks = iter(range(100))
+    monkeypatch.setattr(Workbench, "score", lambda *_: 1.0 if next(looks) == 0 else 0.0)
+    monkeypatch.setattr("foreword.tuning.objectives.contract.check_metric", lambda *_: None)
+    table = {**CASES["answers-told"][2], "steps": 8, "batch_size": 8, "evaluate_every": 4, "learning_rate": 0.03}
+    _, fitted = fitted_with(parts, "gpt2", table, "generate")
+    assert any(
+        "scores 0.000 on the selection split, where the fit began with 1.000" in x for x in fitted.details["notices"]
+    )
 
 
 def test_a_shorter_prefix_comes_close_to_the_prompt_that_it_distils(parts: Any) -> None:

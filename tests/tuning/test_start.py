@@ -330,6 +330,7 @@ class Narrow:
     """The mean of all values, which has a way down for ever; memory holds at most `room` examples at once."""
 
     examples, lengths = 8, (1,) * 8
+    is_kept_by_loss = False
 
     def __init__(self, adaptation: FittedPrefix, room: int) -> None:
         self.adaptation, self.room, self.widest = adaptation, room, 0
@@ -395,6 +396,7 @@ def test_without_a_round_the_closed_form_is_nearer_to_the_bare_model_than_zero_v
         """A loss with no slope."""
 
         examples, lengths = 4, (1, 1, 1, 1)
+        is_kept_by_loss = False
 
         def loss(self, indices: list[int], step: int) -> torch.Tensor:
             del step

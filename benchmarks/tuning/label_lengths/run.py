@@ -80,6 +80,8 @@ def rescored(bench: Workbench, adaptation: FittedPrefix, way: str) -> Rescored:
 class Looked:
     """A problem that is scored at LOOKS only, and remembers what it scored."""
 
+    is_kept_by_loss = False
+
     def __init__(self, problem: Objective) -> None:
         self.problem, self.examples, self.lengths = problem, problem.examples, problem.lengths
         self.curve = list[dict[str, float]]()

@@ -51,6 +51,8 @@ HELD = 300  # examples held out, at most
 class Looked:
     """A problem that is scored at LOOKS only, and remembers what it scored."""
 
+    is_kept_by_loss = False
+
     def __init__(self, problem: Objective) -> None:
         self.problem, self.examples, self.lengths = problem, problem.examples, problem.lengths
         self.began, self.curve = time.perf_counter(), list[dict[str, float]]()

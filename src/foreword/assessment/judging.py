@@ -105,6 +105,9 @@ class _Shown(FitWatch):
     def stepped(self, taken: StepTaken) -> None:
         self.run.watch(self.stage, taken.step, taken.of, f"loss {taken.loss:.3f}, best {taken.best:.3f}")
 
+    def studied(self, number: int, of: int) -> None:
+        self.run.watch(f"{self.stage} lessons", number, of, "")
+
     def tried(self, number: int, of: int, best: float) -> None:
         self.run.watch(self.stage, number, of, f"best {best:.3f}")
 

@@ -108,6 +108,9 @@ def _watch(bars: Bars) -> FitWatch:
             note = f"loss {taken.loss:.3f}, best {taken.best:.3f}, rate {taken.rate:.2g}"
             bars.watch("fit", taken.step, taken.of, note)
 
+        def studied(self, number: int, of: int) -> None:
+            bars.watch("lessons", number, of, "")
+
         def notice(self, text: str) -> None:
             bars.say(text)
 
@@ -119,6 +122,9 @@ def _show(made: Fit) -> None:
     size = made.details.get("positions", made.details.get("rank"))
     typer.echo(f"{made.method} of {size}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
     typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
+    if made.details["kept_by"] == "loss":
+        start, least = made.details["selection_losses"]
+        typer.echo(f"loss       {start:.3g} at the start, {least:.3g} at step {best.step}: how far from the teacher")
     if made.sweep is not None:
         _show_sweep(made.sweep)
     for text in (*_cuts(made), *made.notices):

@@ -173,6 +173,7 @@ class _Work:
             record,
             self.folder,
             self.seed,
+            apart=fitted.apart,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class FitLog(FitWatch):
         self._write({"notice": text})
         self.then.notice(text)
 
+    def studied(self, number: int, of: int) -> None:
+        self.then.studied(number, of)
+
     def close(self) -> None:
         """Write what TensorBoard still holds back."""
         if self._board is not None:

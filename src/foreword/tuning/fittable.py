@@ -24,7 +24,8 @@ class FitOutcome:
 
     `notices` are what was done of its own accord: batches halved, learning rates halved or found, best state taken
     back; and what was found amiss with the first values or the launch. `factor` is what the adaptation's learning rates
-    were multiplied by in the end. `about` is what was told of the first values when the fit began.
+    were multiplied by in the end. `about` is what was told of the first values when the fit began. `start_loss` and
+    `best_loss` are the losses on the selection split that the fit began with and the best state has.
     """
 
     history: tuple[Moment, ...]
@@ -34,12 +35,19 @@ class FitOutcome:
     notices: tuple[str, ...] = ()
     factor: float = 1.0
     about: Mapping[str, Any] = field(default_factory=dict)
+    start_loss: float = 0.0
+    best_loss: float = 0.0
 
 
 class Problem(Protocol):
     """What an adaptation is fitted to."""
 
     examples: int
+
+    @property
+    def is_kept_by_loss(self) -> bool:
+        """Whether the best state is that of the least loss on the selection split; else that of the best score."""
+        ...
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -55,7 +63,10 @@ class Problem(Protocol):
         ...
 
     def evaluate(self, step: int) -> tuple[float, float]:
-        """After `step` steps: score on the selection split (higher is better), and minus the loss there, for ties."""
+        """After `step` steps: score on the selection split (higher is better), and minus the loss there.
+
+        The best state is chosen by one of them (`is_kept_by_loss`), and of equals by the other.
+        """
         ...
 
     def memory(self) -> dict[str, Tensor]:
@@ -105,6 +116,9 @@ class FitWatch:
 
     def notice(self, text: str) -> None:
         """The loop did something of its own accord."""
+
+    def studied(self, number: int, of: int) -> None:
+        """So many of the lessons about a document were written, before the first step."""
 
     def tried(self, number: int, of: int, best: float) -> None:
         """So many of the things to choose from were scored on the selection split."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -27,6 +27,8 @@ from foreword.tuning.task import Task
 
 Verdict = Literal["prefix", "lora", "other base", "nothing needed"]
 SCHEMA = "foreword.foretelling/1"
+# Objectives that the probes do not fit by, and for which the rules were not validated.
+UNPROBED = {"similarity", "distillation"}
 
 ADVICE: Mapping[Verdict, str] = {
     "prefix": (
@@ -148,7 +150,7 @@ class Foretelling:
     `probability` is the rule's own for the verdict, from `works` and `prefix` (see `Calibration`). `error_rate` is how
     often the answer to "can a prefix do it?" was wrong on held-out pairs, `verdict_error_rate` how often the verdict
     was, which also tells LoRA from another base. Both are None where the rule was not validated: for other roles of
-    models or kinds of tasks.
+    models or kinds of tasks, and for `objectives`, those of the task's candidates that the probes do not fit by.
     """
 
     verdict: Verdict
@@ -158,6 +160,7 @@ class Foretelling:
     error_rate: ErrorRate | None
     verdict_error_rate: ErrorRate | None
     probes: Probes
+    objectives: tuple[str, ...] = ()
 
     @property
     def advice(self) -> str:
@@ -167,6 +170,11 @@ class Foretelling:
     @property
     def reliability(self) -> str:
         """How often such a verdict is wrong, in plain words."""
+        if self.objectives:
+            return (
+                f"The task's candidates are fitted by {' and '.join(self.objectives)}, and the probes to the examples' "
+                "targets: what this says of the targets was not compared with such fits; take it as a hint."
+            )
         if self.error_rate is None or self.verdict_error_rate is None:
             return "How often this is wrong was not measured for this kind of model and task; take it as a hint."
         return (
@@ -184,6 +192,7 @@ class Foretelling:
             "advice": self.advice,
             "reliability": self.reliability,
             **told,
+            "objectives": list(self.objectives),
             "probes": self.probes.as_dict(),
         }
 
@@ -208,7 +217,10 @@ def foretell(
         host = Host.load(host or task.reference, dtype=task.model.dtype, device=task.model.device)
     found = probe(Workbench(host, task, splits), seed=seed, watch=watch)
     rule = Calibration.load(task.kind, host.role)
-    return judged(found, rule, role=host.role, kind=task.kind, required=task.requirement.at_least)
+    made = judged(found, rule, role=host.role, kind=task.kind, required=task.requirement.at_least)
+    named = {getattr(candidate, "objective", "auto") for candidate in task.candidates}
+    objectives = tuple(sorted(named & UNPROBED))
+    return replace(made, error_rate=None, verdict_error_rate=None, objectives=objectives) if objectives else made
 
 
 def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: float) -> Foretelling:

@@ -27,6 +27,7 @@ from foreword.tuning.fit_folder import FITTED
 from foreword.tuning.fit_result import Fit
 from foreword.tuning.length_choice import (
     LEVEL,
+    LIKENESS,
     MARGIN,
     Comparison,
     LengthTrial,
@@ -143,20 +144,24 @@ def cost_of(host: Host, prefix: Prefix, predictor: Predictor, inputs: Sequence[s
 
 def _measured(bench: Workbench, length: int, made: Fit) -> _Fitted:
     prefix = made.prefix
+    outcomes = Outcomes((), made.apart, is_taught=True) if made.apart else outcomes_of(bench, made.predictor)
     inputs = [example.input for example in bench.splits.selection]
     return _Fitted(
         length,
-        made.selection,
+        float(outcomes.likenesses.mean()) if outcomes.is_taught else made.selection,
         made.history[-1].step,
         made.history[-1].seconds,
         cost_of(bench.host, prefix, made.predictor, inputs),
         ranks_of(prefix),
-        outcomes_of(bench, made.predictor),
+        outcomes,
     )
 
 
 def _sweep(bench: Workbench, done: Sequence[_Fitted]) -> Sweep:
-    metric, targets = bench.task.metric, [example.target for example in bench.splits.selection]
+    metric: str = bench.task.metric
+    targets = [example.target for example in bench.splits.selection]
+    if done[0].outcomes.is_taught:
+        metric, targets = LIKENESS, [""] * len(done[0].outcomes.losses)
     lengths, outcomes = [each.length for each in done], [each.outcomes for each in done]
     best = done[best_of(lengths, [each.selection for each in done], outcomes)]
     comparisons = [
@@ -204,10 +209,15 @@ def _read(path: Path, length: int, examples: int) -> _Fitted | None:
                 **told,
                 "cost": PrefixCost(**told["cost"]),
                 "ranks": tuple(LayerRank(**each) for each in told["ranks"]),
-                "outcomes": Outcomes(**{name: tuple(each) for name, each in told["outcomes"].items()}),
+                "outcomes": Outcomes(
+                    tuple(told["outcomes"]["outputs"]),
+                    tuple(told["outcomes"]["losses"]),
+                    is_taught=told["outcomes"]["is_taught"],
+                ),
             }
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     counts = {len(found.outcomes.outputs), len(found.outcomes.losses)}
-    return found if found.length == length and counts == {examples} else None
+    is_whole = found.outcomes.is_taught or counts == {examples}
+    return found if found.length == length and is_whole else None

@@ -10,6 +10,9 @@ the one with the best metric (of equals, with the lowest mean loss), at level 1 
    probability that it gives the targets is higher by more than the margin on average.
 3. Otherwise nothing speaks against the shorter one: it counts as good, and is said to be "not shown worse".
 
+Where a prefix imitates a teacher the targets do not count. The examples are then the teacher's lessons, and the metric
+is how like the teacher it is on each: exp(-divergence).
+
 What that guarantees, for independent examples: a given length that is truly as good (D <= 0, and losses as often lower
 as higher) is called worse with probability at most a, by the union bound over the two tests, each of error a/2. One
 that is called "as good" is truly worse by more than the margin with probability at most a/2.
@@ -36,6 +39,8 @@ from foreword.tuning.selection_outcomes import Outcomes
 
 Finding = Literal["best", "as good", "not shown worse", "worse"]
 LEVEL = 0.95
+LIKENESS = "likeness"
+"""The metric of what imitates a teacher: the mean of exp(-divergence) over lessons, in [0, 1]."""
 MARGIN = 0.02
 """A metric lower by this much counts as equally good: two points of a hundred."""
 
@@ -149,15 +154,19 @@ def compared(
 
     Macro-F1 belongs to no single example: there right or wrong is compared.
     """
-    judged = metric_named(metric)
-    score = judged.score or accuracy
-    differences = scores_of(score, targets, best.outputs) - scores_of(score, targets, other.outputs)
+    if metric == LIKENESS:
+        kind, differences = "mean", best.likenesses - other.likenesses
+    else:
+        judged = metric_named(metric)
+        kind, score = judged.kind, judged.score or accuracy
+        differences = scores_of(score, targets, best.outputs) - scores_of(score, targets, other.outputs)
     wins, losses, n = int((differences > 0).sum()), int((differences < 0).sum()), len(targets)
-    if judged.kind == "mean":
+    if kind == "mean":
         interval = mean_interval(differences, low=-1.0, high=1.0, level=level)
     else:
         interval = paired_rate_difference_interval(wins, losses, n, level=level)
-    lower, sign_test, gain = _by_losses(np.array(best.losses), np.array(other.losses))
+    lower, sign_test = _by_losses(np.array(best.losses), np.array(other.losses))
+    gain = float(np.mean(best.likenesses - other.likenesses))
     finding: Finding = "not shown worse"
     by: Literal["metric", "loss", "neither"] = "neither"
     if interval.low > 0:
@@ -181,11 +190,10 @@ def shortest_as_good(lengths: Sequence[int], comparisons: Sequence[Comparison]) 
     return min(length for length, found in zip(lengths, comparisons, strict=True) if found.finding != "worse")
 
 
-def _by_losses(best: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[int, float, float]:
-    """Examples on which the best's loss is lower, the sign test's one-sided p-value, and the mean gain in probability.
+def _by_losses(best: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[int, float]:
+    """Examples on which the best's loss is lower, and the sign test's one-sided p-value.
 
     Sign test: given that they differ, either is the lower one with probability 1/2; P(Binomial(m, 1/2) >= lower).
     """
     lower, differing = int((best < other).sum()), int((best != other).sum())
-    p_value = float(binom.sf(lower - 1, differing, 0.5)) if differing else 1.0
-    return lower, p_value, float(np.mean(np.exp(-best) - np.exp(-other)))
+    return lower, float(binom.sf(lower - 1, differing, 0.5)) if differing else 1.0

@@ -78,7 +78,8 @@ def fit(
     restore(loop.parameters, state.best)
     best = next(moment for moment in state.history if moment.step == state.best_at)
     told = tuple(state.notices)
-    return FitOutcome(tuple(state.history), best, state.seconds, reason, told, state.factor, state.about)
+    losses = state.start_loss, loop.best_loss
+    return FitOutcome(tuple(state.history), best, state.seconds, reason, told, state.factor, state.about, *losses)
 
 
 @dataclass
@@ -138,6 +139,11 @@ class _Loop:
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW([dict(group) for group in self.groups], weight_decay=0.0)
 
+    @property
+    def best_loss(self) -> float:
+        """On the selection split, of the best state."""
+        return -self._ordered(*self.state.best_key)[1]
+
     def run(self) -> str:
         """Step until there is a reason to stop, and return it."""
         state, started, before = self.state, time.perf_counter(), self.state.seconds
@@ -171,7 +177,8 @@ class _Loop:
 
     def _tell(self) -> None:
         state, largest = self.state, max(group["lr"] for group in self.optimizer.param_groups)
-        taken = StepTaken(state.step, self.settings.steps, state.losses[-1], state.best_key[0], largest, state.seconds)
+        best, _ = self._ordered(*state.best_key)
+        taken = StepTaken(state.step, self.settings.steps, state.losses[-1], best, largest, state.seconds)
         self.watch.stepped(taken)
 
     def _is_to_be_evaluated(self) -> bool:
@@ -225,11 +232,11 @@ class _Loop:
         """Score the current state, note when it is the best so far, and save."""
         state = self.state
         with self.gradient.autocast():
-            score, tie_breaker = self.devices.told(self.problem.evaluate(state.step))
-        is_broken = not math.isfinite(score + tie_breaker)
+            score, nearness = self.devices.told(self.problem.evaluate(state.step))
+        is_broken = not math.isfinite(score + nearness)
         # Neither what answers by numbers that are none, nor a state that no step leads away from, is one to go back to:
         # whether one does is known with the next step, and only then is the state kept. The first is kept at once.
-        key = (-math.inf, -math.inf) if is_broken or state.stuck else (score, tie_breaker)
+        key = (-math.inf, -math.inf) if is_broken or state.stuck else self._ordered(score, nearness)
         finite = [loss for loss in state.losses if math.isfinite(loss)]
         loss = float(np.mean(finite)) if finite else None
         state.losses.clear()
@@ -240,7 +247,7 @@ class _Loop:
         else:
             state.since_best += 1
         if len(state.history) == 1:
-            state.start_loss = 0.0 if is_broken else -tie_breaker
+            state.start_loss = 0.0 if is_broken else -nearness
             self._settle()
             self._judge_start(score)
         if is_broken and state.step > 0:
@@ -251,6 +258,10 @@ class _Loop:
         self.watch.evaluated(moment)
         if self.place.is_cheap:
             self._save()
+
+    def _ordered(self, first: float, second: float) -> tuple[float, float]:
+        """Score and minus loss in the order in which they choose the best state; or that order's, as score and loss."""
+        return (second, first) if self.problem.is_kept_by_loss else (first, second)
 
     def _judge_start(self, score: float) -> None:
         with self.gradient.autocast():

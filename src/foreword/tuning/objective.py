@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.objectives.teacher import teacher_with
 from foreword.tuning.predictor import Predictor
 
-# Of a document's self-study one lesson in so many is kept to break ties between states, and not fitted to.
+# Of a document's self-study one lesson in so many is kept to choose a state by, and not fitted to.
 HELD_OUT = 8
 LARGEST_DOCUMENT_BYTES = 10_000_000
 
@@ -42,20 +42,24 @@ def objective_for(
     folder: Path = Path(),
     seed: int = 0,
     is_calibrated: bool = False,
+    studied: Callable[[int, int], None] | None = None,
 ) -> Objective:
     """The objective that `settings` name; without, the one that suits how `predictor` answers.
 
     `texts` are the labels' texts in the predictor's order, for similarity. `own` maps the index of a fit example to the
     positions of the prefix that were made from it: they are hidden from that example while it is fitted, by
     `settings.leave_one_out` (None: from 4 such examples on). `folder` is where `teacher_file` is found, `seed` that of
-    self-study. `is_calibrated`: labels' likelihoods get offsets once `Objective.calibrate` is called. FitError
-    or DataError when objective, predictor and data do not go together.
+    self-study, of which `studied` is told how many lessons are written. `is_calibrated`: labels' likelihoods get
+    offsets once `Objective.calibrate` is called. FitError or DataError when objective, predictor and data do not go
+    together.
     """
     settings = settings or FittedSettings(kind="fitted")
     ground = Ground(predictor, fit, selection, score, masked_positions(own, settings.leave_one_out))
     kind = settings.objective
     if kind == "distillation":
-        return _document(ground, settings, folder, seed) if settings.teacher_file else _distillation(ground, settings)
+        if settings.teacher_file:
+            return _document(ground, settings, folder, seed, studied)
+        return _distillation(ground, settings)
     if kind == "similarity":
         return TextSimilarity(ground, texts=texts or predictor.manner.labels)
     if kind == "completion" and predictor.readout is not None:
@@ -93,9 +97,18 @@ def _distillation(ground: Ground, settings: FittedSettings) -> Objective:
     return FeatureDistillation(ground, teacher, kind=None if kind == "label-text" else kind)
 
 
-def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int) -> Objective:
+def _document(
+    ground: Ground, settings: FittedSettings, folder: Path, seed: int, studied: Callable[[int, int], None] | None
+) -> Objective:
     """From a document to answers that the model gives with the document in its context."""
     predictor = ground.predictor
+    if predictor.host.role == "encoder":
+        raise FitError(
+            "Only a model that writes can study a document.",
+            expected="a causal or an encoder-decoder base model, which writes its own lessons",
+            found=f"{predictor.host.reference}, {predictor.host.family}, an encoder",
+            fix="Give the document's text as teacher_text, or use a base model that writes.",
+        )
     if predictor.readout is not None or predictor.manner.template.chat:
         raise FitError(
             "A document is studied by what the model writes, outside a chat.",
@@ -107,7 +120,9 @@ def _document(ground: Ground, settings: FittedSettings, folder: Path, seed: int)
     new_tokens, reserve = _room(predictor, document)
     ground = replace(ground, reserve=reserve, own={})
     prompts = [found.ids for found in ground.read(ground.fit)]
-    lessons = self_study(document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed)
+    lessons = self_study(
+        document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed, studied=studied
+    )
     fitted_to = [lesson for number, lesson in enumerate(lessons) if number % HELD_OUT]
     return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.shelf)
 

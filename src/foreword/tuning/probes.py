@@ -261,6 +261,7 @@ class _ByLoss:
     def __init__(self, objective: Problem, predictor: Predictor, bench: Workbench) -> None:
         self.objective, self.predictor, self.bench = objective, predictor, bench
         self.examples, self.lengths = objective.examples, list(objective.lengths)
+        self.is_kept_by_loss = True
         self.metrics: dict[int, float] = {}
 
     def loss(self, indices: list[int], step: int) -> Tensor:

@@ -22,6 +22,10 @@ class Recomputed:
         self.problem, self.host, self.again, self.examples = problem, host, again, problem.examples
 
     @property
+    def is_kept_by_loss(self) -> bool:
+        return self.problem.is_kept_by_loss
+
+    @property
     def lengths(self) -> Sequence[int]:
         return self.problem.lengths
 

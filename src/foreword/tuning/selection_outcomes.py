@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from foreword.engine.generation import completion_loss
@@ -24,16 +26,23 @@ class Outcomes:
     """For each example of the selection split, in its order: the answer, and the loss of the target.
 
     `losses` are in nats: minus the log-probability of the right label; for written answers, minus the mean
-    log-probability of the target's tokens.
+    log-probability of the target's tokens. Where a teacher is imitated (`is_taught`) the examples are its lessons,
+    `losses` how far it is from each, and what is written does not count: `outputs` is empty.
     """
 
     outputs: tuple[str, ...]
     losses: tuple[float, ...]
+    is_taught: bool = False
 
     @property
     def loss(self) -> float:
         """The mean loss."""
         return sum(self.losses) / len(self.losses)
+
+    @property
+    def likenesses(self) -> NDArray[np.float64]:
+        """exp(-loss) of each example, in [0, 1]: a target's probability, or how like the teacher it is on a lesson."""
+        return np.asarray(np.exp(-np.maximum(self.losses, 0.0)))
 
 
 def outcomes_of(bench: Workbench, predictor: Predictor) -> Outcomes:

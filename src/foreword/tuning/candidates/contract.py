@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from foreword.confidence import rate_interval
 from foreword.engine.batches import halving_told
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template
@@ -23,7 +24,7 @@ from foreword.tuning.adaptation import Adaptation
 from foreword.tuning.candidate_settings import CandidateSettings, FittedSettings
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import Splits
-from foreword.tuning.fittable import FitWatch
+from foreword.tuning.fittable import FitOutcome, FitWatch
 from foreword.tuning.loop import fit
 from foreword.tuning.named_files import named_files
 from foreword.tuning.objective import objective_for
@@ -154,7 +155,10 @@ def unset_readout(kind: str, bench: Workbench) -> Readout:
 
 @dataclass
 class Fitted:
-    """A candidate, ready to answer. `selection` is its metric on the selection split; `details` are its settings."""
+    """A candidate, ready to answer. `selection` is its metric on the selection split; `details` are its settings.
+
+    `apart`: how far a distillation is from its teacher on each lesson of the selection split (`Objective.apart`).
+    """
 
     predictor: Predictor
     selection: float
@@ -162,6 +166,7 @@ class Fitted:
     nbytes: int
     history: tuple[Moment, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    apart: tuple[float, ...] = ()
 
     @property
     def readout(self) -> str | None:
@@ -182,6 +187,17 @@ class Candidate(ABC, Generic[Settings]):
         self, bench: Workbench, *, seed: int, checkpoint: Path | None = None, watch: FitWatch | None = None
     ) -> Fitted:
         """Make it from the fit and selection splits. With `checkpoint` a long fit saves itself and can go on."""
+
+
+def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
+    """A notice when what is nearest to a teacher does the task worse than chance explains, by the start's interval."""
+    first, best, count = outcome.history[0].selection, outcome.best.selection, len(objective.selection)
+    if not objective.is_kept_by_loss or not 0 <= first <= 1 or best >= rate_interval(round(first * count), count).low:
+        return None
+    return (
+        f"the state nearest to the teacher scores {best:.3f} on the selection split, where the fit began with "
+        f"{first:.3f}: the teacher does the task less well than that; give it another text, or fit without one"
+    )
 
 
 UNMOVED = (
@@ -224,6 +240,7 @@ def fit_adaptation(
             folder=bench.task.folder,
             seed=seed,
             is_calibrated=kind == "calibrated",
+            studied=None if watch is None else watch.studied,
         )
         about = None if begin is None else begin(objective)
         if predictor.offsets is None:
@@ -242,6 +259,7 @@ def fit_adaptation(
             "base": bench.host.fingerprint,
             "files": named_files(settings, bench.task.folder),
             **({"readout": kind} if kind == "calibrated" else {}),
+            **({"kept_by": "loss"} if objective.is_kept_by_loss else {}),
         },
         watch=watch or FitWatch(),
         about=about,
@@ -251,9 +269,11 @@ def fit_adaptation(
     notices = list(outcome.notices)
     with halving_told(lambda text: None if text in notices else notices.append(text)):
         objective.finish()
-        selection = bench.selection_score(predictor)
+        selection, apart = bench.selection_score(predictor), objective.apart()
     if outcome.best.step == 0 and outcome.history[-1].step > 0:
         notices.append(UNMOVED)
+    if (found := away_from_the_task(objective, outcome)) is not None:
+        notices.append(found)
     for text in notices[len(outcome.notices) :]:
         (watch or FitWatch()).notice(text)
     size = predictor.numbers
@@ -270,8 +290,11 @@ def fit_adaptation(
             "steps_taken": outcome.history[-1].step,
             "batch_size": settings.batch_size,
             "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
+            "kept_by": "loss" if objective.is_kept_by_loss else "metric",
+            "selection_losses": [outcome.start_loss, outcome.best_loss],
             "notices": notices,
             **({} if begin is None else {"start": dict(outcome.about)}),
             **objective.details(),
         },
+        apart=tuple(apart),
     )

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,12 @@ class Objective(ABC):
 
     `lengths` are the tokens that each example makes the model read, for batches of like length. `cut` counts inputs, by
     split, of which the end was cut off.
+
+    `is_kept_by_loss`: the best state is the one whose loss on the selection split is least, and not the one that the
+    metric rates highest: so where the loss itself, and not the targets, says what is wanted.
     """
+
+    is_kept_by_loss: ClassVar[bool] = False
 
     def __init__(self, ground: Ground) -> None:
         self.predictor, self.score = ground.predictor, ground.score
@@ -115,7 +120,11 @@ class Objective(ABC):
 
     @abstractmethod
     def evaluate(self, step: int) -> tuple[float, float]:
-        """After `step` steps: the metric on the selection split, and minus the loss there, which breaks ties."""
+        """After `step` steps: the metric on the selection split, and minus the loss there."""
+
+    def apart(self) -> list[float]:
+        """How far each lesson of the selection split is from its teacher, in the loss's units; none without one."""
+        return []
 
     def bare_score(self) -> float:
         """The metric of the bare model on the selection split, as `evaluate` finds it; it leaves nothing behind."""

@@ -30,6 +30,8 @@ BATCH = 32
 class LabelDistillation(Objective):
     """KL(teacher || student) over the labels, by their likelihoods; a mean over examples."""
 
+    is_kept_by_loss = True
+
     def __init__(self, ground: Ground, teacher: Teacher) -> None:
         super().__init__(ground)
         inputs = [[example.input for example in split] for split in (ground.fit, ground.selection)]
@@ -52,6 +54,10 @@ class LabelDistillation(Objective):
         score, _ = judged(scores, self._selection_targets, self.predictor, self.score)
         return score, -float(divergence(self._selection_told, scores))
 
+    def apart(self) -> list[float]:
+        scores = all_label_scores(self.predictor, self.selection_rows)
+        return divergences(self._selection_told, scores).tolist()
+
 
 class FeatureDistillation(Objective):
     """1 - cosine between the student's and the teacher's feature of the same input; a mean over examples.
@@ -59,6 +65,8 @@ class FeatureDistillation(Objective):
     For every read-out of features. `kind` is that of one solved on examples ("linear", "prototypes"), or None where the
     predictor's own is fixed.
     """
+
+    is_kept_by_loss = True
 
     def __init__(self, ground: Ground, teacher: Teacher, *, kind: str | None) -> None:
         super().__init__(ground)
@@ -75,7 +83,7 @@ class FeatureDistillation(Objective):
         del step
         with self.active(indices):
             found = features(self.predictor.host, [self.rows[i] for i in indices], soft=self.predictor.adaptation.soft)
-        return _away(found, self._told[indices].to(found.device))
+        return _away(found, self._told[indices].to(found.device)).mean()
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
@@ -85,7 +93,10 @@ class FeatureDistillation(Objective):
         else:
             scores = all_label_scores(self.predictor, self.selection_rows)
         score, _ = judged(scores, self._targets, self.predictor, self.score)
-        return score, -float(_away(selection, self._selection_told))
+        return score, -float(_away(selection, self._selection_told).mean())
+
+    def apart(self) -> list[float]:
+        return _away(adapted_features(self.predictor, self.selection_rows), self._selection_told).tolist()
 
     def memory(self) -> dict[str, Tensor]:
         return {} if self._learned is None else self._learned.memory()
@@ -104,8 +115,10 @@ class AnswerDistillation(Objective):
     """KL(teacher || student) over the vocabulary at every token of the lessons' answers; a mean over tokens.
 
     The lessons are those of the fit examples, with their own answers, or a document's self-study; `selection_lessons`
-    break ties between states of equal score. `shelf` has the texts that the teacher carries.
+    choose the state that is kept. `shelf` has the texts that the teacher carries.
     """
+
+    is_kept_by_loss = True
 
     def __init__(
         self,
@@ -136,16 +149,24 @@ class AnswerDistillation(Objective):
 
     def evaluate(self, step: int) -> tuple[float, float]:
         del step
+        sizes = [len(lesson.answer) for lesson in self.selection_lessons]
+        total = sum(size * found for size, found in zip(sizes, self.apart(), strict=True))
+        return judged_answers(self), -total / sum(sizes)
+
+    def apart(self) -> list[float]:
         lessons, kept = self.selection_lessons, self._selection_kept
 
-        def summed(part: list[int]) -> float:
+        def each(part: list[int]) -> list[float]:
             mine = [lessons[index] for index in part]
             wanted = self._told(mine, [kept[index] for index in part] if kept else None)
             with torch.no_grad(), self.predictor.adaptation.active():
-                return float(divergence(wanted, self._student(mine))) * len(wanted)
+                found = divergences(wanted, self._student(mine)).double()
+            return [float(rows.mean()) for rows in torch.split(found, [len(lesson.answer) for lesson in mine])]
 
-        total = sum(found for _, found in in_batches([len(lesson.prompt) for lesson in lessons], BATCH, summed))
-        return judged_answers(self), -total / sum(len(lesson.answer) for lesson in lessons)
+        told: dict[int, float] = {}
+        for part, found in in_batches([len(lesson.prompt) for lesson in lessons], BATCH, each):
+            told.update(zip(part, found, strict=True))
+        return [told[index] for index in range(len(lessons))]
 
     def details(self) -> dict[str, Any]:
         return {**super().details(), "lessons": len(self.lessons), "answer_tokens": self.weight(range(self.examples))}
@@ -180,8 +201,13 @@ class AnswerDistillation(Objective):
 
 def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     """KL of log-probabilities `wanted` to what `logits` say, both `(row, class)`, in nats; a mean over rows."""
+    return divergences(wanted, logits).mean()
+
+
+def divergences(wanted: Tensor, logits: Tensor) -> Tensor:
+    """The same row by row, `(row,)`."""
     found = torch.log_softmax(logits.float(), dim=-1)
-    return nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
+    return nn.functional.kl_div(found, wanted, log_target=True, reduction="none").sum(dim=-1)
 
 
 def lessons_of(ground: Ground, teacher: Teacher, examples: Sequence[Example]) -> list[Lesson]:
@@ -193,4 +219,5 @@ def lessons_of(ground: Ground, teacher: Teacher, examples: Sequence[Example]) ->
 
 
 def _away(found: Tensor, wanted: Tensor) -> Tensor:
-    return 1 - (nn.functional.normalize(found.float(), dim=1) * wanted).sum(dim=1).mean()
+    """1 - cosine of each row, `(row,)`."""
+    return 1 - (nn.functional.normalize(found.float(), dim=1) * wanted).sum(dim=1)

@@ -7,7 +7,7 @@ has to bring questions or answers: the model goes on from excerpts and answers t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from foreword.engine.batches import in_batches
 from foreword.engine.generation import continuations
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
-from foreword.errors import DataError, FitError
+from foreword.errors import DataError
 from foreword.tuning.objectives.teacher import Lesson, Shelf, carrying, unbegun
 
 # A piece of a document fills at most this share of what the model reads; the rest is for prompts and answers.
@@ -46,14 +46,7 @@ class Document:
 
     @classmethod
     def read(cls, host: Host, text: str) -> Document:
-        """The document as `host` reads it. FitError for a model that does not write; DataError for too short a text."""
-        if host.role == "encoder":
-            raise FitError(
-                "Only a model that writes can study a document.",
-                expected="a causal or an encoder-decoder base model, which writes its own lessons",
-                found=f"{host.reference}, {host.family}, an encoder",
-                fix="Use teacher_text or teacher_shots, or a base model that writes.",
-            )
+        """The document as `host`, which writes, reads it. DataError when it is too short."""
         ids = tokens(host, text, special=False)
         if len(ids) <= EXCERPT_TOKENS[0]:
             raise DataError(
@@ -91,12 +84,19 @@ class Document:
 
 
 def self_study(
-    document: Document, prompts: Sequence[Sequence[int]], *, count: int, new_tokens: int, seed: int
+    document: Document,
+    prompts: Sequence[Sequence[int]],
+    *,
+    count: int,
+    new_tokens: int,
+    seed: int,
+    studied: Callable[[int, int], None] | None = None,
 ) -> list[Lesson]:
     """`count` lessons whose answers the model itself writes with a piece of the document in its context.
 
     Prompts are in turn excerpts of the piece, drawn by `seed`, and those of `prompts`; answers are drawn from the
-    model's own distribution. (Self-study of Cartridges, arXiv 2506.06266, without its written seed questions.)
+    model's own distribution. `studied` is told how many are written, and of how many.
+    (Self-study of Cartridges, arXiv 2506.06266, without its written seed questions.)
     """
     rng = np.random.default_rng(seed)
     drafts: list[Lesson] = []
@@ -105,7 +105,7 @@ def self_study(
         is_asked = prompts and number % 2
         prompt = list(prompts[int(rng.integers(len(prompts)))]) if is_asked else document.excerpt(rng, source)
         drafts.append(document.lesson(prompt, source))
-    lessons, turn = list(drafts), 0
+    lessons, turn, done = list(drafts), 0, 0
 
     def written(part: list[int]) -> Tensor:
         mine = [drafts[index] for index in part]
@@ -117,6 +117,9 @@ def self_study(
         turn, mine = turn + 1, [drafts[index] for index in part]
         for index, lesson, answer in zip(part, mine, found.tolist(), strict=True):
             lessons[index] = replace(lesson, answer=_ended(document.host, answer))
+        done += len(part)
+        if studied is not None:
+            studied(done, count)
     return lessons
 
 
