@@ -63,6 +63,17 @@ def test_probing_leaves_mode_and_weights_alone(load_host: Callable[[str], Host])
     assert host.measure_fingerprint() == before
 
 
+def test_a_site_is_named_from_the_innermost_model_that_reads_pictures() -> None:
+    """DINOv3's own base model is the stack of its layers, which reads hidden states."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.DINOv3ViTConfig(**sizes, image_size=8, patch_size=4)
+    host = Host(transformers.DINOv3ViTModel(config))
+    assert host.backbone is host.model
+    assert [site.name for site in host.sites] == ["model.layer.0.attention"]
+
+
 def test_an_unknown_site_is_refused(host: Host) -> None:
     with pytest.raises(PrefixError, match=r"layer\.99"):
         host.module("layer.99")
@@ -78,8 +89,9 @@ def tiny(name: str, **more: Any) -> nn.Module:
 
 
 def test_a_family_that_does_not_use_the_attention_interface_is_refused() -> None:
+    """FNet mixes tokens by Fourier transforms: it has no attention at all."""
     with pytest.raises(HostError, match="a prefix would have no effect"):
-        find_sites(tiny("RemBert", input_embedding_size=16))
+        find_sites(tiny("FNet"))
 
 
 def test_a_class_of_a_listed_name_in_another_family_is_not_taken_for_it() -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from foreword.arrays import DTYPES
 from foreword.engine.admission import check_fit, check_prefix
 from foreword.engine.assignment import PrefixTensors
-from foreword.engine.forwards import Key, StandIn, unwrapped
+from foreword.engine.forwards import Key, StandIn, signature_of, unwrapped
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
@@ -69,7 +69,7 @@ class Host:
         model.requires_grad_(False)
         model.eval()
         whole = unwrapped(model)
-        self.backbone: nn.Module = getattr(whole, "base_model", whole)
+        self.backbone: nn.Module = _without_head(whole)
         self.sites: tuple[Site, ...] = find_sites(self.backbone)
         self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
         self._is_tried = is_known(model)
@@ -254,6 +254,12 @@ _OF_THIS_HOST = ("_claim", "stand_ins", "_resident")
 
 # Bytes of prefixes that a host keeps on its device.
 RESIDENT_LIMIT = 2 * 2**30
+
+
+def _without_head(model: nn.Module) -> nn.Module:
+    """The model inside `model` that reads the same input; `model` itself where what is inside reads hidden states."""
+    inside = getattr(model, "base_model", model)
+    return inside if getattr(inside, "main_input_name", "input_ids") in signature_of(inside).parameters else model
 
 
 def _nbytes(tensors: PrefixTensors) -> int:

@@ -49,8 +49,10 @@ class _Seen:
 
     @property
     def text(self) -> int:
-        """How many of the first tokens are given as a prefix."""
-        return self.tokens // 2
+        """How many of the first tokens are given as a prefix: those without a place where only the last have one."""
+        places = self.options.get("position_embeddings")
+        placed = places[0].shape[-2] if isinstance(places, tuple) and isinstance(places[0], Tensor) else self.tokens
+        return self.tokens - placed if 0 < placed < self.tokens else self.tokens // 2
 
     @property
     def prefix(self) -> Mapping[str, SiteTensors]:
