@@ -144,6 +144,7 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     ),
     "electra": lambda: t.ElectraModel(t.ElectraConfig(**_PLAIN, embedding_size=32)),
     "albert": lambda: t.AlbertModel(t.AlbertConfig(**_PLAIN, embedding_size=16)),
+    "deberta": lambda: t.DebertaModel(t.DebertaConfig(**_PLAIN, relative_attention=True, pos_att_type=["c2p", "p2c"])),
     "deberta_v2": lambda: t.DebertaV2Model(
         t.DebertaV2Config(**_PLAIN, relative_attention=True, pos_att_type=["c2p", "p2c"])
     ),
@@ -227,7 +228,7 @@ NOT_APPLICABLE: Mapping[tuple[str, str], str] = {
     ("falcon-alibi", "static cache"): "the bare model fails with a static cache",
 }
 _TEXT_ENCODERS = (
-    *("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "mpnet", "roformer", "rembert"),
+    *("bert", "roberta", "distilbert", "electra", "albert", "deberta", "deberta_v2", "mpnet", "roformer", "rembert"),
     *("megatron_bert", "convbert", "xlm", "flaubert", "modernbert"),
 )
 ENCODERS = (*_TEXT_ENCODERS, "vit", "dinov2", "dinov3", "clip")

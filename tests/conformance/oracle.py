@@ -52,10 +52,11 @@ class Oracle:
 
     def meet(self, met: Met) -> Tensor:
         name, dim = type(met.module).__name__, met.query.shape[-1]
-        # GPT-Neo does not scale; XGLM, XLM and Flaubert have scaled their queries; DeBERTa's scores are one of three
-        # terms; all others follow the square root, and ImageGPT can be told to divide by the layer's number, too.
-        unscaled = ("GPTNeoSelfAttention", "XGLMAttention", "MultiHeadAttention")
-        scale = 1.0 if name in unscaled else (3 * dim if name == "DisentangledSelfAttention" else dim) ** -0.5
+        # GPT-Neo does not scale; XGLM, XLM, Flaubert and DeBERTa have scaled their queries; DeBERTa-v2's scores are one
+        # of three terms; all others follow the square root, and ImageGPT can be told to divide by the layer's number.
+        unscaled = ("gpt_neo", "xglm", "xlm", "flaubert", "deberta")
+        family = type(met.module).__module__.split(".")[-2]
+        scale = 1.0 if family in unscaled else (3 * dim if family == "deberta_v2" else dim) ** -0.5
         if name == "ImageGPTAttention" and met.module.scale_attn_by_inverse_layer_idx:
             scale = scale / (1 + int(self.paths[met.module].split(".")[1]))
         logits = met.logits.double()

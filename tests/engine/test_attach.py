@@ -671,3 +671,41 @@ def test_an_encoder_with_a_table_of_positions_reads_its_context_behind_what_occu
     allowed = 20 * 64 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
     assert float((found - wanted)[[0, 2], :3].abs().max()) <= allowed
     assert not torch.equal(wanted[0], bare[0])
+
+
+def test_positions_are_counted_from_where_the_model_begins_to_count() -> None:
+    """PaliGemma's first token stands at position 1, and keys of a prefix are turned against that."""
+    import transformers
+
+    torch.manual_seed(0)
+    text = {"model_type": "gemma", "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
+    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = transformers.PaliGemmaConfig(
+        text_config=text, vision_config=vision, image_token_index=49, projection_dim=32
+    )
+    host = Host(transformers.PaliGemmaForConditionalGeneration(config))
+    ids, kinds = torch.tensor([[7, 9, 11, 13]]), torch.zeros(1, 6, dtype=torch.long)
+    padded, mask = torch.nn.functional.pad(ids, (2, 0)), torch.tensor([[0, 0, 1, 1, 1, 1]])
+    with torch.no_grad(), attached(host, Prefix.random(host, positions=5, scale=3.0)):
+        alone = host.model(ids, token_type_ids=kinds[:, 2:]).logits
+        found = host.model(padded, attention_mask=mask, token_type_ids=kinds).logits[:, 2:]
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_what_attention_gives_can_be_viewed_as_the_models_own_output_can() -> None:
+    """JetMoE looks at its experts' heads through `view`, which takes memory in the order of the axes."""
+    import transformers
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "kv_channels": 8, "intermediate_size": 32}
+    config = transformers.JetMoeConfig(**sizes, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=2)
+    host = Host(transformers.JetMoeForCausalLM(config))
+    prefix = Prefix.random(host, positions=5)
+    ids, mask = torch.tensor([[7, 9, 11, 13], [8, 6, 4, 2]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    with torch.no_grad():
+        with attached(host, prefix):
+            alone = host.model(ids, attention_mask=mask).logits
+        with attached(host, [prefix], rows=[0, None]):
+            mixed = host.model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(mixed[0], alone[0], rtol=0, atol=1e-5 * float(alone.abs().max()))

@@ -115,7 +115,7 @@ class Assignment:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
             if plan is not None and can_fuse(plan, cast):
-                return _silenced(fused(plan, cast), call.mask, carried).transpose(1, 2), None
+                return _silenced(fused(plan, cast), call.mask, carried).transpose(1, 2).contiguous(), None
         if len(carried) == 1:
             return joined(call, shares[0].keys, shares[0].values, shares[0].bias)
         return self._row_by_row(call, carried)

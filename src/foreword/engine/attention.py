@@ -186,7 +186,7 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
         # Most of decoding: without transformers' way to the same kernel, which takes half as long as joining does.
         scale = call.options.get("scaling")
         out = nn.functional.scaled_dot_product_attention(call.query, key, value, scale=scale, enable_gqa=grouped)
-        return out.transpose(1, 2), None
+        return out.transpose(1, 2).contiguous(), None
     options = dict(call.options)
     if "is_causal" in options:
         options["is_causal"] = False

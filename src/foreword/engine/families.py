@@ -47,7 +47,7 @@ class Family:
     """How one attention class scales its scores, and its number of query and key heads; None: as many as query heads.
 
     With `scales_keys` it has scaled its keys before it multiplies them with its queries. `products` is how many other
-    products it takes before that one.
+    products it takes before that one. `mixes` says whether a module mixes its heads' scores, which no row can meet.
     `origin` gives, for a position bias that is counted from the *last* key, what brings it to a count from the first,
     `(row or 1, head)`: a prefix stands before the first token, so its share must not depend on how many follow.
     """
@@ -58,6 +58,7 @@ class Family:
     origin: Callable[[Mapping[str, Any], int], Tensor | None] | None = None
     scales_keys: bool = False
     products: int = 0
+    mixes: Callable[[Any], bool] | None = None
 
 
 def _root(module: Any, dim: int) -> float:
@@ -110,9 +111,9 @@ def _unscaled(module: Any, dim: int) -> float:
 # transformers' model types that the conformance table covers: no other model is used before it was tried (trial.py).
 CONFORMING = frozenset(
     (
-        "albert", "bart", "bert", "bloom", "clip", "codegen", "convbert", "deberta-v2", "deepseek_v2", "deepseek_v3",
-        "dinov2", "dinov3_vit", "distilbert", "electra", "falcon", "flaubert", "gemma2", "gemma3_text", "gpt2",
-        "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite", "imagegpt", "llama", "mbart",
+        "albert", "bart", "bert", "bloom", "clip", "codegen", "convbert", "deberta", "deberta-v2", "deepseek_v2",
+        "deepseek_v3", "dinov2", "dinov3_vit", "distilbert", "electra", "falcon", "flaubert", "gemma2", "gemma3_text",
+        "gpt2", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite", "imagegpt", "llama", "mbart",
         "megatron-bert", "mistral", "mixtral", "modernbert", "mpnet", "mpt", "olmo2", "openai-gpt", "opt", "phi3",
         "qwen2", "qwen3", "qwen3_moe", "rembert", "roberta", "roformer", "stablelm", "starcoder2", "t5", "vit",
         "whisper", "xglm", "xlm",
@@ -130,6 +131,9 @@ FAMILIES: Mapping[str, Family] = {
     "xglm.XGLMAttention": Family(_unscaled, _count("num_heads")),
     "mpnet.MPNetSelfAttention": Family(_root, _count("num_attention_heads")),
     "roformer.RoFormerSelfAttention": Family(_root, _count("num_attention_heads")),
+    "deberta.DisentangledSelfAttention": Family(
+        _unscaled, _count("num_attention_heads"), mixes=lambda module: bool(module.talking_head)
+    ),
     "rembert.RemBertSelfAttention": Family(_root, _count("num_attention_heads")),
     "megatron_bert.MegatronBertSelfAttention": Family(_root, _count("num_attention_heads")),
     "convbert.ConvBertSelfAttention": Family(_root, _count("num_attention_heads"), products=1),
@@ -149,7 +153,8 @@ def family_of(module: nn.Module) -> Family | None:
     """
     kind = type(module)
     package, _, own = kind.__module__.removeprefix("transformers.models.").partition(".")
-    return FAMILIES.get(f"{package}.{kind.__name__}") if own == f"modeling_{package}" else None
+    found = FAMILIES.get(f"{package}.{kind.__name__}") if own == f"modeling_{package}" else None
+    return None if found is not None and found.mixes is not None and found.mixes(module) else found
 
 
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}

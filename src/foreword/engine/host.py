@@ -25,7 +25,7 @@ from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
 from foreword.engine.positions import counts_by_mask
-from foreword.engine.sites import Site, find_sites
+from foreword.engine.sites import Inputs, Site, probed
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
 from foreword.errors import HostError, PrefixError
@@ -45,9 +45,19 @@ class Host:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any = None, *, reference: str | None = None, pooling: Pooling = "mean"
+        self,
+        model: nn.Module,
+        tokenizer: Any = None,
+        *,
+        reference: str | None = None,
+        pooling: Pooling = "mean",
+        probe: Inputs | None = None,
     ) -> None:
-        """Freeze `model` (any loaded transformers model) and find its attention sites by one probing forward pass."""
+        """Freeze `model` (any loaded transformers model) and find its attention sites by one probing forward pass.
+
+        `probe` are the inputs of that pass, by name, for a model that reads neither texts, pictures of one size nor
+        sound: what its processor makes of a short example, one row of it.
+        """
         if not isinstance(model, nn.Module) or getattr(model, "config", None) is None:
             raise HostError(
                 "This is not a transformers model.",
@@ -70,8 +80,10 @@ class Host:
         model.eval()
         whole = unwrapped(model)
         self.backbone: nn.Module = _without_head(whole)
-        self.sites: tuple[Site, ...] = find_sites(self.backbone)
-        self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+        self._probe = None if probe is None else dict(probe)
+        found = probed(self.backbone, self._probe)
+        self.sites: tuple[Site, ...] = found.sites
+        self._layout = self._walked(found.first_position)
         self._is_tried = is_known(model)
         self._is_moved = False
         self.resident_limit = RESIDENT_LIMIT
@@ -158,14 +170,17 @@ class Host:
         if not self._layout.holds():
             for site in self.sites:
                 self.module(site.name)
-            self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+            self._layout = self._walked(self._layout.first_position)
             self._is_tried, self._is_moved = is_known(self.model), False
         return self._layout
+
+    def _walked(self, first_position: int) -> Layout:
+        return Layout.of(self.backbone, (site.name for site in self.sites), first_position=first_position)
 
     def ensure_tried(self) -> None:
         """Try a family that the conformance table does not cover, once; HostError when it does not read a prefix."""
         if not self._is_tried:
-            try_family(self.backbone, self.layout)
+            try_family(self.backbone, self.layout, self._probe)
             self._is_tried = True
 
     def ensure_moved(self) -> None:
@@ -181,7 +196,7 @@ class Host:
     @cached_property
     def counts_by_mask(self) -> bool:
         """Whether the bare model counts a padded row's positions by its mask; tried when first asked for."""
-        return counts_by_mask(self.backbone, self._layout.first_position)
+        return counts_by_mask(self.backbone, self._layout.first_position, self._probe)
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""

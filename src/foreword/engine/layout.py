@@ -38,8 +38,11 @@ class Layout:
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
-    def of(cls, backbone: nn.Module, sites: Iterable[str]) -> Layout:
-        """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be."""
+    def of(cls, backbone: nn.Module, sites: Iterable[str], *, first_position: int = 0) -> Layout:
+        """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be.
+
+        `first_position` is what a probing pass saw, for a model that does not read it off a table.
+        """
         calls: dict[nn.Module, tuple[str, ...]] = {}
         links = {}
         for site in sites:
@@ -56,7 +59,7 @@ class Layout:
             layers=tuple(module for module in modules if hasattr(module, "gradient_checkpointing")),
             is_rotary=any("Rotary" in type(module).__name__ for module in modules),
             rotary_lengths=tuple(sorted({length for module in modules for length in _changing_lengths(module)})),
-            first_position=_first_position(backbone),
+            first_position=_behind_padding(backbone) or first_position,
             has_position_table=any(
                 isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
                 for name, module in backbone.named_modules()
@@ -69,7 +72,7 @@ class Layout:
         return all(parent._modules.get(name) is child for parent, name, child in self.links)
 
 
-def _first_position(backbone: nn.Module) -> int:
+def _behind_padding(backbone: nn.Module) -> int:
     """Behind the padding index of a learned position table: RoBERTa-like models never use the rows up to it."""
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:

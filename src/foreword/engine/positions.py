@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from foreword.engine.forwards import signature_of
 from foreword.engine.layout import Layout
-from foreword.engine.sites import in_evaluation, probing_inputs
+from foreword.engine.sites import Inputs, in_evaluation, probing_inputs
 from foreword.errors import AttachError
 
 
@@ -31,13 +31,13 @@ def takes_positions(model: nn.Module, backbone: nn.Module) -> bool:
     return any("position_ids" in signature_of(module).parameters for module in found)
 
 
-def counts_by_mask(backbone: nn.Module, first: int) -> bool:
+def counts_by_mask(backbone: nn.Module, first: int, probe: Inputs | None = None) -> bool:
     """Whether the bare model takes a token's position from the mask, and not from the token's place in the row.
 
     `first` is the position id of a row's first token. A row that is padded at the left is run as it is, with the ids of
     its places, and with those of its count: the bare model does what it comes nearest to, its places where both agree.
     """
-    inputs = probing_inputs(backbone)
+    inputs = dict(probe or probing_inputs(backbone))
     ids = inputs.get("input_ids")
     if ids is None or "position_ids" not in signature_of(backbone).parameters:
         return False
