@@ -125,7 +125,7 @@ class _Followed(StandIn):
         super().__init__(module)
         self.carriers: tuple[_Carrier, ...] = ()
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def act(self, *arguments: Any, **options: Any) -> Any:
         for handler in current.handlers:
             if isinstance(handler, _Carrier) and self.module in handler.roots:  # there is at most one
                 out = handler.run(self.module, self.forward, arguments, options)
@@ -236,14 +236,15 @@ def _noticed(modules: Iterable[nn.Module]) -> Iterator[None]:
     Eager attention has no entry in transformers' registry, and torch does not guard a graph on the absence of one; but
     it does on an instance having no `forward` of its own.
     """
-    marked = [module for module in modules if "forward" not in vars(module)]
-    for module in marked:
-        vars(module)["forward"] = module.forward  # as setting it does, in a tenth of the time
+    marked = {module: module.forward for module in modules if "forward" not in vars(module)}
+    for module, forward in marked.items():
+        vars(module)["forward"] = forward  # as setting it does, in a tenth of the time
     try:
         yield
     finally:
-        for module in marked:
-            del vars(module)["forward"]
+        for module, forward in marked.items():
+            if vars(module).get("forward") is forward:  # one that somebody put there meanwhile stays
+                del vars(module)["forward"]
 
 
 def _resolved(

@@ -236,7 +236,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
 class _Watching(StandIn):
     """The forward of a watched module."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def act(self, *arguments: Any, **options: Any) -> Any:
         handler, family = current_handler(), family_of(self.module)
         if handler is None or family is None:
             return self.forward(*arguments, **options)

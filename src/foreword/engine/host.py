@@ -20,6 +20,7 @@ from torch import nn
 from foreword.arrays import DTYPES
 from foreword.engine.admission import check_fit, check_prefix
 from foreword.engine.assignment import PrefixTensors
+from foreword.engine.dispatch import all_weights, computing_device
 from foreword.engine.forwards import Key, StandIn, signature_of, unwrapped
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
@@ -114,7 +115,8 @@ class Host:
 
     @property
     def device(self) -> torch.device:
-        return self._weight.device
+        """Where the model takes its inputs; its layers may be on several devices, or come to it as they run."""
+        return computing_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,7 +159,7 @@ class Host:
         digest = hashlib.sha256(b"foreword.base/1\n")
         digest.update(json.dumps(_stable_config(self.model.config), sort_keys=True, default=str).encode())
         digest.update(_tokenizer_identity(self.tokenizer).encode())
-        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in self.model.state_dict().items()}
+        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in all_weights(self.model).items()}
         for name, tensor in sorted(weights.items()):
             data = tensor.detach().cpu().contiguous()
             digest.update(f"\n{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())

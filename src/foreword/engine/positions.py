@@ -120,15 +120,13 @@ class Positions:
         if stated is not None:
             positions = stated if shift is None else stated + shift[:, None]
         elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or _may_hide(mask)):
-            counted = mask.long().cumsum(dim=1)
-            positions = (counted - 1).clamp(min=0)[:, -length:] + first
+            counted, columns = mask.long().cumsum(dim=1), _columns(mask, given.get("past_key_values"), length)
+            positions = (counted - 1).clamp(min=0)[:, columns] + first
             positions = positions if shift is None else positions + shift[:, None]
             is_bare = self._by_row(self.is_bare, batch, tokens.device) if self.bare_rows else None
             if is_bare is not None:
                 bare = (
-                    (counted * mask.long() - 1)[:, -length:] + first
-                    if self.bare_counts
-                    else self._places(given, tokens)
+                    (counted * mask.long() - 1)[:, columns] + first if self.bare_counts else self._places(given, tokens)
                 )
                 positions = torch.where(is_bare[:, None], bare, positions)
         elif shift is not None:
@@ -160,6 +158,17 @@ class Positions:
     def _by_row(self, numbers: Tensor, batch: int, device: torch.device) -> Tensor | None:
         """One number for each row of a batch, or of its beams; None for one without the rows, refused as it attends."""
         return None if batch % len(numbers) else numbers.to(device).repeat_interleave(batch // len(numbers))
+
+
+def _columns(mask: Tensor, past: Any, length: int) -> slice | Tensor:
+    """Which columns of a mask are the tokens': behind what the cache holds, as a static cache's mask may go on."""
+    spare = mask.shape[1] - length
+    if spare <= 0:
+        return slice(None)
+    seen = 0 if past is None else past.get_seq_length() if hasattr(past, "get_seq_length") else spare
+    if isinstance(seen, Tensor):
+        return seen.clamp(max=spare) + torch.arange(length, device=mask.device)
+    return slice(min(seen, spare), min(seen, spare) + length)
 
 
 def _may_hide(mask: Tensor) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from foreword.engine.attention import AttentionCall, intercepted, watchable
+from foreword.engine.dispatch import computing_device
 from foreword.engine.families import Met
 from foreword.errors import HostError
 
@@ -81,7 +82,7 @@ class _Recorder:
     def enter(self, _: nn.Module, __: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Before a module runs: note where the first token stands, once a module is told."""
         stated = options.get("position_ids")
-        if self.first_position is None and isinstance(stated, Tensor) and stated.numel():
+        if self.first_position is None and isinstance(stated, Tensor) and stated.numel() and not stated.is_meta:
             self.first_position = int(stated.flatten()[0])
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
@@ -146,21 +147,21 @@ def probing_inputs(backbone: nn.Module, tokens: int = PROBE_TOKENS) -> dict[str,
     `tokens` is the length of a text; a decoder's is PROBE_DECODER_TOKENS or less.
     """
     config: Any = backbone.config
-    weight = next(iter(backbone.parameters()))
-    ids = torch.arange(1, 1 + tokens, device=weight.device)[None]
+    device, dtype = computing_device(backbone), next(iter(backbone.parameters())).dtype
+    ids = torch.arange(1, 1 + tokens, device=device)[None]
     inputs: dict[str, Tensor] = {}
     main = getattr(backbone, "main_input_name", "input_ids")
     text, vision = getattr(config, "text_config", None), getattr(config, "vision_config", None)
     if main == "input_features":
         frames = 2 * int(config.max_source_positions)
-        inputs[main] = torch.zeros(1, int(config.num_mel_bins), frames, device=weight.device, dtype=weight.dtype)
+        inputs[main] = torch.zeros(1, int(config.num_mel_bins), frames, device=device, dtype=dtype)
     elif main == "input_values":
-        inputs[main] = torch.zeros(1, *_sound_shape(config), device=weight.device, dtype=weight.dtype)
+        inputs[main] = torch.zeros(1, *_sound_shape(config), device=device, dtype=dtype)
     elif main == "pixel_values" or (vision is not None and text is not None and _reads_both(backbone)):
         seen = vision or config
         size = seen.image_size if isinstance(seen.image_size, int) else seen.image_size[0]
         shape = (1, int(getattr(seen, "num_channels", 3)), size, size)
-        inputs["pixel_values"] = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
+        inputs["pixel_values"] = torch.zeros(shape, device=device, dtype=dtype)
         if main != "pixel_values":
             inputs[main] = ids
     else:
