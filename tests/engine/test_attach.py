@@ -673,27 +673,6 @@ def test_an_encoder_with_a_table_of_positions_reads_its_context_behind_what_occu
     assert not torch.equal(wanted[0], bare[0])
 
 
-def test_positions_are_counted_from_where_the_model_begins_to_count() -> None:
-    """PaliGemma's first token stands at position 1, and keys of a prefix are turned against that."""
-    import transformers
-
-    torch.manual_seed(0)
-    text = {"model_type": "gemma", "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
-    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
-    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
-    config = transformers.PaliGemmaConfig(
-        text_config=text, vision_config=vision, image_token_index=49, projection_dim=32
-    )
-    host = Host(transformers.PaliGemmaForConditionalGeneration(config))
-    ids, kinds = torch.tensor([[7, 9, 11, 13]]), torch.zeros(1, 6, dtype=torch.long)
-    padded, mask = torch.nn.functional.pad(ids, (2, 0)), torch.tensor([[0, 0, 1, 1, 1, 1]])
-    with torch.no_grad(), attached(host, Prefix.random(host, positions=5, scale=3.0)):
-        alone = host.model(ids, token_type_ids=kinds[:, 2:]).logits
-        found = host.model(padded, attention_mask=mask, token_type_ids=kinds).logits[:, 2:]
-    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
-
-
 def test_what_attention_gives_can_be_viewed_as_the_models_own_output_can() -> None:
     """JetMoE looks at its experts' heads through `view`, which takes memory in the order of the axes."""
     import transformers

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from foreword.engine.attention import watchable
+from foreword.engine.forwards import signature_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Layout:
     `watched` are those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary`
     says whether keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise;
     `first_position` is the position id of a row's first token, and `has_position_table` says whether positions are
-    learned ones that are added to the tokens. `links` are (parent, name, child) from the backbone down to each
-    attention module.
+    learned ones that are added to the tokens. `reader` is the innermost model inside the backbone that takes position
+    ids and has all sites: around it may be one that works them out by itself, as those of pictures. `links` are
+    (parent, name, child) from the backbone down to each attention module.
     """
 
     sites: Mapping[nn.Module, tuple[str, ...]]
@@ -35,6 +38,7 @@ class Layout:
     rotary_lengths: tuple[int, ...]
     first_position: int
     has_position_table: bool
+    reader: nn.Module | None
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
@@ -64,12 +68,22 @@ class Layout:
                 isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
                 for name, module in backbone.named_modules()
             ),
+            reader=_reader(backbone, calls),
             links=tuple((parent, name, child) for (parent, name), child in links.items()),
         )
 
     def holds(self) -> bool:
         """Whether every attention module is still reached through the same modules."""
         return all(parent._modules.get(name) is child for parent, name, child in self.links)
+
+
+def _reader(backbone: nn.Module, attending: Iterable[nn.Module]) -> nn.Module | None:
+    """The innermost of transformers' models inside `backbone` that takes position ids and has all these modules."""
+    wanted, found = set(attending), None
+    for module in backbone.modules():
+        if isinstance(module, PreTrainedModel) and module is not backbone and wanted.issubset(module.modules()):
+            found = module if "position_ids" in signature_of(module).parameters else found
+    return found
 
 
 def _behind_padding(backbone: nn.Module) -> int:

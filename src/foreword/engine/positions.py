@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,19 +57,31 @@ def counts_by_mask(backbone: nn.Module, first: int, probe: Inputs | None = None)
     return bool((bare - by_count).norm() < (bare - by_place).norm())
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the outermost model was called with: its mask over `length` tokens, and whether positions were stated."""
+
+    is_stated: bool
+    mask: Any
+    length: int
+
+
 class _Nesting(threading.local):
     """How deep a thread is inside forward passes: a task may hand several of them to threads at once."""
 
     def __init__(self) -> None:
         self.depth = 0
+        self.asked: _Asked | None = None
 
 
 class Positions:
     """The position ids of one attachment's forward passes, filled in where the caller gave none, and shifted.
 
     `occupied` has how many positions each prefix occupies, `rows` which row carries which (None: every row the first).
-    Both the model and its backbone may be called; when the model calls its backbone, the ids are already right. With
-    `counting`, a row's positions count its real tokens; without, padding too.
+    Both the model and its backbone may be called; when the model calls its backbone, the ids are already right. Where
+    the backbone has a reader inside (`layout.py`), ids are filled in as that is called: what the models around it have
+    worked out by themselves, other than the tokens' places, is theirs to know. With `counting`, a row's positions count
+    its real tokens; without, padding too.
     """
 
     def __init__(
@@ -90,7 +103,8 @@ class Positions:
         self.is_bare = torch.tensor([whose is None for whose in carried])
         self.bare_rows = carried.count(None)
         # Read once here and not at every forward pass, where it would cost a decoding step tens of microseconds.
-        read = {module: signature_of(module) for module in map(_transformers_model, (model, backbone))}
+        called = [*map(_transformers_model, (model, backbone)), *([] if layout.reader is None else [layout.reader])]
+        read = {module: signature_of(module) for module in called}
         self.parameters = {
             module: tuple(found.parameters) for module, found in read.items() if "position_ids" in found.parameters
         }
@@ -99,38 +113,55 @@ class Positions:
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
         """A forward pass of one of the modules, its tokens where they belong."""
         self._nesting.depth += 1
+        is_outermost = self._nesting.depth == 1
         try:
-            if self._nesting.depth == 1:
-                arguments, options = self._filled(self.parameters[module], arguments, options)
+            if module is self.layout.reader or (is_outermost and self.layout.reader is None):
+                asked = None if is_outermost else self._nesting.asked
+                arguments, options = self._filled(self.parameters[module], arguments, options, asked)
+            elif is_outermost:
+                self._nesting.asked = _asked(self.parameters[module], arguments, options)
             return forward(*arguments, **options)
         finally:
             self._nesting.depth -= 1
+            if is_outermost:
+                self._nesting.asked = None
 
     def _filled(
-        self, parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
+        self, parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any], asked: _Asked | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments and options, with position ids if it needs them."""
-        given = {**dict(zip(parameters, arguments, strict=False)), **options}
-        tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+        given = _named(parameters, arguments, options)
+        tokens = _tokens(given)
         if tokens is None or self.bare_rows == len(self.occupied):
             return arguments, options
         batch, length = tokens.shape[:2]
         shift, first = self._shift(batch, tokens.device), self.layout.first_position
-        stated, mask = given.get("position_ids"), given.get("attention_mask") if self.counting else None
+        stated, mask, worked_out = given.get("position_ids"), given.get("attention_mask"), None
+        if asked is not None:
+            mask = asked.mask if asked.length == length else mask
+            if not asked.is_stated:
+                stated, worked_out = None, stated
+        mask = mask if self.counting else None
         if stated is not None:
             positions = stated if shift is None else stated + shift[:, None]
         elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or _may_hide(mask)):
             counted, columns = mask.long().cumsum(dim=1), _columns(mask, given.get("past_key_values"), length)
             positions = (counted - 1).clamp(min=0)[:, columns] + first
             positions = positions if shift is None else positions + shift[:, None]
+            if worked_out is not None:
+                moved = worked_out if shift is None else worked_out + shift[:, None]
+                positions = torch.where((worked_out == self._places(given, tokens)).all(), positions, moved)
             is_bare = self._by_row(self.is_bare, batch, tokens.device) if self.bare_rows else None
             if is_bare is not None:
-                bare = (
-                    (counted * mask.long() - 1)[:, columns] + first if self.bare_counts else self._places(given, tokens)
-                )
+                if worked_out is not None:
+                    bare = worked_out
+                elif self.bare_counts:
+                    bare = (counted * mask.long() - 1)[:, columns] + first
+                else:
+                    bare = self._places(given, tokens)
                 positions = torch.where(is_bare[:, None], bare, positions)
         elif shift is not None:
-            positions = self._places(given, tokens) + shift[:, None]
+            positions = (self._places(given, tokens) if worked_out is None else worked_out) + shift[:, None]
         else:
             return arguments, options
         if shift is not None:
@@ -158,6 +189,20 @@ class Positions:
     def _by_row(self, numbers: Tensor, batch: int, device: torch.device) -> Tensor | None:
         """One number for each row of a batch, or of its beams; None for one without the rows, refused as it attends."""
         return None if batch % len(numbers) else numbers.to(device).repeat_interleave(batch // len(numbers))
+
+
+def _named(parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(parameters, arguments, strict=False)), **options}
+
+
+def _tokens(given: dict[str, Any]) -> Any:
+    return given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+
+
+def _asked(parameters: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> _Asked:
+    given = _named(parameters, arguments, options)
+    tokens, mask = _tokens(given), given.get("attention_mask")
+    return _Asked(given.get("position_ids") is not None, mask, 0 if tokens is None else tokens.shape[1])
 
 
 def _columns(mask: Tensor, past: Any, length: int) -> slice | Tensor:
