@@ -9,6 +9,7 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -627,3 +628,22 @@ def test_a_model_whose_weights_come_as_they_are_needed_is_the_same_host(
     assert (offloaded.device.type, offloaded.measure_fingerprint()) == ("cpu", fingerprint)
     with torch.no_grad(), attached(offloaded, prefix):
         assert torch.equal(offloaded.model(IDS).logits, wanted)
+
+
+def test_a_stream_whose_steps_are_run_in_copies_of_a_context_fails_loudly(kept: Kept) -> None:
+    """As web frameworks run a generator in threads of a pool: what its first step attached, the second does not see."""
+
+    def stream() -> Iterator[Tensor]:
+        with attached(kept.host, kept.good):
+            for _ in range(3):
+                yield output(kept.host)
+
+    steps = stream()
+    assert torch.equal(copy_context().run(next, steps), kept.inside)
+    for _ in range(2):
+        assert torch.equal(copy_context().run(next, steps), kept.bare)
+    with pytest.raises(AttachError, match="in one context and let go in another"):
+        copy_context().run(next, steps)
+    kept.is_as_it_was()
+    steps = stream()  # in one context, whoever runs it, all is well
+    assert all(torch.equal(found, kept.inside) for found in copy_context().run(list, steps))

@@ -75,6 +75,7 @@ class _Carrier:
         self.replays = replays
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
+        self.has_run_bare = False
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         site = self._site(call.module)
@@ -131,6 +132,8 @@ class _Followed(StandIn):
                 out = handler.run(self.module, self.forward, arguments, options)
                 break
         else:
+            for carrier in self.carriers:
+                carrier.has_run_bare = True
             out = self.forward(*arguments, **options)
         for carrier in self.carriers:  # it has come to its end: one that failed on the way could not reach every site
             carrier.has_run = True
@@ -150,7 +153,7 @@ def attached(
     attached; PrefixError when a prefix does not fit the host, or occupies positions that the host cannot give it;
     AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
     when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
-    reaching one of the sites: never a silent no-op.
+    reaching one of the sites, or in another context than this one, in which it is left: never a silent no-op.
     """
     check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
@@ -202,6 +205,7 @@ def attached(
         replays.bind()
         stack.enter_context(intercepted(carrier, layout.watched, kept=host.stand_ins))
         yield
+        is_left_here = any(handler is carrier for handler in current.handlers)
     missed = carrier.missed()
     if carrier.has_run and missed:
         raise AttachError(
@@ -209,7 +213,15 @@ def attached(
             expected=f"all of its {len(assignment.sites)} sites to be reached",
             found=f"never reached: {', '.join(missed[:3])}",
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
-            "thread that attached the prefix.",
+            "thread that attached the prefix. For a part of the model alone, such as a decoder behind kept outputs of "
+            "its encoder, attach prefix.select([...]) of its sites.",
+        )
+    if carrier.has_run_bare and not is_left_here:
+        raise AttachError(
+            "The prefix was attached in one context and let go in another, and the model ran meanwhile without it.",
+            expected="forward passes in the thread or task that attached the prefix, which lets it go as well",
+            found="passes without a prefix, as in a generator whose steps are run one by one, in threads of a pool",
+            fix="Attach the prefix anew within each step, or make all tokens before the first is handed on.",
         )
 
 

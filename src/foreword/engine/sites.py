@@ -97,7 +97,7 @@ class _Recorder:
 
     def meet(self, met: Met) -> Tensor:
         shape = (met.query.shape[1], met.key.shape[1], met.key.shape[3], met.value.shape[3])
-        self._note(met.module, "self", shape, causal=True)
+        self._note(met.module, "self" if met.query.shape[2] == met.key.shape[2] else "cross", shape, causal=True)
         return met.context.out
 
     def frozen(self) -> _Recorder:
