@@ -134,7 +134,7 @@ def test_a_cross_attention_that_is_watched_is_told_from_a_self_attention() -> No
     import transformers
 
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    part = transformers.MegatronBertConfig(**sizes, intermediate_size=32, pad_token_id=0)
+    part = transformers.RemBertConfig(**sizes, intermediate_size=32, input_embedding_size=16, pad_token_id=0)
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(part, part)
     model = transformers.EncoderDecoderModel(config)
     assert [(site.name.partition(".")[0], site.role) for site in probed(model).sites] == [
