@@ -260,6 +260,8 @@ class Host:
         self._claim = threading.Lock()
         self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
+        # Whether what the model keeps of a prompt can be shared by several rows, as far as is known (`generation.py`).
+        self.shares_cache = True
 
     def __repr__(self) -> str:
         return (
