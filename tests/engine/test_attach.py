@@ -739,3 +739,21 @@ def test_live_tensors_are_copied_anew_to_another_device_as_a_step_changes_them()
         assignment = Assignment([{"": tensors}], None)
         first, again = (assignment._carried("", 1, torch.device("meta"))[1][0].keys for _ in range(2))
         assert (first is again) == is_kept
+
+
+@pytest.mark.parametrize("pad", [-1, 1000])
+def test_a_padding_token_that_is_none_of_the_vocabulary_is_not_read(pad: int) -> None:
+    """LLaMA's first configurations say -1; that of a model of several parts may name one that only its tokenizer has."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=32)).eval()
+    model.config.pad_token_id = pad
+    ids, mask = torch.tensor([[0, 5, 6], [0, 5, 6]]), torch.tensor([[0, 1, 1], [0, 1, 1]])
+    host = Host(model)
+    with torch.no_grad():
+        bare = model(ids, attention_mask=mask).logits
+        with attached(host, [Prefix.random(host, positions=3)], rows=[None, 0]):
+            found = model(ids, attention_mask=mask).logits
+    assert torch.equal(found[0], bare[0])

@@ -42,8 +42,10 @@ def counts_by_mask(backbone: nn.Module, first: int, probe: Inputs | None = None)
     ids = inputs.get("input_ids")
     if ids is None or "position_ids" not in signature_of(backbone).parameters:
         return False
-    pad = getattr(backbone.config, "pad_token_id", None)
-    pad = 0 if pad is None else int(pad)
+    model: Any = backbone
+    stated = getattr(model.config, "pad_token_id", None)
+    is_known = isinstance(stated, int) and 0 <= stated < len(model.get_input_embeddings().weight)  # some say -1
+    pad = int(stated) if is_known else 0
     ids = torch.cat([torch.full_like(ids[:, :1], pad), ids[ids != pad][None]], dim=1)
     inputs |= {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1], device=ids.device) > 0).long()[None]}
     places = torch.arange(ids.shape[1], device=ids.device)[None] + first
