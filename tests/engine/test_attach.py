@@ -743,7 +743,7 @@ def test_live_tensors_are_copied_anew_to_another_device_as_a_step_changes_them()
 
 @pytest.mark.parametrize("pad", [-1, 1000])
 def test_a_padding_token_that_is_none_of_the_vocabulary_is_not_read(pad: int) -> None:
-    """LLaMA's first configurations say -1; that of a model of several parts may name one that only its tokenizer has."""
+    """LLaMA's first configurations say -1; a model of several parts may name a token that only its tokenizer has."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)

@@ -43,7 +43,7 @@ def counts_by_mask(backbone: nn.Module, first: int, probe: Inputs | None = None)
     if ids is None or "position_ids" not in signature_of(backbone).parameters:
         return False
     model: Any = backbone
-    stated = getattr(model.config, "pad_token_id", None)
+    stated: Any = getattr(model.config, "pad_token_id", None)
     is_known = isinstance(stated, int) and 0 <= stated < len(model.get_input_embeddings().weight)  # some say -1
     pad = int(stated) if is_known else 0
     ids = torch.cat([torch.full_like(ids[:, :1], pad), ids[ids != pad][None]], dim=1)
