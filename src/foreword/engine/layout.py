@@ -27,8 +27,9 @@ class Layout:
     says whether keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise;
     `first_position` is the position id of a row's first token, and `has_position_table` says whether positions are
     learned ones that are added to the tokens. `reader` is the innermost model inside the backbone that takes position
-    ids and has all sites: around it may be one that works them out by itself, as those of pictures. `links` are
-    (parent, name, child) from the backbone down to each attention module.
+    ids and has all sites: around it may be one that works them out by itself, as those of pictures. `table_end` is the
+    first id behind a learned table of positions, None where there is none. `links` are (parent, name, child) from the
+    backbone down to each attention module.
     """
 
     sites: Mapping[nn.Module, tuple[str, ...]]
@@ -39,6 +40,7 @@ class Layout:
     first_position: int
     has_position_table: bool
     reader: nn.Module | None
+    table_end: int | None
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
@@ -56,7 +58,7 @@ class Layout:
                 links[parent, name] = child
                 parent = child
             calls[parent] = (*calls.get(parent, ()), site)
-        modules = list(backbone.modules())
+        modules, reader = list(backbone.modules()), _reader(backbone, calls)
         return cls(
             sites=calls,
             watched=tuple(watchable(backbone)),
@@ -68,7 +70,8 @@ class Layout:
                 isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
                 for name, module in backbone.named_modules()
             ),
-            reader=_reader(backbone, calls),
+            reader=reader,
+            table_end=_table_end(backbone if reader is None else reader),
             links=tuple((parent, name, child) for (parent, name), child in links.items()),
         )
 
@@ -84,6 +87,18 @@ def _reader(backbone: nn.Module, attending: Iterable[nn.Module]) -> nn.Module | 
         if isinstance(module, PreTrainedModel) and module is not backbone and wanted.issubset(module.modules()):
             found = module if "position_ids" in signature_of(module).parameters else found
     return found
+
+
+def _table_end(model: nn.Module) -> int | None:
+    """Behind the last row of a learned position table; some add an offset of their own to the ids."""
+    return min(
+        (
+            module.num_embeddings - int(getattr(module, "offset", 0))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding) and ("position" in (own := name.rpartition(".")[2]) or own == "wpe")
+        ),
+        default=None,
+    )
 
 
 def _behind_padding(backbone: nn.Module) -> int:

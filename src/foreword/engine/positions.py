@@ -136,37 +136,12 @@ class Positions:
         tokens = _tokens(given)
         if tokens is None or self.bare_rows == len(self.occupied):
             return arguments, options
-        batch, length = tokens.shape[:2]
-        shift, first = self._shift(batch, tokens.device), self.layout.first_position
-        stated, mask, worked_out = given.get("position_ids"), given.get("attention_mask"), None
-        if asked is not None:
-            mask = asked.mask if asked.length == length else mask
-            if not asked.is_stated:
-                stated, worked_out = None, stated
-        mask = mask if self.counting else None
-        if stated is not None:
-            positions = stated if shift is None else stated + shift[:, None]
-        elif isinstance(mask, Tensor) and mask.dim() == 2 and (shift is not None or _may_hide(mask)):
-            counted, columns = mask.long().cumsum(dim=1), _columns(mask, given.get("past_key_values"), length)
-            positions = (counted - 1).clamp(min=0)[:, columns] + first
-            positions = positions if shift is None else positions + shift[:, None]
-            if worked_out is not None:
-                moved = worked_out if shift is None else worked_out + shift[:, None]
-                positions = torch.where((worked_out == self._places(given, tokens)).all(), positions, moved)
-            is_bare = self._by_row(self.is_bare, batch, tokens.device) if self.bare_rows else None
-            if is_bare is not None:
-                if worked_out is not None:
-                    bare = worked_out
-                elif self.bare_counts:
-                    bare = (counted * mask.long() - 1)[:, columns] + first
-                else:
-                    bare = self._places(given, tokens)
-                positions = torch.where(is_bare[:, None], bare, positions)
-        elif shift is not None:
-            positions = (self._places(given, tokens) if worked_out is None else worked_out) + shift[:, None]
-        else:
+        shift = self._shift(tokens.shape[0], tokens.device)
+        positions = self._positions(given, tokens, shift, asked)
+        if positions is None:
             return arguments, options
         if shift is not None:
+            self._check_table(positions, given, tokens)
             for longest in self.layout.rotary_lengths:
                 _check_turn(positions, shift, longest)
         options = {**options, "position_ids": positions}
@@ -177,6 +152,73 @@ class Positions:
                 for name, part in zip(before, arguments, strict=True)
             )
         return arguments, options
+
+    def _positions(
+        self, given: dict[str, Any], tokens: Tensor, shift: Tensor | None, asked: _Asked | None
+    ) -> Tensor | None:
+        """Where the tokens stand, moved by `shift`; None where the model's own way of placing them is right."""
+        length = tokens.shape[1]
+        mask: Any = given.get("attention_mask")
+        stated, worked_out = given.get("position_ids"), None
+        if asked is not None:
+            mask = asked.mask if asked.length == length else mask
+            if not asked.is_stated:
+                stated, worked_out = None, stated
+
+        def moved(found: Tensor) -> Tensor:
+            return found if shift is None else found + shift[:, None]
+
+        if stated is not None:
+            return moved(stated)
+        counts = self.counting and isinstance(mask, Tensor) and mask.dim() == 2
+        if counts and (shift is not None or _may_hide(mask)):
+            return self._by_mask(given, tokens, mask, worked_out, moved)
+        if shift is None:
+            return None
+        return moved(self._places(given, tokens) if worked_out is None else worked_out)
+
+    def _by_mask(
+        self,
+        given: dict[str, Any],
+        tokens: Tensor,
+        mask: Tensor,
+        worked_out: Tensor | None,
+        moved: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Each row's real tokens counted, but where the model has worked out something else, and in bare rows."""
+        (batch, length), first = tokens.shape[:2], self.layout.first_position
+        counted, columns = mask.long().cumsum(dim=1), _columns(mask, given.get("past_key_values"), length)
+        positions = moved((counted - 1).clamp(min=0)[:, columns] + first)
+        if worked_out is not None:
+            positions = torch.where((worked_out == self._places(given, tokens)).all(), positions, moved(worked_out))
+        is_bare = self._by_row(self.is_bare, batch, tokens.device) if self.bare_rows else None
+        if is_bare is None:
+            return positions
+        if worked_out is not None:
+            bare = worked_out
+        elif self.bare_counts:
+            bare = (counted * mask.long() - 1)[:, columns] + first
+        else:
+            bare = self._places(given, tokens)
+        return torch.where(is_bare[:, None], bare, positions)
+
+    def _check_table(self, positions: Tensor, given: dict[str, Any], tokens: Tensor) -> None:
+        """AttachError when a token stands behind the last of the learned positions; torch would only fail on an index.
+
+        Numbers are read off the device only where the count of the tokens leaves it open.
+        """
+        end = self.layout.table_end
+        if end is None or torch.compiler.is_compiling():
+            return
+        past = given.get("past_key_values")
+        seen = self.layout.first_position + (0 if past is None else int(past.get_seq_length()))
+        if seen + tokens.shape[1] + int(self.occupied.max()) > end and int(positions.max()) >= end:
+            raise AttachError(
+                "The context behind a baked text is longer than the model reads.",
+                expected=f"at most {end - self.layout.first_position} tokens, baked text and context together",
+                found=f"{int(positions.max()) + 1 - self.layout.first_position} tokens in one row",
+                fix="Shorten the text or the context, or use a model of more positions.",
+            )
 
     def _places(self, given: dict[str, Any], tokens: Tensor) -> Tensor:
         """Where tokens stand that are counted from the row's edge, behind what the cache holds, `(1, token)`."""
