@@ -206,11 +206,22 @@ def attached(
         stack.enter_context(intercepted(carrier, layout.watched, kept=host.stand_ins))
         yield
         is_left_here = any(handler is carrier for handler in current.handlers)
+    _check_read(carrier, is_left_here=is_left_here)
+
+
+def is_attached(host: Host) -> bool:
+    """Whether forward passes of `host.model` in this thread read a prefix now, attached to this host or another."""
+    carriers = [handler for handler in current.handlers if isinstance(handler, _Carrier)]
+    return any(module in carrier.places for carrier in carriers for module in host.layout.sites)
+
+
+def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
+    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left."""
     missed = carrier.missed()
     if carrier.has_run and missed:
         raise AttachError(
             "The model ran without reading the whole prefix.",
-            expected=f"all of its {len(assignment.sites)} sites to be reached",
+            expected=f"all of its {len(carrier.assignment.sites)} sites to be reached",
             found=f"never reached: {', '.join(missed[:3])}",
             fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
             "thread that attached the prefix. For a part of the model alone, such as a decoder behind kept outputs of "
@@ -223,12 +234,6 @@ def attached(
             found="passes without a prefix, as in a generator whose steps are run one by one, in threads of a pool",
             fix="Attach the prefix anew within each step, or make all tokens before the first is handed on.",
         )
-
-
-def is_attached(host: Host) -> bool:
-    """Whether forward passes of `host.model` in this thread read a prefix now, attached to this host or another."""
-    carriers = [handler for handler in current.handlers if isinstance(handler, _Carrier)]
-    return any(module in carrier.places for carrier in carriers for module in host.layout.sites)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -155,11 +156,15 @@ class Host:
         return self.measure_fingerprint()
 
     def measure_fingerprint(self) -> str:
-        """The fingerprint of what is loaded now: equal to `fingerprint` as long as nothing has changed."""
+        """The fingerprint of what is loaded now: equal to `fingerprint` as long as nothing has changed.
+
+        HostError for a model that keeps something else than tensors as its weights.
+        """
         digest = hashlib.sha256(b"foreword.base/1\n")
         digest.update(json.dumps(_stable_config(self.model.config), sort_keys=True, default=str).encode())
         digest.update(_tokenizer_identity(self.tokenizer).encode())
         weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in all_weights(self.model).items()}
+        _check_weights(weights)
         for name, tensor in sorted(weights.items()):
             data = tensor.detach().cpu().contiguous()
             digest.update(f"\n{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())
@@ -273,6 +278,17 @@ _OF_THIS_HOST = ("_claim", "stand_ins", "_resident")
 
 # Bytes of prefixes that a host keeps on its device.
 RESIDENT_LIMIT = 2 * 2**30
+
+
+def _check_weights(weights: Mapping[str, object]) -> None:
+    for name, found in weights.items():
+        if not isinstance(found, torch.Tensor):
+            raise HostError(
+                "The model's weights cannot be told from others.",
+                expected="a state dict of tensors",
+                found=f"a {type(found).__name__} as {name}",
+                fix="Load the model without the library that packs its weights.",
+            )
 
 
 def _without_head(model: nn.Module) -> nn.Module:
