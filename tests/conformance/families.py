@@ -116,6 +116,25 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     "openai-gpt": lambda: t.OpenAIGPTLMHeadModel(
         t.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
     ),
+    "gpt_neox_japanese": lambda: t.GPTNeoXJapaneseForCausalLM(
+        t.GPTNeoXJapaneseConfig(
+            vocab_size=VOCABULARY, **_SMALL, intermediate_multiple_size=2, max_position_embeddings=128
+        )
+    ),
+    "imagegpt": lambda: t.ImageGPTForCausalImageModeling(
+        t.ImageGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    ),
+    "imagegpt-upcast": lambda: t.ImageGPTForCausalImageModeling(
+        t.ImageGPTConfig(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=128,
+            scale_attn_by_inverse_layer_idx=True,
+            reorder_and_upcast_attn=True,
+        )
+    ),
     "bert": lambda: t.BertModel(t.BertConfig(**_PLAIN)),
     "roberta": lambda: t.RobertaModel(t.RobertaConfig(**_PLAIN)),
     "distilbert": lambda: t.DistilBertModel(
@@ -125,11 +144,21 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     ),
     "electra": lambda: t.ElectraModel(t.ElectraConfig(**_PLAIN, embedding_size=32)),
     "albert": lambda: t.AlbertModel(t.AlbertConfig(**_PLAIN, embedding_size=16)),
+    "deberta": lambda: t.DebertaModel(t.DebertaConfig(**_PLAIN, relative_attention=True, pos_att_type=["c2p", "p2c"])),
     "deberta_v2": lambda: t.DebertaV2Model(
         t.DebertaV2Config(**_PLAIN, relative_attention=True, pos_att_type=["c2p", "p2c"])
     ),
     "mpnet": lambda: t.MPNetModel(t.MPNetConfig(**_PLAIN)),
     "roformer": lambda: t.RoFormerModel(t.RoFormerConfig(**_PLAIN, embedding_size=32)),
+    "rembert": lambda: t.RemBertModel(t.RemBertConfig(**_PLAIN, input_embedding_size=16)),
+    "megatron_bert": lambda: t.MegatronBertModel(t.MegatronBertConfig(**_PLAIN)),
+    "convbert": lambda: t.ConvBertModel(t.ConvBertConfig(**_PLAIN, embedding_size=16, conv_kernel_size=3)),
+    "xlm": lambda: t.XLMModel(
+        t.XLMConfig(vocab_size=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=128)
+    ),
+    "flaubert": lambda: t.FlaubertModel(
+        t.FlaubertConfig(vocab_size=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=128)
+    ),
     "modernbert": lambda: t.ModernBertModel(
         t.ModernBertConfig(
             **_PLAIN,
@@ -165,6 +194,16 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     ),
     "vit": lambda: t.ViTModel(t.ViTConfig(**_SMALL, intermediate_size=64, image_size=16, patch_size=8)),
     "dinov2": lambda: t.Dinov2Model(t.Dinov2Config(**_SMALL, image_size=14, patch_size=7)),
+    "dinov3": lambda: t.DINOv3ViTModel(
+        t.DINOv3ViTConfig(
+            **_SMALL,
+            intermediate_size=64,
+            image_size=16,
+            patch_size=8,
+            num_register_tokens=2,
+            pos_embed_rescale=None,  # places that are drawn anew in training
+        )
+    ),
     "clip": lambda: t.CLIPModel(
         t.CLIPConfig(
             text_config={**_SMALL, "vocab_size": VOCABULARY, "intermediate_size": 64, "eos_token_id": 2},
@@ -174,16 +213,25 @@ BUILDERS: Mapping[str, Callable[[], Any]] = {
     ),
 }
 
+UNCHECKPOINTED_FAMILIES = ("albert", "mpnet", "openai-gpt", "gpt_neox_japanese", "xlm", "flaubert")
 UNCHECKPOINTED = "transformers refuses activation checkpointing for this family"
 # Why a cell does not apply: the bare model itself cannot do it, or the thing does not exist for the family.
 NOT_APPLICABLE: Mapping[tuple[str, str], str] = {
-    **{(family, "checkpointing"): UNCHECKPOINTED for family in ("albert", "mpnet", "openai-gpt")},
+    **{(family, "checkpointing"): UNCHECKPOINTED for family in UNCHECKPOINTED_FAMILIES},
     ("openai-gpt", "chunked prefill"): "the bare model keeps no cache",
     ("gpt_neo", "static cache"): "the bare model goes wrong: its local layers count their window from the cache's end",
+    **{
+        (family, "static cache"): "the bare model goes wrong: its causal mask counts from the cache's end"
+        for family in ("imagegpt", "imagegpt-upcast")
+    },
+    ("convbert", "right padding"): "the bare model's convolutions read the padding",
     ("falcon-alibi", "static cache"): "the bare model fails with a static cache",
 }
-_TEXT_ENCODERS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta_v2", "mpnet", "roformer", "modernbert")
-ENCODERS = (*_TEXT_ENCODERS, "vit", "dinov2", "clip")
+_TEXT_ENCODERS = (
+    *("bert", "roberta", "distilbert", "electra", "albert", "deberta", "deberta_v2", "mpnet", "roformer", "rembert"),
+    *("megatron_bert", "convbert", "xlm", "flaubert", "modernbert"),
+)
+ENCODERS = (*_TEXT_ENCODERS, "vit", "dinov2", "dinov3", "clip")
 SEQUENCE = ("t5", "bart", "mbart", "whisper")
 CAUSAL = tuple(name for name in BUILDERS if name not in (*ENCODERS, *SEQUENCE))
 WINDOWED = ("mistral", "starcoder2", "gemma2", "gemma3", "gpt_oss", "gpt_neo")
@@ -212,7 +260,7 @@ def built(family: str) -> Any:
 
 
 _NO_GENERATION = ("generation", "cache", "chunked prefill", "static cache", "beam search")
-_PICTURES = ("vit", "dinov2")
+_PICTURES = ("vit", "dinov2", "dinov3")
 # Positions are learned and counted from the left edge of the row, padding included: padding at the left moves a row
 # in the bare model, too.
 _FROM_THE_LEFT_EDGE = (*(name for name in _TEXT_ENCODERS if name != "modernbert"), "clip", "bart", "mbart")

@@ -52,11 +52,13 @@ class Oracle:
 
     def meet(self, met: Met) -> Tensor:
         name, dim = type(met.module).__name__, met.query.shape[-1]
-        # GPT-Neo does not scale, XGLM has scaled its queries; DeBERTa's scores are one of three terms; all others
-        # follow the square root.
-        scale = {"GPTNeoSelfAttention": 1.0, "XGLMAttention": 1.0, "DisentangledSelfAttention": (3 * dim) ** -0.5}.get(
-            name, dim**-0.5
-        )
+        # GPT-Neo does not scale; XGLM, XLM, Flaubert and DeBERTa have scaled their queries; DeBERTa-v2's scores are one
+        # of three terms; all others follow the square root, and ImageGPT can be told to divide by the layer's number.
+        unscaled = ("gpt_neo", "xglm", "xlm", "flaubert", "deberta")
+        family = type(met.module).__module__.split(".")[-2]
+        scale = 1.0 if family in unscaled else (3 * dim if family == "deberta_v2" else dim) ** -0.5
+        if name == "ImageGPTAttention" and met.module.scale_attn_by_inverse_layer_idx:
+            scale = scale / (1 + int(self.paths[met.module].split(".")[1]))
         logits = met.logits.double()
         if name == "MptAttention":  # its bias is slope * (key - last key); a prefix stands where the first key does
             heads = logits.shape[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conformance.columns import COLUMNS, SLOW, recomputing
-from tests.conformance.families import BUILDERS, not_applicable
+from tests.conformance.families import BUILDERS, UNCHECKPOINTED_FAMILIES, not_applicable
 from tests.conformance.subject import subject
 
 from foreword.engine.attach import attached
@@ -36,7 +36,7 @@ def test_cell(family: str, column: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_cell_that_does_not_apply_is_one_that_the_bare_model_refuses() -> None:
-    for family in ("albert", "mpnet", "openai-gpt"):
+    for family in UNCHECKPOINTED_FAMILIES:
         with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
             recomputing(subject(family).model, "enable")()
     gpt = subject("openai-gpt")
@@ -44,10 +44,17 @@ def test_a_cell_that_does_not_apply_is_one_that_the_bare_model_refuses() -> None
     falcon = subject("falcon-alibi")
     with pytest.raises(RuntimeError):
         falcon.generate(falcon.inputs(), cache_implementation="static")
-    neo = subject("gpt_neo")
-    assert not torch.equal(
-        neo.generate(neo.inputs(), 12), neo.generate(neo.inputs(), 12, cache_implementation="static")
-    )
+    for family in ("gpt_neo", "imagegpt", "imagegpt-upcast"):
+        bare = subject(family)
+        static = bare.generate(bare.inputs(), 12, cache_implementation="static")
+        assert not torch.equal(bare.generate(bare.inputs(), 12), static)
+    convolved = subject("convbert")
+    ids = convolved.inputs(rows=1)["input_ids"]
+    padded, mask = torch.nn.functional.pad(ids, (0, 2)), torch.nn.functional.pad(torch.ones_like(ids), (0, 2))
+    with torch.no_grad():
+        alone = convolved.output({"input_ids": ids})
+        moved = convolved.output({"input_ids": padded, "attention_mask": mask})[:, : ids.shape[1]] - alone
+    assert float(moved.abs().max()) > 20 * convolved.tolerance(float(alone.abs().max()))
 
 
 def test_the_page_lists_every_family_and_every_column_and_nothing_wrong() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, OPTConfig, OPTForCausalLM, ViTConfig, ViTModel
 
-from foreword.engine.assignment import SiteTensors
+from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attach import attached
 from foreword.engine.attention import AttentionCall, joined
 from foreword.engine.bake import bake
@@ -671,3 +671,89 @@ def test_an_encoder_with_a_table_of_positions_reads_its_context_behind_what_occu
     allowed = 20 * 64 * torch.finfo(torch.float32).eps * float(wanted.abs().max())
     assert float((found - wanted)[[0, 2], :3].abs().max()) <= allowed
     assert not torch.equal(wanted[0], bare[0])
+
+
+def test_what_attention_gives_can_be_viewed_as_the_models_own_output_can() -> None:
+    """JetMoE looks at its experts' heads through `view`, which takes memory in the order of the axes."""
+    import transformers
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "kv_channels": 8, "intermediate_size": 32}
+    config = transformers.JetMoeConfig(**sizes, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=2)
+    host = Host(transformers.JetMoeForCausalLM(config))
+    prefix = Prefix.random(host, positions=5)
+    ids, mask = torch.tensor([[7, 9, 11, 13], [8, 6, 4, 2]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    with torch.no_grad():
+        with attached(host, prefix):
+            alone = host.model(ids, attention_mask=mask).logits
+        with attached(host, [prefix], rows=[0, None]):
+            mixed = host.model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(mixed[0], alone[0], rtol=0, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("form", ["fitted", "baked"])
+def test_a_mask_over_all_places_of_a_static_cache_counts_the_tokens_that_are_read(
+    shared_host: Callable[[str], Host], form: str
+) -> None:
+    """Such a mask goes on behind the tokens: a graph that decodes step by step is given one of a constant size."""
+    from transformers import StaticCache
+
+    host = shared_host("llama")
+    prefix = Prefix.random(host, positions=5, scale=1.0) if form == "fitted" else bake(host, [9, 8, 7])
+    ids = torch.tensor([[0, 0, 5, 6, 7, 8], [5, 6, 7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+    whole = torch.nn.functional.pad(mask, (0, 10))
+    cache = StaticCache(config=host.model.config, max_cache_len=16)
+    with torch.no_grad(), attached(host, prefix):
+        wanted = host.model(ids, attention_mask=mask).logits
+        found = []
+        for start, end in ((0, 4), (4, 5), (5, 6)):
+            seen = whole * (torch.arange(16) < end).long()
+            step = host.model(ids[:, start:end], attention_mask=seen, past_key_values=cache, use_cache=True)
+            found.append(step.logits)
+    real = mask.bool()
+    torch.testing.assert_close(torch.cat(found, dim=1)[real], wanted[real], rtol=0, atol=1e-4)
+
+
+def test_a_layer_on_another_device_reads_its_part_of_the_prefix_there() -> None:
+    """As where `device_map` spreads a model; the device meta stands for any other, and computes shapes alone."""
+    module = torch.nn.Linear(1, 1)
+    query, key = torch.zeros(2, 4, 3, 8, device="meta"), torch.zeros(2, 2, 3, 8, device="meta")
+    call = AttentionCall(module, query, key, key, None, {"scaling": 1.0}, joined_by_torch, "sdpa")
+    tensors = SiteTensors(torch.zeros(2, 5, 8), torch.zeros(2, 5, 8), torch.zeros(2, 5))
+    for rows in (None, [0, None]):
+        out, _ = Assignment([{"": tensors}], rows).answer(call, "")
+        assert (out.device.type, tuple(out.shape)) == ("meta", (2, 3, 4, 8))
+
+
+def joined_by_torch(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+def test_live_tensors_are_copied_anew_to_another_device_as_a_step_changes_them() -> None:
+    live = SiteTensors(torch.zeros(2, 5, 8, requires_grad=True), torch.zeros(2, 5, 8, requires_grad=True))
+    fixed = SiteTensors(live.keys.detach(), live.values.detach())
+    for tensors, is_kept in ((live, False), (fixed, True)):
+        assignment = Assignment([{"": tensors}], None)
+        first, again = (assignment._carried("", 1, torch.device("meta"))[1][0].keys for _ in range(2))
+        assert (first is again) == is_kept
+
+
+@pytest.mark.parametrize("pad", [-1, 1000])
+def test_a_padding_token_that_is_none_of_the_vocabulary_is_not_read(pad: int) -> None:
+    """LLaMA's first configurations say -1; a model of several parts may name a token that only its tokenizer has."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=32)).eval()
+    model.config.pad_token_id = pad
+    ids, mask = torch.tensor([[0, 5, 6], [0, 5, 6]]), torch.tensor([[0, 1, 1], [0, 1, 1]])
+    host = Host(model)
+    with torch.no_grad():
+        bare = model(ids, attention_mask=mask).logits
+        with attached(host, [Prefix.random(host, positions=3)], rows=[None, 0]):
+            found = model(ids, attention_mask=mask).logits
+    assert torch.equal(found[0], bare[0])

@@ -9,12 +9,14 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.conformance.families import built
 from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertModel, AttentionInterface, BloomConfig, BloomForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -509,6 +511,46 @@ def test_a_forward_that_somebody_put_on_a_module_is_kept_and_runs(kept: Kept) ->
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_a_forward_that_somebody_put_on_a_module_inside_is_kept_and_runs_once_more_behind_it(
+    load_host: Callable[[str], Host], family: str
+) -> None:
+    """As accelerate's hooks are. What stood in for the forward that it calls does nothing from then on."""
+    host = Host(built(family)) if family == "gptj" else load_host(family)
+    prefix = Prefix.random(host, positions=3, scale=1.0)
+    calls: list[nn.Module] = []
+
+    def put_before(module: nn.Module) -> Callable[..., Any]:
+        inner = module.forward
+
+        def forward(*arguments: Any, **options: Any) -> Any:
+            calls.append(module)
+            return inner(*arguments, **options)
+
+        return forward
+
+    modules = [host.model, host.backbone, host.module(host.sites[0].name)]
+    with torch.no_grad():
+        bare = host.model(IDS).logits
+        with attached(host, prefix):
+            wanted = host.model(IDS).logits
+        try:
+            with attached(host, prefix):
+                for module in modules:
+                    module.forward = put_before(module)
+                assert torch.equal(host.model(IDS).logits, wanted)
+            for _ in range(2):
+                assert torch.equal(host.model(IDS).logits, bare)
+                with attached(host, prefix):
+                    assert torch.equal(host.model(IDS).logits, wanted)
+            assert calls == modules * 5
+        finally:
+            for module in modules:
+                del module.forward
+        with attached(host, prefix):
+            assert torch.equal(host.model(IDS).logits, wanted)
+
+
 def test_a_forward_that_goes_past_attention_fails_loudly(kept: Kept) -> None:
     module = kept.host.module(kept.host.sites[0].name)
     inner = module.forward
@@ -566,3 +608,42 @@ def test_a_model_converted_after_a_prefix_was_resident_reads_it_in_full(load_hos
     with attached(host, good):
         assert torch.equal(output(host), wanted)
     assert {part.dtype for x in host.resident(good).values() for part in (x.keys, x.values)} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_a_model_whose_weights_come_as_they_are_needed_is_the_same_host(
+    load_host: Callable[[str], Host], family: str
+) -> None:
+    """accelerate keeps weights of a model that is larger than its device elsewhere, and meta tensors in their place."""
+    from accelerate import cpu_offload
+
+    host = Host(built(family)) if family == "gptj" else load_host(family)
+    prefix = Prefix.random(host, positions=3, scale=1.0)
+    with torch.no_grad(), attached(host, prefix):
+        wanted = host.model(IDS).logits
+    fingerprint = host.measure_fingerprint()
+    cpu_offload(host.model, execution_device="cpu")
+    assert next(host.model.parameters()).device.type == "meta"
+    offloaded = Host(host.model, host.tokenizer)
+    assert (offloaded.device.type, offloaded.measure_fingerprint()) == ("cpu", fingerprint)
+    with torch.no_grad(), attached(offloaded, prefix):
+        assert torch.equal(offloaded.model(IDS).logits, wanted)
+
+
+def test_a_stream_whose_steps_are_run_in_copies_of_a_context_fails_loudly(kept: Kept) -> None:
+    """As web frameworks run a generator in threads of a pool: what its first step attached, the second does not see."""
+
+    def stream() -> Iterator[Tensor]:
+        with attached(kept.host, kept.good):
+            for _ in range(3):
+                yield output(kept.host)
+
+    steps = stream()
+    assert torch.equal(copy_context().run(next, steps), kept.inside)
+    for _ in range(2):
+        assert torch.equal(copy_context().run(next, steps), kept.bare)
+    with pytest.raises(AttachError, match="in one context and let go in another"):
+        copy_context().run(next, steps)
+    kept.is_as_it_was()
+    steps = stream()  # in one context, whoever runs it, all is well
+    assert all(torch.equal(found, kept.inside) for found in copy_context().run(list, steps))

@@ -290,3 +290,22 @@ def test_a_copy_made_while_a_prefix_is_attached_is_the_bare_model() -> None:
         copied = Host(copy.deepcopy(host.model))
         assert torch.equal(logits(copied, [23, 7, 19]), bare)
     assert torch.equal(logits(copied, [23, 7, 19]), bare)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "roberta"])
+def test_a_context_longer_than_the_positions_behind_a_baked_text_is_refused_by_name(family: str) -> None:
+    """Up to the last position it is read; one token more was torch's failure on an index."""
+    configs = {
+        "gpt2": t.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=16),
+        "opt": t.OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=16),
+        "roberta": t.RobertaConfig(**SMALL, is_decoder=True, max_position_embeddings=18, pad_token_id=1),
+    }
+    host = made(configs[family])
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [0, 6, 7, 8, 9, 10, 11, 12]])
+    with torch.no_grad(), attached(host, bake(host, [11, 5, 42, 23, 9, 8, 7, 6])):
+        assert host.model(ids).logits.isfinite().all()
+        longer = torch.cat([ids, ids[:, :1]], dim=1)
+        mask = torch.tensor([[1] * 9, [0] + [1] * 8])
+        assert host.model(longer[1:], attention_mask=mask[1:]).logits.isfinite().all()
+        with pytest.raises(AttachError, match="at most 16 tokens, baked text and context together"):
+            host.model(longer, attention_mask=mask)

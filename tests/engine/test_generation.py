@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,43 @@ def test_scores_are_the_log_likelihoods_of_each_row_alone(
     assert found.shape == (len(ROWS), len(completions))
     # A sum of at most three log-probabilities, each off by twice a logit's error; logits here are below 50.
     assert np.abs(found.double().numpy() - np.array(wanted)).max() <= 3 * 2 * tolerance(50)
+
+
+def keeping(kind: str) -> Host:
+    """A causal model that keeps of a prompt something else than keys and values, or counts positions otherwise."""
+    import transformers
+
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 128}
+    grouped = {**sizes, "num_key_value_heads": 2, "pad_token_id": 0}
+    state = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    torch.manual_seed(0)
+    made: Any
+    if kind == "convolutions":
+        made = transformers.Lfm2ForCausalLM(transformers.Lfm2Config(**grouped, layer_types=["conv", "full_attention"]))
+    elif kind == "states beside keys":
+        made = transformers.FalconH1ForCausalLM(transformers.FalconH1Config(**grouped, **state))
+    elif kind == "nothing":
+        shape = {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+        made = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape))
+    else:
+        made = transformers.RobertaForCausalLM(transformers.RobertaConfig(**sizes, pad_token_id=1, is_decoder=True))
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.dim() > 1:
+                weight.mul_(3)
+    return Host(made)
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "states beside keys", "nothing", "positions from two on"])
+@pytest.mark.parametrize("form", ["bare", "prefix"])
+def test_labels_are_scored_whatever_a_model_keeps_of_a_prompt(kind: str, form: str) -> None:
+    host = keeping(kind)
+    with torch.no_grad(), under(host, form)[0]:
+        for completions in (COMPLETIONS, ([14], [35])):
+            found = completion_scores(host, ROWS, completions)
+            wanted = [[sum(naive_likelihood(host, row, c, None)) for c in completions] for row in ROWS]
+            assert np.abs(found.double().numpy() - np.array(wanted)).max() <= 3 * 2 * tolerance(50)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -112,6 +112,19 @@ def test_the_fingerprint_changes_with_a_setting_that_changes_the_output(
     assert Host.load(str(folder), device="cpu").fingerprint != load_host("llama").fingerprint
 
 
+def test_weights_that_are_no_tensors_are_refused_by_name(load_host: Callable[[str], Host]) -> None:
+    """As those that torch's dynamic quantization packs, or what a module keeps as its extra state."""
+
+    class Packed(torch.nn.Module):
+        def get_extra_state(self) -> Any:
+            return (1, 2)
+
+    host = load_host("gpt2")
+    host.backbone.packed = Packed()
+    with pytest.raises(HostError, match=r"a tuple as transformer\.packed\._extra_state"):
+        host.measure_fingerprint()
+
+
 def test_the_fingerprint_does_not_change_with_use(host: Host) -> None:
     before = host.measure_fingerprint()
     host.tokenizer(["one", "two three"], padding=True, truncation=True, max_length=4)

@@ -11,7 +11,7 @@ from torch import nn
 
 from foreword.engine.attach import attached
 from foreword.engine.host import Host
-from foreword.engine.sites import Site, find_sites
+from foreword.engine.sites import Site, probed
 from foreword.errors import HostError, PrefixError
 from foreword.prefix import Prefix
 
@@ -41,7 +41,7 @@ def test_every_layer_is_found_in_order_with_its_shapes(host: Host) -> None:
 def test_eager_and_sdpa_have_the_same_sites(shared_host: Callable[[str], Host], load_host: Any, family: str) -> None:
     eager = load_host(family)
     eager.model.set_attn_implementation("eager")
-    assert find_sites(eager.backbone) == shared_host(family).sites
+    assert probed(eager.backbone).sites == shared_host(family).sites
 
 
 def test_a_model_with_and_without_its_head_has_the_same_sites(causal: Host) -> None:
@@ -58,9 +58,20 @@ def test_probing_leaves_mode_and_weights_alone(load_host: Callable[[str], Host])
     before = host.measure_fingerprint()
     for training in (True, False):
         host.backbone.train(training)
-        find_sites(host.backbone)
+        probed(host.backbone)
         assert host.backbone.training is training
     assert host.measure_fingerprint() == before
+
+
+def test_a_site_is_named_from_the_innermost_model_that_reads_pictures() -> None:
+    """DINOv3's own base model is the stack of its layers, which reads hidden states."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.DINOv3ViTConfig(**sizes, image_size=8, patch_size=4)
+    host = Host(transformers.DINOv3ViTModel(config))
+    assert host.backbone is host.model
+    assert [site.name for site in host.sites] == ["model.layer.0.attention"]
 
 
 def test_an_unknown_site_is_refused(host: Host) -> None:
@@ -78,14 +89,26 @@ def tiny(name: str, **more: Any) -> nn.Module:
 
 
 def test_a_family_that_does_not_use_the_attention_interface_is_refused() -> None:
+    """FNet mixes tokens by Fourier transforms: it has no attention at all."""
     with pytest.raises(HostError, match="a prefix would have no effect"):
-        find_sites(tiny("RemBert", input_embedding_size=16))
+        probed(tiny("FNet"))
 
 
 def test_a_class_of_a_listed_name_in_another_family_is_not_taken_for_it() -> None:
-    """DeBERTa's attention has the name of DeBERTa-v2's and scales its queries instead."""
+    """FSMT's attention has the name of OpenAI GPT's, and is another one."""
+    import transformers
+
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "src_vocab_size": 50, "tgt_vocab_size": 50}
+    config = transformers.FSMTConfig(langs=["en", "de"], **sizes, **heads)
     with pytest.raises(HostError, match="a prefix would have no effect"):
-        Host(tiny("Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"]))
+        Host(transformers.FSMTModel(config))
+
+
+def test_heads_that_mix_their_scores_are_refused() -> None:
+    """DeBERTa's talking heads: no prefix can be merged into weights of which each is of several heads' scores."""
+    with pytest.raises(HostError, match="a prefix would have no effect"):
+        Host(tiny("Deberta", talking_head=True))
 
 
 def test_layers_that_share_their_attention_have_a_site_for_each_call() -> None:
@@ -100,7 +123,21 @@ def test_a_cross_attention_is_told_from_a_self_attention() -> None:
 
     sizes = {"vocab_size": 50, "d_model": 16, "num_heads": 2, "d_kv": 8, "d_ff": 32, "num_layers": 1}
     model = transformers.T5Model(transformers.T5Config(**sizes, decoder_start_token_id=0))
-    assert [(site.name.partition(".")[0], site.role) for site in find_sites(model)] == [
+    assert [(site.name.partition(".")[0], site.role) for site in probed(model).sites] == [
+        ("encoder", "self"),
+        ("decoder", "self"),
+        ("decoder", "cross"),
+    ]
+
+
+def test_a_cross_attention_that_is_watched_is_told_from_a_self_attention() -> None:
+    import transformers
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part = transformers.RemBertConfig(**sizes, intermediate_size=32, input_embedding_size=16, pad_token_id=0)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(part, part)
+    model = transformers.EncoderDecoderModel(config)
+    assert [(site.name.partition(".")[0], site.role) for site in probed(model).sites] == [
         ("encoder", "self"),
         ("decoder", "self"),
         ("decoder", "cross"),
@@ -119,7 +156,7 @@ class NotText(nn.Module):
 def test_a_model_that_does_not_read_text_is_refused_and_left_in_its_mode() -> None:
     model = NotText().train()
     with pytest.raises(HostError, match="could not be probed"):
-        find_sites(model)
+        probed(model)
     assert model.training
 
 
@@ -160,4 +197,52 @@ def test_a_vocabulary_too_small_to_probe_with_is_refused() -> None:
 
     config = transformers.GPT2Config(vocab_size=2, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=1)
     with pytest.raises(HostError, match="could not be probed"):
-        find_sites(transformers.GPT2Model(config))
+        probed(transformers.GPT2Model(config))
+
+
+def read_states(found: Any) -> torch.Tensor:
+    states: torch.Tensor = found.last_hidden_state
+    return states
+
+
+@pytest.mark.parametrize("name", ["videos", "samples behind other convolutions"])
+def test_a_model_of_other_inputs_is_probed_with_those_that_are_given(name: str) -> None:
+    """Without them it is refused with what to give; with them it carries prefixes row by row."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    inputs: dict[str, torch.Tensor]
+    if name == "videos":
+        config = transformers.VideoMAEConfig(**sizes, num_hidden_layers=2, image_size=16, patch_size=8, num_frames=4)
+        model, inputs = transformers.VideoMAEModel(config), {"pixel_values": torch.randn(2, 4, 3, 16, 16)}
+    else:
+        layers = {f"{part}_num_{what}": 2 for part in ("encoder", "decoder") for what in ("hidden_layers",)}
+        heads = {f"{part}_num_attention_heads": 4 for part in ("encoder", "decoder")}
+        config = transformers.MoonshineConfig(vocab_size=50, hidden_size=32, intermediate_size=64, **layers, **heads)
+        model = transformers.MoonshineModel(config)
+        inputs = {"input_values": torch.randn(2, 2500), "decoder_input_ids": torch.tensor([[1, 5], [1, 7]])}
+    with pytest.raises(HostError, match=r"Host\(model, probe=inputs\)"):
+        Host(model)
+    host = Host(model, probe={name: part[:1] for name, part in inputs.items()})
+    prefixes = [Prefix.random(host, positions=count, seed=count) for count in (2, 3)]
+    with torch.no_grad():
+        bare = read_states(model(**inputs))
+        with attached(host, prefixes, rows=[None, 1]):
+            mixed = read_states(model(**inputs))
+        assert torch.equal(mixed[0], bare[0])
+        with attached(host, prefixes[1]):
+            alone = read_states(model(**{name: part[1:] for name, part in inputs.items()}))
+    torch.testing.assert_close(mixed[1:], alone, rtol=0, atol=1e-5)
+    assert (mixed[1] - bare[1]).abs().max() > 1e-4
+
+
+def test_a_model_that_can_do_without_pictures_is_probed_with_text_alone() -> None:
+    import transformers
+
+    text = {"model_type": "llama", "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "pad_token_id": 0}
+    text |= {"num_attention_heads": 2, "intermediate_size": 32}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = transformers.Idefics3Config(text_config=text, vision_config=vision, image_token_id=49)
+    host = Host(transformers.Idefics3ForConditionalGeneration(config))
+    assert [site.name for site in host.sites] == [f"text_model.layers.{n}.self_attn" for n in range(2)]

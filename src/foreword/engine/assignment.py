@@ -31,6 +31,13 @@ class SiteTensors:
     values: Tensor
     bias: Tensor | None = None
 
+    def on(self, device: torch.device) -> SiteTensors:
+        """The same on a device, as that of a layer of a model that is spread over several."""
+        if self.keys.device == device:
+            return self
+        bias = None if self.bias is None else self.bias.to(device)
+        return SiteTensors(self.keys.to(device), self.values.to(device), bias)
+
 
 PrefixTensors = Mapping[str, SiteTensors]
 # At one site: a prefix's tensors (None: no prefix) and the rows that carry it (None: all).
@@ -115,7 +122,7 @@ class Assignment:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
             if plan is not None and can_fuse(plan, cast):
-                return _silenced(fused(plan, cast), call.mask, carried).transpose(1, 2), None
+                return _silenced(fused(plan, cast), call.mask, carried).transpose(1, 2).contiguous(), None
         if len(carried) == 1:
             return joined(call, shares[0].keys, shares[0].values, shares[0].bias)
         return self._row_by_row(call, carried)
@@ -125,12 +132,20 @@ class Assignment:
         if torch.compiler.is_compiling():
             return self._carried_now(site, batch, device)
         key = (site, batch, device)
-        if key not in self._at_site:
-            self._at_site[key] = self._carried_now(site, batch, device)
-        return self._at_site[key]
+        if key in self._at_site:
+            return self._at_site[key]
+        found = self._carried_now(site, batch, device)
+        if not self._is_copied_live(site, device):
+            self._at_site[key] = found
+        return found
+
+    def _is_copied_live(self, site: str, device: torch.device) -> bool:
+        """Whether tensors that a step may change are read from copies on another device: such are made anew."""
+        there = [prefix[site] for prefix in self.prefixes if site in prefix]
+        return any(x.keys.device != device and (x.keys.requires_grad or x.values.requires_grad) for x in there)
 
     def _carried_now(self, site: str, batch: int, device: torch.device) -> tuple[_Carried, list[Share], int]:
-        carried = [(self._at(prefix, site), rows) for prefix, rows in self.groups(batch, device)]
+        carried = [(self._at(prefix, site, device), rows) for prefix, rows in self.groups(batch, device)]
         shares = [Share(x.keys, x.values, x.bias, rows) for x, rows in carried if x is not None]
         return carried, shares, batch * (_bytes(shares[0].keys) + _bytes(shares[0].values)) if shares else 0
 
@@ -138,14 +153,15 @@ class Assignment:
         """Attention that the model's own code has computed, merged with every row's prefix, in plain operations."""
         query, context, segments = met.query, met.context, []
         for prefix, rows in self.groups(query.shape[0], query.device):
-            found = self._at(prefix, site)
+            found = self._at(prefix, site, query.device)
             if found is not None:
                 mine = query if rows is None else query.index_select(0, rows)
                 segments.append((plain_segment(mine, found.keys, found.values, found.bias, scale=met.scale), rows))
         return merged(spread(segments, context), context) if segments else context.out
 
-    def _at(self, prefix: int | None, site: str) -> SiteTensors | None:
-        return None if prefix is None else self.prefixes[prefix].get(site)
+    def _at(self, prefix: int | None, site: str, device: torch.device) -> SiteTensors | None:
+        found = None if prefix is None else self.prefixes[prefix].get(site)
+        return None if found is None else found.on(device)
 
     def _row_by_row(self, call: AttentionCall, carried: _Carried) -> tuple[Tensor, Tensor | None]:
         """The plain way for a mixed batch: each group of rows on its own, put back in place.

@@ -75,6 +75,7 @@ class _Carrier:
         self.replays = replays
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
+        self.has_run_bare = False
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         site = self._site(call.module)
@@ -125,12 +126,14 @@ class _Followed(StandIn):
         super().__init__(module)
         self.carriers: tuple[_Carrier, ...] = ()
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def act(self, *arguments: Any, **options: Any) -> Any:
         for handler in current.handlers:
             if isinstance(handler, _Carrier) and self.module in handler.roots:  # there is at most one
                 out = handler.run(self.module, self.forward, arguments, options)
                 break
         else:
+            for carrier in self.carriers:
+                carrier.has_run_bare = True
             out = self.forward(*arguments, **options)
         for carrier in self.carriers:  # it has come to its end: one that failed on the way could not reach every site
             carrier.has_run = True
@@ -150,7 +153,7 @@ def attached(
     attached; PrefixError when a prefix does not fit the host, or occupies positions that the host cannot give it;
     AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
     when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
-    reaching one of the sites: never a silent no-op.
+    reaching one of the sites, or in another context than this one, in which it is left: never a silent no-op.
     """
     check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
@@ -202,21 +205,35 @@ def attached(
         replays.bind()
         stack.enter_context(intercepted(carrier, layout.watched, kept=host.stand_ins))
         yield
-    missed = carrier.missed()
-    if carrier.has_run and missed:
-        raise AttachError(
-            "The model ran without reading the whole prefix.",
-            expected=f"all of its {len(assignment.sites)} sites to be reached",
-            found=f"never reached: {', '.join(missed[:3])}",
-            fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
-            "thread that attached the prefix.",
-        )
+        is_left_here = any(handler is carrier for handler in current.handlers)
+    _check_read(carrier, is_left_here=is_left_here)
 
 
 def is_attached(host: Host) -> bool:
     """Whether forward passes of `host.model` in this thread read a prefix now, attached to this host or another."""
     carriers = [handler for handler in current.handlers if isinstance(handler, _Carrier)]
     return any(module in carrier.places for carrier in carriers for module in host.layout.sites)
+
+
+def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
+    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left."""
+    missed = carrier.missed()
+    if carrier.has_run and missed:
+        raise AttachError(
+            "The model ran without reading the whole prefix.",
+            expected=f"all of its {len(carrier.assignment.sites)} sites to be reached",
+            found=f"never reached: {', '.join(missed[:3])}",
+            fix="Do not change the model's attention implementation while a prefix is attached, and run it in the "
+            "thread that attached the prefix. For a part of the model alone, such as a decoder behind kept outputs of "
+            "its encoder, attach prefix.select([...]) of its sites.",
+        )
+    if carrier.has_run_bare and not is_left_here:
+        raise AttachError(
+            "The prefix was attached in one context and let go in another, and the model ran meanwhile without it.",
+            expected="forward passes in the thread or task that attached the prefix, which lets it go as well",
+            found="passes without a prefix, as in a generator whose steps are run one by one, in threads of a pool",
+            fix="Attach the prefix anew within each step, or make all tokens before the first is handed on.",
+        )
 
 
 @contextmanager
@@ -236,14 +253,15 @@ def _noticed(modules: Iterable[nn.Module]) -> Iterator[None]:
     Eager attention has no entry in transformers' registry, and torch does not guard a graph on the absence of one; but
     it does on an instance having no `forward` of its own.
     """
-    marked = [module for module in modules if "forward" not in vars(module)]
-    for module in marked:
-        vars(module)["forward"] = module.forward  # as setting it does, in a tenth of the time
+    marked = {module: module.forward for module in modules if "forward" not in vars(module)}
+    for module, forward in marked.items():
+        vars(module)["forward"] = forward  # as setting it does, in a tenth of the time
     try:
         yield
     finally:
-        for module in marked:
-            del vars(module)["forward"]
+        for module, forward in marked.items():
+            if vars(module).get("forward") is forward:  # one that somebody put there meanwhile stays
+                del vars(module)["forward"]
 
 
 def _resolved(

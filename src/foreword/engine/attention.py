@@ -186,7 +186,7 @@ def joined(call: AttentionCall, keys: Tensor, values: Tensor, bias: Tensor | Non
         # Most of decoding: without transformers' way to the same kernel, which takes half as long as joining does.
         scale = call.options.get("scaling")
         out = nn.functional.scaled_dot_product_attention(call.query, key, value, scale=scale, enable_gqa=grouped)
-        return out.transpose(1, 2), None
+        return out.transpose(1, 2).contiguous(), None
     options = dict(call.options)
     if "is_causal" in options:
         options["is_causal"] = False
@@ -236,7 +236,7 @@ def _wrapped(original: AttentionFunction, name: str) -> AttentionFunction:
 class _Watching(StandIn):
     """The forward of a watched module."""
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def act(self, *arguments: Any, **options: Any) -> Any:
         handler, family = current_handler(), family_of(self.module)
         if handler is None or family is None:
             return self.forward(*arguments, **options)

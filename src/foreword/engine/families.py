@@ -46,7 +46,8 @@ Meeting = Callable[[Met], Tensor]
 class Family:
     """How one attention class scales its scores, and its number of query and key heads; None: as many as query heads.
 
-    With `scales_keys` it has scaled its keys before it multiplies them with its queries.
+    With `scales_keys` it has scaled its keys before it multiplies them with its queries. `products` is how many other
+    products it takes before that one. `mixes` says whether a module mixes its heads' scores, which no row can meet.
     `origin` gives, for a position bias that is counted from the *last* key, what brings it to a count from the first,
     `(row or 1, head)`: a prefix stands before the first token, so its share must not depend on how many follow.
     """
@@ -56,6 +57,8 @@ class Family:
     kv_heads: Callable[[Any], int] | None = None
     origin: Callable[[Mapping[str, Any], int], Tensor | None] | None = None
     scales_keys: bool = False
+    products: int = 0
+    mixes: Callable[[Any], bool] | None = None
 
 
 def _root(module: Any, dim: int) -> float:
@@ -66,6 +69,11 @@ def _root(module: Any, dim: int) -> float:
 def _deberta_scale(module: Any, dim: int) -> float:
     factor = 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
     return 1 / math.sqrt(dim * factor)
+
+
+def _imagegpt_scale(module: Any, dim: int) -> float:
+    scale = _root(module, dim) if module.scale_attn_weights else 1.0
+    return scale / (module.layer_idx + 1) if module.scale_attn_by_inverse_layer_idx else scale
 
 
 def _falcon_kv_heads(module: Any) -> int:
@@ -103,11 +111,12 @@ def _unscaled(module: Any, dim: int) -> float:
 # transformers' model types that the conformance table covers: no other model is used before it was tried (trial.py).
 CONFORMING = frozenset(
     (
-        "albert", "bart", "bert", "bloom", "clip", "codegen", "deberta-v2", "deepseek_v2", "deepseek_v3", "dinov2",
-        "distilbert", "electra", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
-        "granite", "llama", "mbart", "mistral", "mixtral", "modernbert", "mpnet", "mpt", "olmo2", "openai-gpt", "opt",
-        "phi3", "qwen2", "qwen3", "qwen3_moe", "roberta", "roformer", "stablelm", "starcoder2", "t5", "vit",
-        "whisper", "xglm",
+        "albert", "bart", "bert", "bloom", "clip", "codegen", "convbert", "deberta", "deberta-v2", "deepseek_v2",
+        "deepseek_v3", "dinov2", "dinov3_vit", "distilbert", "electra", "falcon", "flaubert", "gemma2", "gemma3_text",
+        "gpt2", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite", "imagegpt", "llama", "mbart",
+        "megatron-bert", "mistral", "mixtral", "modernbert", "mpnet", "mpt", "olmo2", "openai-gpt", "opt", "phi3",
+        "qwen2", "qwen3", "qwen3_moe", "rembert", "roberta", "roformer", "stablelm", "starcoder2", "t5", "vit",
+        "whisper", "xglm", "xlm",
     )
 )  # fmt: skip
 # By transformers' own package and class.
@@ -122,6 +131,16 @@ FAMILIES: Mapping[str, Family] = {
     "xglm.XGLMAttention": Family(_unscaled, _count("num_heads")),
     "mpnet.MPNetSelfAttention": Family(_root, _count("num_attention_heads")),
     "roformer.RoFormerSelfAttention": Family(_root, _count("num_attention_heads")),
+    "deberta.DisentangledSelfAttention": Family(
+        _unscaled, _count("num_attention_heads"), mixes=lambda module: bool(module.talking_head)
+    ),
+    "rembert.RemBertSelfAttention": Family(_root, _count("num_attention_heads")),
+    "megatron_bert.MegatronBertSelfAttention": Family(_root, _count("num_attention_heads")),
+    "convbert.ConvBertSelfAttention": Family(_root, _count("num_attention_heads"), products=1),
+    "xlm.MultiHeadAttention": Family(_unscaled, _count("n_heads")),
+    "flaubert.MultiHeadAttention": Family(_unscaled, _count("n_heads")),
+    "imagegpt.ImageGPTAttention": Family(_imagegpt_scale, _count("num_heads")),
+    "gpt_neox_japanese.GPTNeoXJapaneseAttention": Family(_root, _count("num_attention_heads")),
     "deberta_v2.DisentangledSelfAttention": Family(_deberta_scale, _count("num_attention_heads"), scales_keys=True),
 }
 
@@ -134,7 +153,8 @@ def family_of(module: nn.Module) -> Family | None:
     """
     kind = type(module)
     package, _, own = kind.__module__.removeprefix("transformers.models.").partition(".")
-    return FAMILIES.get(f"{package}.{kind.__name__}") if own == f"modeling_{package}" else None
+    found = FAMILIES.get(f"{package}.{kind.__name__}") if own == f"modeling_{package}" else None
+    return None if found is not None and found.mixes is not None and found.mixes(module) else found
 
 
 _PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
@@ -152,6 +172,7 @@ class Watch(TorchFunctionMode):
         self.key: Tensor | None = None
         self.lse: Tensor | None = None
         self.logits: Tensor | None = None
+        self.products = 0
         self.met = False
 
     def __torch_function__(
@@ -171,7 +192,9 @@ class Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         if self.query is None and func in _PRODUCTS and args[1].dim() > 2:  # one with a weight is a projection
-            self.query, self.key = args[0], args[1].transpose(-1, -2)
+            if self.products == self.family.products:
+                self.query, self.key = args[0], args[1].transpose(-1, -2)
+            self.products += 1
         elif self.query is None and func in _ADDED_PRODUCTS:
             first, second = (kwargs[n] if n in kwargs else args[i] for i, n in ((1, "batch1"), (2, "batch2")))
             self.query, self.key = first, second.transpose(-1, -2)

@@ -26,28 +26,39 @@ _standing: dict[Key, StandIn] = {}
 
 
 class StandIn:
-    """Called as `module.forward`; `forward` is what was there before."""
+    """Called as `module.forward`; `forward` is what was there before. It acts for as long as it `stands` there."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.users = 0
+        self.stands = False
 
     def take_place(self) -> None:
         """Become the module's forward."""
         self.own, self.forward = vars(self.module).get("forward"), self.module.forward
         self.signature = self.__signature__ = signature_of(self.module)
         self.module.forward = self
+        self.stands = True
 
-    def leave_place(self) -> None:
-        """Put back what was there; where somebody has put another forward before this one, that stays."""
+    def leave_place(self) -> bool:
+        """Put back what was there; where somebody has put another forward before this one, that stays, and it is False.
+
+        That forward calls this one for as long as it lives: so it can never take a place again.
+        """
+        self.stands = False
         if vars(self.module).get("forward") is not self:
-            return
+            return False
         if self.own is None:
             del self.module.forward  # the instance's attribute; the class's forward is behind it
         else:
             self.module.forward = self.own
+        return True
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.act(*arguments, **options) if self.stands else self.forward(*arguments, **options)
+
+    def act(self, *arguments: Any, **options: Any) -> Any:
+        """What happens in the place of the module's forward."""
         return self.forward(*arguments, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -60,10 +71,10 @@ def standing(module: nn.Module, kind: type[T], kept: MutableMapping[Key, StandIn
 
     `torch.compile` uses a graph only as long as the stand-in lives that it was traced with: so a host keeps them.
     """
-    key = (module, kind)
+    key, kept = (module, kind), {} if kept is None else kept
     with _lock:
         if key not in _standing:
-            _standing[key] = (kept if kept is not None else {}).setdefault(key, kind(module))
+            _standing[key] = kept.setdefault(key, kind(module))
             _standing[key].take_place()
         found: Any = _standing[key]
         found.users += 1
@@ -74,7 +85,8 @@ def standing(module: nn.Module, kind: type[T], kept: MutableMapping[Key, StandIn
             found.users -= 1
             if not found.users:
                 del _standing[key]
-                found.leave_place()
+                if not found.leave_place():
+                    kept.pop(key, None)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

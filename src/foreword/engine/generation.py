@@ -99,22 +99,26 @@ def completion_scores(
     """Log-likelihood of every completion after every prompt, in nats, `(prompt, completion)`, differentiable.
 
     The sum over the completion's tokens of log p(token | prompt, tokens before). Each prompt is read once; what was
-    made of it is shared by all completions, but for layers that are computed again, which can use no cache.
+    made of it is shared by all completions, but for layers that are computed again, which can use no cache, and for
+    models that keep of a prompt more than keys and values, or nothing.
     """
     if host.role == "encoder-decoder":
         return _decoded_scores(host, prompts, completions, soft)
     longest = max(len(completion) for completion in completions)
-    if longest > 1 and is_recomputed(host.layout):
+    if longest > 1 and (is_recomputed(host.layout) or not host.shares_cache):
         return _uncached_scores(host, prompts, completions, soft)
     rows = padded(host, prompts, left=True)
     inputs = _inputs(host, rows, soft)
-    positions = _positions(inputs["attention_mask"])
+    positions = _positions(host, inputs["attention_mask"])
     output = host.model(**inputs, position_ids=positions, use_cache=longest > 1)
     first = torch.log_softmax(output.logits[:, -1].float(), dim=-1)
     heads = torch.tensor([completion[0] for completion in completions], device=first.device)
     scores = first[:, heads]
     if longest == 1:
         return scores
+    host.shares_cache = _holds_keys_alone(getattr(output, "past_key_values", None))
+    if not host.shares_cache:
+        return _uncached_scores(host, prompts, completions, soft)
     return scores + _tail_scores(host, output.past_key_values, inputs["attention_mask"], positions, completions)
 
 
@@ -151,9 +155,15 @@ def _tail_scores(host: Host, cache: Any, mask: Tensor, positions: Tensor, comple
     return (told * seen[:, 1:]).sum(dim=1).view(prompts, count)
 
 
-def _positions(mask: Tensor) -> Tensor:
+def _positions(host: Host, mask: Tensor) -> Tensor:
     """Position ids that count the real tokens of each row, so that left padding changes nothing."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return (mask.cumsum(dim=1) - 1).clamp(min=0) + host.layout.first_position
+
+
+def _holds_keys_alone(cache: Any) -> bool:
+    """Whether a cache can be repeated for several rows: states of a recurrence or a convolution cannot be."""
+    layers = getattr(cache, "layers", ())
+    return hasattr(cache, "batch_repeat_interleave") and not any(hasattr(layer, "conv_states") for layer in layers)
 
 
 def _decoded_scores(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch import nn
 from foreword.arrays import DTYPES
 from foreword.engine.admission import check_fit, check_prefix
 from foreword.engine.assignment import PrefixTensors
-from foreword.engine.forwards import Key, StandIn, unwrapped
+from foreword.engine.dispatch import all_weights, computing_device
+from foreword.engine.forwards import Key, StandIn, signature_of, unwrapped
 from foreword.engine.layout import Layout
 from foreword.engine.loading import Pooling, Role, load_model
 from foreword.engine.moving import try_moving
 from foreword.engine.positions import counts_by_mask
-from foreword.engine.sites import Site, find_sites
+from foreword.engine.sites import Inputs, Site, probed
 from foreword.engine.tensors import to_tensors
 from foreword.engine.trial import is_known, try_family
 from foreword.errors import HostError, PrefixError
@@ -45,9 +47,19 @@ class Host:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any = None, *, reference: str | None = None, pooling: Pooling = "mean"
+        self,
+        model: nn.Module,
+        tokenizer: Any = None,
+        *,
+        reference: str | None = None,
+        pooling: Pooling = "mean",
+        probe: Inputs | None = None,
     ) -> None:
-        """Freeze `model` (any loaded transformers model) and find its attention sites by one probing forward pass."""
+        """Freeze `model` (any loaded transformers model) and find its attention sites by one probing forward pass.
+
+        `probe` are the inputs of that pass, by name, for a model that reads neither texts, pictures of one size nor
+        sound: what its processor makes of a short example, one row of it.
+        """
         if not isinstance(model, nn.Module) or getattr(model, "config", None) is None:
             raise HostError(
                 "This is not a transformers model.",
@@ -69,9 +81,11 @@ class Host:
         model.requires_grad_(False)
         model.eval()
         whole = unwrapped(model)
-        self.backbone: nn.Module = getattr(whole, "base_model", whole)
-        self.sites: tuple[Site, ...] = find_sites(self.backbone)
-        self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+        self.backbone: nn.Module = _without_head(whole)
+        self._probe = None if probe is None else dict(probe)
+        found = probed(self.backbone, self._probe)
+        self.sites: tuple[Site, ...] = found.sites
+        self._layout = self._walked(found.first_position)
         self._is_tried = is_known(model)
         self._is_moved = False
         self.resident_limit = RESIDENT_LIMIT
@@ -102,7 +116,8 @@ class Host:
 
     @property
     def device(self) -> torch.device:
-        return self._weight.device
+        """Where the model takes its inputs; its layers may be on several devices, or come to it as they run."""
+        return computing_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,11 +156,15 @@ class Host:
         return self.measure_fingerprint()
 
     def measure_fingerprint(self) -> str:
-        """The fingerprint of what is loaded now: equal to `fingerprint` as long as nothing has changed."""
+        """The fingerprint of what is loaded now: equal to `fingerprint` as long as nothing has changed.
+
+        HostError for a model that keeps something else than tensors as its weights.
+        """
         digest = hashlib.sha256(b"foreword.base/1\n")
         digest.update(json.dumps(_stable_config(self.model.config), sort_keys=True, default=str).encode())
         digest.update(_tokenizer_identity(self.tokenizer).encode())
-        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in self.model.state_dict().items()}
+        weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in all_weights(self.model).items()}
+        _check_weights(weights)
         for name, tensor in sorted(weights.items()):
             data = tensor.detach().cpu().contiguous()
             digest.update(f"\n{name}\0{data.dtype}\0{tuple(data.shape)}\0".encode())
@@ -158,14 +177,17 @@ class Host:
         if not self._layout.holds():
             for site in self.sites:
                 self.module(site.name)
-            self._layout = Layout.of(self.backbone, (site.name for site in self.sites))
+            self._layout = self._walked(self._layout.first_position)
             self._is_tried, self._is_moved = is_known(self.model), False
         return self._layout
+
+    def _walked(self, first_position: int) -> Layout:
+        return Layout.of(self.backbone, (site.name for site in self.sites), first_position=first_position)
 
     def ensure_tried(self) -> None:
         """Try a family that the conformance table does not cover, once; HostError when it does not read a prefix."""
         if not self._is_tried:
-            try_family(self.backbone, self.layout)
+            try_family(self.backbone, self.layout, self._probe)
             self._is_tried = True
 
     def ensure_moved(self) -> None:
@@ -181,7 +203,7 @@ class Host:
     @cached_property
     def counts_by_mask(self) -> bool:
         """Whether the bare model counts a padded row's positions by its mask; tried when first asked for."""
-        return counts_by_mask(self.backbone, self._layout.first_position)
+        return counts_by_mask(self.backbone, self._layout.first_position, self._probe)
 
     def module(self, site: str) -> nn.Module:
         """The attention module of one site; PrefixError when there is none of that name."""
@@ -243,6 +265,8 @@ class Host:
         self._claim = threading.Lock()
         self.stand_ins: dict[Key, StandIn] = {}  # of attachments that are over: the next one uses them again
         self._resident: OrderedDict[str, PrefixTensors] = OrderedDict()
+        # Whether what the model keeps of a prompt can be shared by several rows, as far as is known (`generation.py`).
+        self.shares_cache = True
 
     def __repr__(self) -> str:
         return (
@@ -254,6 +278,23 @@ _OF_THIS_HOST = ("_claim", "stand_ins", "_resident")
 
 # Bytes of prefixes that a host keeps on its device.
 RESIDENT_LIMIT = 2 * 2**30
+
+
+def _check_weights(weights: Mapping[str, object]) -> None:
+    for name, found in weights.items():
+        if not isinstance(found, torch.Tensor):
+            raise HostError(
+                "The model's weights cannot be told from others.",
+                expected="a state dict of tensors",
+                found=f"a {type(found).__name__} as {name}",
+                fix="Load the model without the library that packs its weights.",
+            )
+
+
+def _without_head(model: nn.Module) -> nn.Module:
+    """The model inside `model` that reads the same input; `model` itself where what is inside reads hidden states."""
+    inside = getattr(model, "base_model", model)
+    return inside if getattr(inside, "main_input_name", "input_ids") in signature_of(inside).parameters else model
 
 
 def _nbytes(tensors: PrefixTensors) -> int:

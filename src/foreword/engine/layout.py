@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from foreword.engine.attention import watchable
+from foreword.engine.forwards import signature_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class Layout:
     `watched` are those that are not on the interface; `layers` may be run under activation checkpointing; `is_rotary`
     says whether keys turn with position, and `rotary_lengths` beyond which lengths of a text they turn otherwise;
     `first_position` is the position id of a row's first token, and `has_position_table` says whether positions are
-    learned ones that are added to the tokens. `links` are (parent, name, child) from the backbone down to each
-    attention module.
+    learned ones that are added to the tokens. `reader` is the innermost model inside the backbone that takes position
+    ids and has all sites: around it may be one that works them out by itself, as those of pictures. `table_end` is the
+    first id behind a learned table of positions, None where there is none. `links` are (parent, name, child) from the
+    backbone down to each attention module.
     """
 
     sites: Mapping[nn.Module, tuple[str, ...]]
@@ -35,11 +39,16 @@ class Layout:
     rotary_lengths: tuple[int, ...]
     first_position: int
     has_position_table: bool
+    reader: nn.Module | None
+    table_end: int | None
     links: tuple[tuple[nn.Module, str, nn.Module], ...]
 
     @classmethod
-    def of(cls, backbone: nn.Module, sites: Iterable[str]) -> Layout:
-        """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be."""
+    def of(cls, backbone: nn.Module, sites: Iterable[str], *, first_position: int = 0) -> Layout:
+        """Walk `backbone`; AttributeError when it has no module where one of `sites` (by name) should be.
+
+        `first_position` is what a probing pass saw, for a model that does not read it off a table.
+        """
         calls: dict[nn.Module, tuple[str, ...]] = {}
         links = {}
         for site in sites:
@@ -49,18 +58,20 @@ class Layout:
                 links[parent, name] = child
                 parent = child
             calls[parent] = (*calls.get(parent, ()), site)
-        modules = list(backbone.modules())
+        modules, reader = list(backbone.modules()), _reader(backbone, calls)
         return cls(
             sites=calls,
             watched=tuple(watchable(backbone)),
             layers=tuple(module for module in modules if hasattr(module, "gradient_checkpointing")),
             is_rotary=any("Rotary" in type(module).__name__ for module in modules),
             rotary_lengths=tuple(sorted({length for module in modules for length in _changing_lengths(module)})),
-            first_position=_first_position(backbone),
+            first_position=_behind_padding(backbone) or first_position,
             has_position_table=any(
                 isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
                 for name, module in backbone.named_modules()
             ),
+            reader=reader,
+            table_end=_table_end(backbone if reader is None else reader),
             links=tuple((parent, name, child) for (parent, name), child in links.items()),
         )
 
@@ -69,7 +80,28 @@ class Layout:
         return all(parent._modules.get(name) is child for parent, name, child in self.links)
 
 
-def _first_position(backbone: nn.Module) -> int:
+def _reader(backbone: nn.Module, attending: Iterable[nn.Module]) -> nn.Module | None:
+    """The innermost of transformers' models inside `backbone` that takes position ids and has all these modules."""
+    wanted, found = set(attending), None
+    for module in backbone.modules():
+        if isinstance(module, PreTrainedModel) and module is not backbone and wanted.issubset(module.modules()):
+            found = module if "position_ids" in signature_of(module).parameters else found
+    return found
+
+
+def _table_end(model: nn.Module) -> int | None:
+    """Behind the last row of a learned position table; some add an offset of their own to the ids."""
+    return min(
+        (
+            module.num_embeddings - int(getattr(module, "offset", 0))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding) and ("position" in (own := name.rpartition(".")[2]) or own == "wpe")
+        ),
+        default=None,
+    )
+
+
+def _behind_padding(backbone: nn.Module) -> int:
     """Behind the padding index of a learned position table: RoBERTa-like models never use the rows up to it."""
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:

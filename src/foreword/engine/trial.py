@@ -25,7 +25,7 @@ from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.families import CONFORMING, SOFTMAX, Met
 from foreword.engine.layout import Layout
-from foreword.engine.sites import PROBE_TOKENS, in_evaluation, probing_inputs, site_name
+from foreword.engine.sites import PROBE_TOKENS, Inputs, in_evaluation, probing_inputs, site_name
 from foreword.errors import AttachError, HostError
 
 
@@ -49,8 +49,10 @@ class _Seen:
 
     @property
     def text(self) -> int:
-        """How many of the first tokens are given as a prefix."""
-        return self.tokens // 2
+        """How many of the first tokens are given as a prefix: those without a place where only the last have one."""
+        places = self.options.get("position_embeddings")
+        placed = places[0].shape[-2] if isinstance(places, tuple) and isinstance(places[0], Tensor) else self.tokens
+        return self.tokens - placed if 0 < placed < self.tokens else self.tokens // 2
 
     @property
     def prefix(self) -> Mapping[str, SiteTensors]:
@@ -161,10 +163,10 @@ def is_known(model: nn.Module) -> bool:
     return type(model).__module__.startswith("transformers.") and getattr(config, "model_type", None) in CONFORMING
 
 
-def try_family(backbone: nn.Module, layout: Layout) -> None:
+def try_family(backbone: nn.Module, layout: Layout, probe: Inputs | None = None) -> None:
     """Hold the law at every site that is on the interface; HostError with the first site where it does not hold."""
     with torch.no_grad(), in_evaluation(backbone):
-        recorder = _record(backbone, layout)
+        recorder = _record(backbone, layout, probe)
         if recorder.beside:
             raise _refusal(backbone, min(recorder.beside), "self-attention that is not on transformers' interface")
         tried = {site for seen in recorder.seen for site in seen.calls}
@@ -176,7 +178,7 @@ def try_family(backbone: nn.Module, layout: Layout) -> None:
                 _hold(backbone, seen, merging=merging)
 
 
-def _record(backbone: nn.Module, layout: Layout) -> _Recorder:
+def _record(backbone: nn.Module, layout: Layout, probe: Inputs | None = None) -> _Recorder:
     recorder = _Recorder(layout, {module: name for name, module in backbone.named_modules()})
     with ExitStack() as stack:
         for module in recorder.names:
@@ -184,7 +186,7 @@ def _record(backbone: nn.Module, layout: Layout) -> _Recorder:
             stack.callback(module.register_forward_hook(recorder.leave).remove)
         stack.enter_context(intercepted(recorder, layout.watched, alone=True))
         stack.enter_context(recorder)
-        backbone(**probing_inputs(backbone, _tokens(backbone)))
+        backbone(**(probe or probing_inputs(backbone, _tokens(backbone))))
     return recorder
 
 
