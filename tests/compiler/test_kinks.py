@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from foreword.certificate import Verdict
+from foreword.compiler.construction import adaptive
 from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
 from foreword.compiler.construction.contract import Draft, Obstacle, Request
 from foreword.compiler.construction.kinks import (
@@ -270,3 +271,17 @@ def test_a_root_at_a_side_is_proved_with_few_positions() -> None:
     assert made.certificate.verdict is Verdict.PROVED
     assert made.positions <= 32
     assert made.verify().verdict is Verdict.PROVED
+
+
+def test_gates_for_a_length_are_no_steeper_than_its_error_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float64 bears at most, 4e5, would lose the head in float32, whose scores it would round by 0.02."""
+    sphere = Sphere(2)
+    target = target_of("abs(x) + y*z", sphere)
+    request = Request(positions=24, tolerance=None)
+    gentle = Adaptive().draft(target, sphere, request, rng=np.random.default_rng(0))
+    monkeypatch.setattr(adaptive, "GENTLER", ())
+    steep = Adaptive().draft(target, sphere, request, rng=np.random.default_rng(0))
+    assert isinstance(gentle, Draft)
+    assert isinstance(steep, Draft)
+    assert gentle.sampled <= 1.2 * steep.sampled
+    assert np.abs(gentle.head.keys).max() < np.abs(steep.head.keys).max() / 100

@@ -55,6 +55,8 @@ LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to 
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
 GATE = 0.7  # kappa times the tolerance: where slopes jump by 1 the gate then takes a tenth of it
 SHARPEST = 4e5  # where there is no tolerance; beyond, proofs and float64's scores lose what the gate gains
+# Of an error that was reached, what gentler gates are made for in turn; and times that error, what is as good.
+GENTLER, AS_GOOD = (0.5, 0.1), 1.15
 # Seen: a proof loses 3e-13 kappa |v| at an oblique kink. So much of the tolerance, as 1 / (3 * 3e-13), is left for it.
 PROVABLE = 1e12
 
@@ -130,11 +132,6 @@ def _better(request: Request, one: Candidate | Obstacle, other: Candidate | Obst
     return one if one.head.positions <= other.head.positions else other
 
 
-def _sharpness(request: Request) -> float:
-    """Kappa of the gates."""
-    return SHARPEST if request.tolerance is None else GATE / request.tolerance
-
-
 @dataclass
 class _Gates:
     """Dense least squares on groups of keys, one for each sector between the kinks."""
@@ -147,6 +144,7 @@ class _Gates:
     fitted: Sampled
     chosen: Sampled
     limit: float
+    sharpness: float  # kappa
     shapes: dict[str, Sequence[float]] = field(default_factory=dict)  # the best of the last attempt, by what is beside
 
     @classmethod
@@ -162,8 +160,9 @@ class _Gates:
         sides = np.where(fitted.points @ normals.T >= offsets, 1.0, -1.0)
         sectors = np.unique(sides, axis=0)
         limit, tolerance = request.limit_for(fitted.values), request.tolerance or math.inf
-        limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / _sharpness(request)))
-        return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit)
+        sharpness = SHARPEST if request.tolerance is None else GATE / request.tolerance
+        limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / sharpness))
+        return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit, sharpness)
 
     def found(self) -> Candidate | Obstacle:
         """The best of so many positions, or the shortest for the tolerance: beside a line, else beside a net."""
@@ -180,7 +179,7 @@ class _Gates:
             tries = [self._with(most, "net")]
             if len(self.kinks) == 1:
                 tries.append(self._with(min(most, LONGEST_LINE), "line"))
-            return min(tries, key=lambda candidate: candidate.error)
+            return self._gentler(min(tries, key=lambda candidate: candidate.error))
         if len(self.kinks) == 1:
             line = self._with(LONGEST_LINE // 2, "line")
             if self.request.is_met_by(line.error):
@@ -206,6 +205,19 @@ class _Gates:
             is_over=self.request.is_over,
         )
         return too_rough(self.request, DENSE_LIMIT, least) if found is None else found
+
+    def _gentler(self, best: Candidate) -> Candidate:
+        """The same behind gates no steeper than its error asks for, where that costs nothing.
+
+        The steepest that float64 bears ruin a head in any lower precision, which rounds their scores.
+        """
+        count = best.head.positions // len(self.sectors)
+        for share in GENTLER:
+            sharpness = GATE / max(share * best.error, GATE / self.sharpness)
+            found = replace(self, sharpness=sharpness, shapes={})._with(count, best.notes["beside"])
+            if found.error <= AS_GOOD * best.error:
+                return found
+        return best
 
     @property
     def _has_grid(self) -> bool:
@@ -247,12 +259,11 @@ class _Gates:
 
     def _gated(self, beside: Keys) -> Keys:
         """The keys `(position, q)` and biases of all groups."""
-        sharpness = _sharpness(self.request)
         gates = [self._along(kink, np.array([1.0])) for kink in self.kinks]
         directions = np.concatenate([direction for direction, _ in gates])
         shifts = np.concatenate([shift for _, shift in gates])
-        keys = (sharpness * self.sectors @ directions)[:, None] + beside[0][None]
-        biases = (sharpness * self.sectors @ shifts)[:, None] + beside[1][None]
+        keys = (self.sharpness * self.sectors @ directions)[:, None] + beside[0][None]
+        biases = (self.sharpness * self.sectors @ shifts)[:, None] + beside[1][None]
         return keys.reshape(-1, keys.shape[2]), biases.ravel() - biases.max()
 
     def _line(self, count: int, reach: float, overlap: float) -> Keys:
