@@ -88,7 +88,10 @@ def test_a_head_over_more_coordinates_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("text", "domain", "seed", "count"),
-    [("exp(-4*(x*z + 0.4*y)**2)", Sphere(2), 24, 96), ("exp(-2*(x*y + 0.3)**2)", Cube([(-1, 1)] * 2), 16, 64)],
+    [
+        pytest.param("exp(-4*(x*z + 0.4*y)**2)", Sphere(2), 24, 96, marks=pytest.mark.slow),
+        ("exp(-2*(x*y + 0.3)**2)", Cube([(-1, 1)] * 2), 16, 64),
+    ],
     ids=["sphere", "square"],
 )
 def test_a_longer_prefix_that_grows_is_far_better_than_an_even_one(
@@ -118,7 +121,8 @@ def test_few_keys_that_leave_a_grid_do_what_many_on_it_do() -> None:
     assert found.verify().verdict is Verdict.PROVED
 
 
-@pytest.mark.parametrize("domain", [Sphere(2), pytest.param(Cube([(-1, 1)] * 4), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 4)], ids=str)
 def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cube) -> None:
     def ridge(points: np.ndarray) -> np.ndarray:
         found: np.ndarray = 1 / (1 + 16 * (points[:, :2] @ [0.6, -0.8]) ** 2)
@@ -130,11 +134,12 @@ def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cu
     assert found.chart.width == domain.columns + isinstance(domain, Cube)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "domain"),
     [
         ("exp(-2*(x - 0.3)**2 - 3*(y + 0.1)**2)", Cube([(-1, 1), (-2, 1)])),
-        pytest.param("1 / (1 + 16*(0.6*x - 0.8*y)**2)", Cube([(0, 1), (-1, 1)]), marks=pytest.mark.slow),
+        ("1 / (1 + 16*(0.6*x - 0.8*y)**2)", Cube([(0, 1), (-1, 1)])),
     ],
     ids=["square", "interval in a square"],
 )
@@ -156,6 +161,7 @@ def test_one_of_a_handful_of_positions_more_is_never_worse(text: str, monkeypatc
     assert all(more is not None and less is not None and more <= 1.001 * less for less, more in pairwise(errors))
 
 
+@pytest.mark.slow
 def test_on_a_net_too_what_is_fewer_is_polished_as_if_it_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six of this target's keys end at 6e-4 or below, polished on from 3e-2; seven get no further than 3e-3."""
     monkeypatch.setattr(polish, "MOST_STEPS", 200)

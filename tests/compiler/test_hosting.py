@@ -188,6 +188,22 @@ def test_smaller_values_lose_less_in_bfloat16() -> None:
     assert np.abs(small.evaluate(queries) - large.evaluate(queries)).max() == pytest.approx(change)
 
 
+def test_a_head_that_is_drafted_anew_is_taken_where_it_loses_less_and_asked_for_where_it_may() -> None:
+    rng = np.random.default_rng(0)
+    queries = sphere(1000, rng)
+    plane = Head(np.array([[1e-3, 0.0, 0.0], [-1e-3, 0.0, 0.0]]), np.zeros(2), np.array([[1e3], [-1e3]]))
+    near = Head(np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), np.zeros(2), np.array([[1.2], [-1.2]]))  # 1.2 tanh(x)
+    taken, change = smaller_values(plane, queries, drafted=lambda: near)
+    assert taken.positions == plane.positions
+    assert np.abs(taken.values).max() < 2
+    assert np.abs(taken.evaluate(queries) - plane.evaluate(queries)).max() == pytest.approx(change)
+    longer, _ = smaller_values(plane.lengthened(5), queries, drafted=lambda: near)
+    assert longer.positions == 5
+    even, nothing = near.lengthened(40), "many small weights lose little"
+    gentle, _ = smaller_values(even, queries, drafted=lambda: pytest.fail(nothing))
+    assert np.abs(gentle.values).max() < 2
+
+
 def varied(config: Any, **changes: Any) -> Any:
     return SimpleNamespace(**{**vars(config), **changes})
 

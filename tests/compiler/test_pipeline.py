@@ -91,6 +91,7 @@ def test_what_no_search_proves_in_time_is_proved_by_the_theorem_that_needs_none(
     assert all(row.verdict != "proved" for row in shorter)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardly_polished")
 def test_positions_give_the_best_of_so_many() -> None:
     errors = [

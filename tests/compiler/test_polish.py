@@ -111,7 +111,7 @@ STEEP = {
 
 @pytest.mark.parametrize(
     ("domain", "positions", "gain"),
-    [(Sphere(1), 12, 30.0), (Sphere(3), 64, 30.0)],
+    [(Sphere(1), 12, 30.0), pytest.param(Sphere(3), 64, 30.0, marks=pytest.mark.slow)],
     ids=str,
 )
 def test_a_short_prefix_of_free_keys_beats_an_even_net(domain: Sphere, positions: int, gain: float) -> None:
@@ -130,6 +130,7 @@ def many_waves(outputs: int) -> Callable[[Floats], Floats]:
     return lambda points: np.sin(points @ turns) * np.exp(points @ swells) / 4
 
 
+@pytest.mark.slow
 def test_keys_leave_their_places_for_a_target_of_many_outputs() -> None:
     """All outputs share the keys. Measured 2.4e-4."""
     target = target_of(many_waves(10), Sphere(1))

@@ -91,6 +91,7 @@ def test_axes_of_a_cube_are_a_cube_of_fewer_sides() -> None:
     assert not draft.head.keys[:, [0, 2, 4, 5]].any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardly_polished")
 def test_a_net_is_kept_where_it_does_better() -> None:
     """A polynomial on S^2 with two mirrors; with keys in the plane of two coordinates 128 positions leave 5e-6."""

@@ -149,6 +149,7 @@ def test_heads_to_spare_take_the_rounding_to_bfloat16_down(head: Head) -> None:
     assert together <= alone / 2
 
 
+@pytest.mark.slow
 def test_values_that_cancel_are_replaced_by_small_ones_at_other_keys() -> None:
     """x y from 36 wide Gaussians takes values of 15, whose rounded weights do not cancel in a model of one head."""
     square = Cube([(-1, 1)] * 2)

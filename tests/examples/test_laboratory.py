@@ -266,6 +266,7 @@ def _pass(host: Host, ids: torch.Tensor, **options: Any) -> tuple[Any, torch.Ten
     return found, seen[0]
 
 
+@pytest.mark.slow
 def test_the_model_that_is_not_told_its_skill_shows_one_of_them(model):
     exact = json.loads((model("skills") / "training.json").read_text())["exact"]
     assert exact["any"] > 0.95

@@ -126,7 +126,9 @@ def test_sharper_never_raises_the_a_priori_error() -> None:
     assert reach(Sphere(2), 0.1, 700, sharpness_for(Sphere(2), 0.1, 700, 0.104)) <= 0.104
 
 
-@pytest.mark.parametrize("method", [Nearest(), Spectral()], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "method", [Nearest(), pytest.param(Spectral(), marks=pytest.mark.slow)], ids=lambda made: made.name
+)
 def test_outputs_are_compiled_as_if_each_were_alone(method: Construction) -> None:
     function = smooth(6, 2, 3)
     whole = Target(function, domain=Sphere(1), lipschitz=20.0)

@@ -215,7 +215,7 @@ def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: P
     ("family", "kind", "fields"),
     [
         ("gpt2", "generate", {"teacher_text": "the price of bread and milk rose again this month"}),
-        ("bart", "generate", {"teacher_file": "text.txt", "self_study": 16}),
+        pytest.param("bart", "generate", {"teacher_file": "text.txt", "self_study": 16}, marks=pytest.mark.slow),
         ("bert", "classify", {"teacher_text": "the price of bread and milk rose again this month"}),
     ],
 )
