@@ -164,6 +164,7 @@ def test_points_beside_a_kink_reach_the_corners_of_a_cube_of_many_dimensions() -
     assert at_ends(points) > 20
 
 
+@pytest.mark.slow
 def test_more_positions_are_never_worse_across_one_kink() -> None:
     """Down to the gate's own part, which no position changes."""
     errors = []

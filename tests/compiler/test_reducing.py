@@ -100,7 +100,7 @@ def test_a_net_is_kept_where_it_does_better() -> None:
     assert draft.sampled < 2e-6
 
 
-@pytest.mark.parametrize("domain", [Sphere(2), BOX], ids=str)
+@pytest.mark.parametrize("domain", [Sphere(2), pytest.param(BOX, marks=pytest.mark.slow)], ids=str)
 def test_parallel_kinks_are_an_interval_s(domain: Sphere | Cube) -> None:
     text = "abs(x - 0.3) + abs(x - 0.5) * cos(9*x)"
     draft = drafted(text, domain, 64, kinked=True)

@@ -216,7 +216,12 @@ def test_a_sweep_gives_a_fit_of_the_chosen_length_and_writes_what_it_saw(task: P
     [
         ("gpt2", "generate", {"teacher_text": "the price of bread and milk rose again this month"}),
         pytest.param("bart", "generate", {"teacher_file": "text.txt", "self_study": 16}, marks=pytest.mark.slow),
-        ("bert", "classify", {"teacher_text": "the price of bread and milk rose again this month"}),
+        pytest.param(
+            "bert",
+            "classify",
+            {"teacher_text": "the price of bread and milk rose again this month"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_distillations_lengths_are_compared_by_how_far_each_is_from_the_teacher(

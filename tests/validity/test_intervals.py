@@ -76,7 +76,11 @@ def test_paired_interval_covers_every_pair_of_rates_exactly_counted(n: int, leve
 
 @pytest.mark.parametrize(
     ("win", "loss"),
-    [(0.02, 0.01), (0.16, 0.04), pytest.param(0.35, 0.25, marks=pytest.mark.slow)],
+    [
+        (0.02, 0.01),
+        pytest.param(0.16, 0.04, marks=pytest.mark.slow),
+        pytest.param(0.35, 0.25, marks=pytest.mark.slow),
+    ],
     ids=["highly-correlated", "correlated", "hardly-correlated"],
 )
 def test_paired_interval_covers_at_the_size_of_a_real_test_split(win: float, loss: float) -> None:
