@@ -157,8 +157,9 @@ def smaller_values(
     is still more than half of what an output loses when it is written, a head `drafted` anew may be better. A heuristic
     for what is typical; the bound is the `rounding` term.
     """
-    exact = head.weights(queries) @ head.values
-    found = _Loss(head, 0.0, _typical_rounding(head.weights(queries), head.values, copies))
+    weights = head.weights(queries)
+    exact = weights @ head.values
+    found = _Loss(head, 0.0, _typical_rounding(weights, head.values, copies))
     for tried in _less_overlapping(head, queries):
         found = _damped(tried, queries, exact, copies, found)
     if drafted is not None and found.whole > WORTH_DRAFTING * ROUNDOFF["bfloat16"] * np.abs(exact).max():
@@ -179,8 +180,9 @@ class _Loss:
 def _damped(tried: Head, queries: Floats, exact: Floats, copies: int, best: _Loss) -> _Loss:
     """The best so far, or these keys with values for the outputs `exact` that lose less."""
     weights = tried.weights(queries)
-    left, singular, right = np.linalg.svd(weights[_seen(queries, tried.positions)], full_matrices=False)
-    coordinates = left.T @ exact[_seen(queries, tried.positions)]
+    seen = slice(None, None, 2 if is_dense(len(queries), tried.positions) else 1)  # the others tell what that is worth
+    left, singular, right = np.linalg.svd(weights[seen], full_matrices=False)
+    coordinates = left.T @ exact[seen]
     for ridge in np.geomspace(1e-6, 1e-1, 26) * singular[0]:
         values = right.T @ (coordinates * (singular / (singular**2 + ridge**2))[:, None])
         change = float(np.abs(weights @ values - exact).max())
@@ -188,11 +190,6 @@ def _damped(tried: Head, queries: Floats, exact: Floats, copies: int, best: _Los
         if whole < best.whole:
             best = _Loss(Head(tried.keys, tried.biases, values), change, whole)
     return best
-
-
-def _seen(queries: Floats, positions: int) -> slice:
-    """The queries that values are solved for: the others tell what that is worth, where there are enough."""
-    return slice(None, None, 2 if is_dense(len(queries), positions) else 1)
 
 
 def is_dense(queries: int, positions: int) -> bool:

@@ -158,12 +158,18 @@ def tan(z: Rectangle) -> Rectangle:
 def tanh(z: Rectangle) -> Rectangle:
     """sinh / cosh, and where the real part has one sign 1 - 2w / (1 + w) with w = e^(-2z), which does not overflow."""
     if z.im is None:
-        found = real.rising("tanh", z.re)
-        return Rectangle(_meet(found, Interval(np.full_like(found.lo, -1.0), np.ones_like(found.lo))))
+        return _within(Rectangle(real.rising("tanh", z.re)), -1.0)
     right = _tanh_right(z)
     left = -_tanh_right(-z)
     middle = sinh(z) * cosh(z).reciprocal()
     return where(z.re.lo >= 0, right, where(z.re.hi <= 0, left, middle))
+
+
+def _within(z: Rectangle, least: float) -> Rectangle:
+    """Real numbers without what rounding has put below `least` or above 1; complex ones as they are."""
+    if z.im is not None:
+        return z
+    return Rectangle(_meet(z.re, Interval(np.full_like(z.re.lo, least), np.ones_like(z.re.lo))))
 
 
 def _tanh_right(z: Rectangle) -> Rectangle:
@@ -205,18 +211,21 @@ def _around(z: Rectangle, at: Callable[[Floats], Interval], slope: Callable[[Rec
     return disc(Rectangle(value), np.where(np.isnan(reach) | np.isinf(value.lo), np.inf, reach))
 
 
+def _rising(name: str, z: Rectangle, slope: Callable[[Rectangle], Rectangle]) -> Rectangle:
+    """A function that increases on the line: its values at the ends there, elsewhere what lies around the middle."""
+    if z.im is None:
+        return Rectangle(real.rising(name, z.re))
+    return _around(z, lambda middle: real.rising(name, point(middle)), slope)
+
+
 def arctan(z: Rectangle) -> Rectangle:
     """The inverse tangent; infinite near its branch points i and -i."""
-    if z.im is None:
-        return Rectangle(real.rising("arctan", z.re))
-    return _around(z, lambda middle: real.rising("arctan", point(middle)), _arctan_slope)
+    return _rising("arctan", z, _arctan_slope)
 
 
 def arcsin(z: Rectangle) -> Rectangle:
     """The inverse sine; infinite where 1 - z^2 leaves the right half-plane."""
-    if z.im is None:
-        return Rectangle(real.rising("arcsin", z.re))
-    return _around(z, lambda middle: real.rising("arcsin", point(middle)), _arcsin_slope)
+    return _rising("arcsin", z, _arcsin_slope)
 
 
 def arccos(z: Rectangle) -> Rectangle:
@@ -228,18 +237,13 @@ def arccos(z: Rectangle) -> Rectangle:
 
 def erf(z: Rectangle) -> Rectangle:
     """The error function, 2 / sqrt(pi) times the integral of e^(-t^2) from 0."""
-    if z.im is None:
-        found = real.rising("erf", z.re)
-        return Rectangle(_meet(found, Interval(np.full_like(found.lo, -1.0), np.ones_like(found.lo))))
-    return _around(z, lambda middle: real.rising("erf", point(middle)), _erf_slope)
+    return _within(_rising("erf", z, _erf_slope), -1.0)
 
 
 def sinc(z: Rectangle) -> Rectangle:
     """sin(pi z) / (pi z), the integral of cos(pi z t) for t from 0 to 1; entire."""
     found = _around(z, lambda middle: point(np.sinc(middle)).widened(real.LIBRARY * real.ULP), _sinc_slope)
-    if z.im is not None:
-        return found
-    return Rectangle(_meet(found.re, Interval(np.full_like(found.re.lo, SINC_LEAST), np.ones_like(found.re.lo))))
+    return found if z.im is not None else _within(Rectangle(found.re), SINC_LEAST)
 
 
 def _arctan_slope(z: Rectangle) -> Rectangle:

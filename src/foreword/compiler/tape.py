@@ -374,7 +374,6 @@ def _kinked_on_cell(operation: str, given: list[Known]) -> tuple[Known, StandIn]
     wide = Interval(low_end, high_end).widened(extra * 2 + rounding)
     # Where one side is taken throughout nothing is rounded: the root of max(x, 0) keeps its domain.
     span = Interval(np.where(is_split, wide.lo, low_end), np.where(is_split, wide.hi, high_end))
-    value = Rectangle(span)
     weights = [Rectangle(point(stand.one)), Rectangle(point(stand.other))][: len(given)]
     slopes = _chain(len(given[0].slopes), weights, [known.slopes for known in given])
-    return Known(value, slopes, (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)), stand
+    return Known(Rectangle(span), slopes, (error + rounding) * (1 + 16 * ULP), rest * (1 + 16 * ULP)), stand

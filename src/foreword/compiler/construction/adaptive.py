@@ -213,7 +213,9 @@ class _Gates:
         """
         count = best.head.positions // len(self.sectors)
         for share in GENTLER:
-            sharpness = GATE / max(share * best.error, GATE / self.sharpness)
+            if share * best.error * self.sharpness <= GATE:  # its own gates are what it asks for
+                break
+            sharpness = GATE / (share * best.error)
             found = replace(self, sharpness=sharpness, shapes={})._with(count, best.notes["beside"])
             if found.error <= AS_GOOD * best.error:
                 return found
