@@ -486,8 +486,7 @@ def test_a_function_in_the_place_of_sdpa_is_the_one_that_computes(
         seen: list[Tensor] = []
         handle = hidden.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         kept.host.model(input_ids=IDS)
-    for threshold in ("WORTH_MERGING_BYTES", "WORTH_MERGING_ALONE_BYTES"):
-        monkeypatch.setattr(assignment, threshold, 0 if merges else 10**9)
+    monkeypatch.setattr(assignment, "is_worth_merging", lambda *_: merges)
     monkeypatch.setitem(registry, "sdpa", doubled)
     with attached(kept.host, kept.good), torch.no_grad():
         kept.host.model(input_ids=IDS)

@@ -118,8 +118,7 @@ def test_a_baked_text_moves_the_tokens_in_a_graph_too(host: Host, traced: Traced
 def test_gradients_go_through_a_graph_to_the_prefix(
     host: Host, traced: Traced, merging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if merging:
-        monkeypatch.setattr("foreword.engine.assignment.WORTH_MERGING_BYTES", 0)
+    monkeypatch.setattr("foreword.engine.assignment.is_worth_merging", lambda *_: merging)
 
     def gradients(model: Any, seed: int) -> list[Tensor]:
         resident = host.resident(a_prefix(host, seed=seed))

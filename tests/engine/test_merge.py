@@ -215,14 +215,42 @@ def test_the_merge_and_the_plain_joining_are_one(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queries", "context", "is_merged"),
-    [(1, 256, False), (1, 4096, True), (512, 512, False), (16, 4096, True)],
-    ids=["decoding", "decoding behind a long context", "prefill", "a chunk behind a long context"],
+    ("rows", "queries", "context", "positions", "causal", "is_merged"),
+    [
+        (1, 1, 256, 4, False, False),
+        (1, 1, 4096, 4, False, True),
+        (1, 16, 4096, 4, False, True),
+        (1, 511, 511, 4, True, False),
+        (1, 512, 512, 4, False, False),
+        (1, 512, 512, 4, True, True),
+        (2, 1, 40, 64, False, False),
+        (16, 1, 40, 256, False, True),
+        (16, 32, 32, 64, True, False),
+        (16, 32, 32, 512, True, True),
+    ],
+    ids=[
+        "decoding",
+        "decoding behind a long context",
+        "a chunk behind a long context",
+        "a prompt",
+        "a long prompt with padding",
+        "a long prompt",
+        "two rows behind a short prefix",
+        "rows behind a long prefix",
+        "prompts behind a short prefix",
+        "prompts behind a long prefix",
+    ],
 )
-def test_a_long_context_is_not_copied_for_a_short_prefix(
-    queries: int, context: int, is_merged: bool, monkeypatch: pytest.MonkeyPatch
+def test_what_moves_less_is_done(
+    rows: int,
+    queries: int,
+    context: int,
+    positions: int,
+    causal: bool,
+    is_merged: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """4,096 keys of 2 heads of 64 and their values are 4.2 MB; 512 queries of as many heads are a quarter of a MB."""
+    """A key of 2 heads of 64 and its value are 1 kB. A long prompt is to keep the kernel that leaves out later keys."""
     taken: list[FusedCall] = []
 
     def noted(call: FusedCall, shares: list[Share]) -> Tensor:
@@ -232,8 +260,8 @@ def test_a_long_context_is_not_copied_for_a_short_prefix(
     monkeypatch.setattr("foreword.engine.assignment.fused", noted)
     module = torch.nn.Module()
     module.num_key_value_groups = 1  # type: ignore[assignment]
-    query, key, value = (torch.zeros(1, 2, length, 64) for length in (queries, context, context))
-    prefix = {"site": SiteTensors(torch.zeros(2, 4, 64), torch.zeros(2, 4, 64))}
-    call = AttentionCall(module, query, key, value, None, {"is_causal": False}, sdpa_attention_forward, "sdpa")
+    query, key, value = (torch.zeros(rows, 2, length, 64) for length in (queries, context, context))
+    prefix = {"site": SiteTensors(torch.zeros(2, positions, 64), torch.zeros(2, positions, 64))}
+    call = AttentionCall(module, query, key, value, None, {"is_causal": causal}, sdpa_attention_forward, "sdpa")
     Assignment([prefix], None).answer(call, "site")
     assert bool(taken) == is_merged

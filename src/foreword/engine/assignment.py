@@ -43,15 +43,16 @@ PrefixTensors = Mapping[str, SiteTensors]
 # At one site: a prefix's tensors (None: no prefix) and the rows that carry it (None: all).
 _Carried = list[tuple[SiteTensors | None, Tensor | None]]
 
-# Bytes of a prefix's keys and values, for all rows, above which the merge's extra kernel calls cost less than the copy
-# they save. Measured on two cores (benchmarks/engine): the two are level between 0.2 and 1 MB.
-WORTH_MERGING_BYTES = 400_000
-# The same for a single row, where the copy is at once read from the processor's cache: level between 1.6 and 6 MB.
-WORTH_MERGING_ALONE_BYTES = 2_500_000
-# Joining copies the context, too: for a few tokens that go on from a long cache the two are level at 1.5 to 3 MB.
-WORTH_MERGING_WHOLE_BYTES = 3_000_000
-# What merging moves instead, in sizes of the queries: they are laid side by side, and two outputs become one.
-_MOVED_QUERIES = 4
+# Merging takes more kernel calls, and moves the queries and two outputs where joining moves prefix and context: so it
+# is worth it from so many bytes joined on, and so many sizes of the queries more. Measured on two cores, forwards alone
+# and with gradients, for 1 to 32 rows of 1 to 128 queries: near this line the two are level.
+WORTH_MERGING_BYTES = 2_400_000
+WORTH_MERGING_QUERIES = 3.2
+# Query heads that share a key head have it repeated where they are joined and there are several queries.
+WORTH_MERGING_GROUPED_BYTES = 400_000
+# From so many queries on the causal kernel, which leaves out later keys, outweighs everything: a prefix that is joined
+# on takes it away (at 1,024 queries joining takes 1.3 to 1.7 times as long).
+WORTH_MERGING_CAUSAL = 512
 
 
 class Assignment:
@@ -114,10 +115,7 @@ class Assignment:
             _check_mask(call, call.mask)
         merging = self.merging
         if merging is None:  # rows apart take as many calls either way
-            merging = len(carried) > 1 or copied >= (WORTH_MERGING_BYTES if batch > 1 else WORTH_MERGING_ALONE_BYTES)
-            if not merging:
-                numbers = call.key.numel() + call.value.numel() - _MOVED_QUERIES * call.query.numel()
-                merging = copied + numbers * call.key.element_size() >= WORTH_MERGING_WHOLE_BYTES
+            merging = len(carried) > 1 or is_worth_merging(call, copied)
         if merging:
             plan = _fused_plan(call)
             cast = [_cast(share, call.query.dtype) for share in shares]
@@ -197,6 +195,20 @@ def _check_mask(call: AttentionCall, mask: Tensor) -> None:
             found=f"{mask.shape[-1]} columns, at a {type(call.module).__name__}",
             fix="Run padded rows with use_cache=False, or each row by itself without padding.",
         )
+
+
+def is_worth_merging(call: AttentionCall, copied: int) -> bool:
+    """Whether merging costs less than joining, which copies so many bytes of a prefix to all rows, and the context."""
+    query, key = call.query, call.key
+    if query.shape[2] >= WORTH_MERGING_CAUSAL and call.is_causal:
+        return True
+    size = key.element_size()
+    moved = copied + (key.numel() + call.value.numel()) * size
+    if query.shape[2] == 1:
+        return moved >= WORTH_MERGING_BYTES
+    groups = query.shape[1] // key.shape[1]
+    least = WORTH_MERGING_BYTES if groups == 1 else WORTH_MERGING_GROUPED_BYTES
+    return groups * moved >= least + WORTH_MERGING_QUERIES * query.numel() * size
 
 
 def _silenced(out: Tensor, mask: Tensor | None, carried: _Carried) -> Tensor:

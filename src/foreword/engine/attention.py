@@ -206,7 +206,10 @@ def _extended_mask(call: AttentionCall, positions: int, bias: Tensor | None) -> 
     queries, context = call.query.shape[2], call.key.shape[2]
     mask = call.mask
     if call.is_causal:  # torch aligns is_causal at the upper left, and so does this
-        mask = torch.ones(queries, context, dtype=torch.bool, device=call.query.device).tril()[None, None]
+        seen = 0 if bias is not None else positions  # columns of the prefix: with a bias, they are added below
+        mask = torch.ones(queries, seen + context, dtype=torch.bool, device=call.query.device).tril(seen)[None, None]
+        if bias is None:
+            return mask
     if mask is None and bias is None:
         return None
     if mask is None:
