@@ -18,6 +18,7 @@ from foreword.compiler.a_priori import a_priori_certificate
 from foreword.compiler.branching import Search
 from foreword.compiler.compiled import Tried
 from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Instant, Obstacle, Request
+from foreword.compiler.construction.exchange import exchanged
 from foreword.compiler.construction.unit import drafted
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain
@@ -141,6 +142,21 @@ class Wish:
         length = None if isinstance(outcome, Obstacle) else outcome.head.positions
         self.tell(Stage("drafting", construction.name, 1.0, length))
         return Attempt(name, construction.name, outcome, seconds)
+
+    def exchanged(self, attempt: Attempt) -> Attempt:
+        """The attempt with its draft after an exchange, in what time is left for drafts, where that is better."""
+        draft = attempt.outcome
+        if isinstance(draft, Obstacle):
+            return attempt
+        name, started = f"{attempt.name} exchanged", time.perf_counter()
+        if name not in self.work.drafts:
+            request = replace(self.request, seconds=self.drafting.left, made=Instant())
+            made = exchanged(draft, self.target, self.domain, request, np.random.default_rng(self.seed))
+            self.drafting.left -= request.made.since()
+            self.work.drafts[name] = (made, time.perf_counter() - started)
+            self.work.write_if_due()
+        outcome, seconds = self.work.drafts[name]
+        return replace(attempt, name=name, outcome=outcome, seconds=attempt.seconds + seconds)
 
     def proved(self, attempt: Attempt) -> Attempt:
         """The attempt with its certificate: by the a-priori theorem where that suffices, else by search."""

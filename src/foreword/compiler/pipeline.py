@@ -151,7 +151,14 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
         attempts.append(wish.draft(construction, is_last=row == len(methods) - 1, rival=rival))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
         raise refusal([attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Obstacle)])
+    if wish.request.positions is not None:
+        best = min(range(len(attempts)), key=lambda row: _error(attempts[row]))
+        attempts[best] = wish.exchanged(attempts[best])
     return attempts
+
+
+def _error(attempt: Attempt) -> float:
+    return math.inf if isinstance(attempt.outcome, Obstacle) else attempt.outcome.sampled
 
 
 def _too_long_for_auto(wish: Wish, lengths: Sequence[int]) -> Obstacle | None:

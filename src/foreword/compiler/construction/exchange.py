@@ -1,0 +1,141 @@
+"""Samples taken where a head misses most, and the head polished on them, again and again.
+
+Of a kink along a curve, a cone's tip or a narrow bump, the largest error lies on a small part of the domain. Samples
+drawn evenly hardly meet it: a fit to them leaves an error there that is ten or thirty times its root mean square. So
+each round draws points, looks for worse ones around the worst of them, takes these into the samples and polishes on; an
+exchange, as Remez's of single points. The head that it ends with is the best of all rounds at points drawn at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreword.compiler.arrays import Floats
+from foreword.compiler.charts import Chart
+from foreword.compiler.construction.contract import Draft, Request, near_sides, unseen
+from foreword.compiler.construction.off_net import LEAST_SAMPLES, MOST_GROWN
+from foreword.compiler.construction.polish import parameters, polished
+from foreword.compiler.construction.spectral import Spectral
+from foreword.compiler.construction.unit import LARGE
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
+from foreword.compiler.head import Head
+from foreword.compiler.target import Target
+
+CREST = 5.0  # times its root mean square: an error beyond lies on a small part of the domain
+ROUGH = 1e-4  # of the target's size: a larger error at that is no smooth target's
+ROUNDS = 12
+PATIENCE = 4  # rounds without a smaller error
+EVEN, WORST, TAKEN = 2.5, 2.2, 0.55  # samples for each number of the head: drawn evenly, taken in all, and in a round
+POOL = 16_000  # points drawn in a round
+AROUND = 300  # of the worst of them, around which more are drawn
+NEARER = 0.2  # of the distance between keys: how far around
+STEEPNESS = 4.0  # of the chance of a point to be taken, in powers of its error
+STEPS = 8  # of a polish at least
+DAMPING = 1e-6  # of its first step
+WORSE = 1.2  # times the error before: a round that ends above is gone back on
+
+
+def exchanged(draft: Draft, target: Target, domain: Domain, request: Request, rng: np.random.Generator) -> Draft:
+    """The draft after an exchange, where its errors ask for one and it then is better; else as it is."""
+    numbers = parameters(draft.head.positions, draft.chart.width, 1)
+    if draft.method != Spectral.name or isinstance(domain, FiniteSet) or numbers > MOST_GROWN:
+        return draft
+    judged = unseen(target, domain, draft.chart, draft.head.positions)
+    errors = np.abs(draft.head.evaluate(judged.queries) - judged.values)
+    size, worst = np.abs(judged.values).max(), errors.max()
+    is_local = worst > CREST * np.sqrt((errors**2).mean())
+    if not (ROUGH * size < worst and is_local and 1 / LARGE <= size <= LARGE) or request.is_over():
+        return draft
+    limit = request.limit_for(judged.values)
+    made = Exchange(target, domain, draft.chart, request, limit, rng).improved(draft.head)
+    sampled = judged.worst(made)
+    return (
+        replace(draft, head=made, sampled=sampled, notes={**draft.notes, "exchanged": True})
+        if sampled < draft.sampled
+        else draft
+    )
+
+
+@dataclass
+class Exchange:
+    """Rounds of samples and polish for heads over `chart`'s queries; values are at most `limit`."""
+
+    target: Target
+    domain: Sphere | Cube
+    chart: Chart
+    request: Request
+    limit: float
+    rng: np.random.Generator
+    tried: list[Head] = field(default_factory=list)
+
+    def improved(self, head: Head) -> Head:
+        """The head of all rounds with the least error, which may be the one given."""
+        numbers = parameters(head.positions, self.chart.width, 1)
+        if numbers > MOST_GROWN:
+            return head
+        count = max(LEAST_SAMPLES, math.ceil(EVEN * numbers))
+        even, taken = self._drawn(count), np.empty((0, self.domain.columns))
+        self.tried, best, since = [head], math.inf, 0
+        for _ in range(ROUNDS):
+            pool = self._with_worse(head, self._drawn(POOL))
+            errors = self._errors(head, pool)
+            best, since = (errors.max(), 0) if errors.max() < best else (best, since + 1)
+            if since > PATIENCE or self.request.is_over():
+                break
+            taken = np.concatenate([taken, pool[self._chosen(errors, math.ceil(TAKEN * numbers))]])
+            taken = taken[-math.ceil(WORST * numbers) :]
+            made = self._polished(head, np.concatenate([even, taken]))
+            self.tried.append(made)
+            head = made if self._errors(made, pool).max() < WORSE * errors.max() else head
+        return self._best()
+
+    def _best(self) -> Head:
+        """The one whose largest error is least at points drawn now, those around the worst of each among them."""
+        drawn = self._drawn(POOL)
+        points = np.concatenate([self._with_worse(head, drawn) for head in self.tried])
+        return min(self.tried, key=lambda head: self._errors(head, points).max())
+
+    def _polished(self, head: Head, points: Floats) -> Head:
+        queries, wanted = self.chart(points), self.target.evaluate(points)
+        made = polished(
+            head,
+            queries,
+            wanted,
+            self.limit,
+            is_only=True,
+            least=STEPS,
+            damping=DAMPING,
+            is_over=self.request.is_over,
+        )
+        return Head(made.keys, made.biases, np.clip(made.values, -self.limit, self.limit))
+
+    def _errors(self, head: Head, points: Floats) -> Floats:
+        found: Floats = np.abs(head.evaluate(self.chart(points)) - self.target.evaluate(points)).max(axis=1)
+        return found
+
+    def _chosen(self, errors: Floats, count: int) -> NDArray[np.intp]:
+        """Rows drawn at random, those of large errors far more often: the worst alone would lie in one place."""
+        chances = (errors / errors.max()) ** STEEPNESS + 1e-12
+        return self.rng.choice(len(errors), size=count, replace=False, p=chances / chances.sum())
+
+    def _drawn(self, count: int) -> Floats:
+        return near_sides(self.domain, self.domain.sample(count, self.rng), self.rng)
+
+    def _with_worse(self, head: Head, points: Floats) -> Floats:
+        """The points, and some around the worst of them."""
+        extent = np.ptp(self.domain.box, axis=1) if isinstance(self.domain, Cube) else 2.0
+        between = extent / head.positions ** (1 / self.domain.dimension)
+        worst = points[self._errors(head, points).argsort()[-AROUND:]]
+        moved = np.tile(worst, (len(points) // (4 * AROUND) + 1, 1))
+        moved = moved + NEARER * between * self.rng.standard_normal(moved.shape)
+        return np.concatenate([points, self._inside(moved)])
+
+    def _inside(self, points: Floats) -> Floats:
+        if isinstance(self.domain, Cube):
+            return np.clip(points, *self.domain.box.T)
+        found: Floats = points / np.linalg.norm(points, axis=1, keepdims=True)
+        return found
