@@ -19,7 +19,7 @@ SQUARE = Cube([(-1, 1)] * 2)
 
 def drafted(text: str, domain: Domain, positions: int) -> tuple[Draft, Target]:
     target = target_of(text, domain)
-    request = Request(positions, None, seconds=1.0)
+    request = Request(positions, None, seconds=0.5)
     found = Spectral().draft(target, domain, request, rng=np.random.default_rng(0))
     assert isinstance(found, Draft)
     return found, target
@@ -32,7 +32,7 @@ def again(draft: Draft, target: Target, domain: Domain, seconds: float = 2.0) ->
 
 def test_a_cone_s_tip_is_met() -> None:
     draft, target = drafted("sqrt(x**2 + y**2)", SQUARE, 16)
-    made = again(draft, target, SQUARE, seconds=4.0)
+    made = again(draft, target, SQUARE, seconds=3.0)
     assert made.sampled < 0.9 * draft.sampled
     assert made.notes["exchanged"]
     assert made.head.positions == draft.head.positions
