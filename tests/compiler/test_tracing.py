@@ -14,7 +14,7 @@ from numpy import asarray, empty
 from scipy import special
 from scipy.special import expit, j0, softmax
 
-from foreword.compiler.domain import Sphere
+from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.target import target_of
 from foreword.compiler.tracing import trace
 
@@ -573,3 +573,13 @@ def test_the_text_of_a_trace_is_what_a_person_would_write() -> None:
     found = trace(FOLLOWED["Gaussian"], 3)
     assert found is not None
     assert found.expression.text == "exp(-((x - 0.1)**2 + (y - 0.2)**2 + (z - 0.3)**2) / 0.32000000000000006)"
+
+
+def test_steps_that_no_sample_meets_are_among_those_of_a_spike() -> None:
+    def spike(x: Any) -> Any:
+        return np.abs(3 * np.exp(-1e10 * (x[:, 0] - 0.3) ** 2) % 1 - 0.5)
+
+    found = target_of(spike, Cube([(-1, 1)]))
+    points = np.linspace(0.3 - 3e-5, 0.3 + 3e-5, 1_001)[:, None]
+    assert found.expression is not None
+    assert np.abs(found.expression.evaluate(points)[:, 0] - spike(points)).max() <= 1e-12

@@ -8,8 +8,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from foreword.compiler.choices import FORMULAS, Choice
+from foreword.compiler.domain import Cube
 from foreword.compiler.elementary import UntraceableError
+from foreword.compiler.expression import Node
+from foreword.compiler.sharp import SharpRanges
 
 if TYPE_CHECKING:
     from foreword.compiler.symbols import Tape
@@ -35,15 +40,24 @@ def stepped(tape: Tape, name: str, a: Any, b: Any = 1.0) -> Any:
 
 
 def _floor(tape: Tape, element: Any) -> Any:
-    """The largest whole number that is no larger: those between the values at points, and one more each way."""
+    """The largest whole number that is no larger, of all that it may be where the coordinates lie."""
     formula = tape.formula(element)
     if isinstance(formula, Choice):
         raise UntraceableError("steps of a choice")
-    values = tape.values(formula)
-    least, most = float(values.min()), float(values.max())
-    if not most - least < FORMULAS - 4:
+    least, most = _range(tape, formula)
+    if not most - least < FORMULAS - 1:
         raise UntraceableError(f"more than {FORMULAS} steps")
-    found: Any = math.floor(least) - 1.0
-    for number in range(math.floor(least), math.floor(most) + 2):
+    found: Any = float(math.floor(least))
+    for number in range(math.floor(least) + 1, math.floor(most) + 1):
         found = tape.where(tape.apply("greater_equal", element, float(number)), float(number), found)
     return found
+
+
+def _range(tape: Tape, node: Node) -> tuple[float, float]:
+    """Between which numbers a node is; where nothing is known of the coordinates, one more than at points, each way."""
+    if not np.isfinite(tape.box).all():
+        values = tape.values(node)
+        return float(values.min()) - 1.0, float(values.max()) + 1.0
+    lower, upper = tape.box.T
+    found = SharpRanges(Cube(tape.box.tolist()), None, lower[None], upper[None]).of(node)
+    return float(found.lo[0]), float(found.hi[0])
