@@ -169,6 +169,8 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (wave, Sphere(2), {"positions": "5"}, "that many positions"),
         (wave, Sphere(2), {"tolerance": "1e-3"}, "not a positive number"),
         (wave, Sphere(2), {"tolerance": np.array([1e-3])}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 10**400}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seconds": 10**400}, "number of seconds"),
         (wave, Sphere(2), {"tolerance": 1e-3, "value_limit": None}, "limit"),
         (wave, Sphere(2), {"tolerance": 1e-3, "seconds": None}, "number of seconds"),
         (wave, Sphere(2), {"tolerance": 1e-3, "seconds": math.nan}, "number of seconds"),
