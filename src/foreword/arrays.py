@@ -36,8 +36,14 @@ def is_count(number: object) -> bool:
 
 
 def is_real(number: object) -> TypeGuard[float]:
-    """Whether this is one real number of any numeric type, NumPy's among them, and no truth value."""
-    return isinstance(number, Real) and not isinstance(number, bool)
+    """Whether this is one real number of any numeric type, NumPy's among them, and no truth value; a float holds it."""
+    if not isinstance(number, Real) or isinstance(number, bool):
+        return False
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

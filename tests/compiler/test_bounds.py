@@ -166,6 +166,8 @@ def test_the_cost_counts_keys_and_values_of_every_head() -> None:
         {"tolerance": math.nan},
         {"tolerance": "0.1"},
         {"lipschitz": math.inf},
+        {"lipschitz": 10**400},
+        {"dimension": 10**400},
         {"supremum": 0.0},
         {"outputs": 0},
         {"heads": -1},

@@ -14,7 +14,7 @@ from tests.compiler.proofs import certificate_for
 from foreword.certificate import Assumption, Verdict
 from foreword.compiler.balls import precise
 from foreword.compiler.charts import Flat, Identity, chart_of
-from foreword.compiler.checker import check
+from foreword.compiler.checker import check, check_compiled
 from foreword.compiler.covering import covering_cosine, nearest_bound
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.head import Head
@@ -96,7 +96,7 @@ def test_a_lipschitz_certificate_is_confirmed_or_says_what_is_missing() -> None:
         certificate = replace(
             certificate_for(told, chart, None, domain, None, approximation, 0.0),
             target={"expression": None, "lipschitz": lipschitz} if target is None else target.as_dict(),
-            assumptions=(Assumption(named, "by the caller", "declared"),),
+            assumptions=(Assumption(named, f"Lipschitz constant {lipschitz!r} (geodesic)", "declared"),),
         )
         return check(told, chart, None, domain, certificate.sealed(), target=target).verdict
 
@@ -171,3 +171,16 @@ def test_the_check_of_a_long_net_keeps_to_its_time() -> None:
     assert compiled.verify(progress=shares.append).verdict is Verdict.PROVED
     assert shares == sorted(shares)
     assert len(shares) > 10
+
+
+def test_a_smaller_constant_than_the_certificate_says_is_refused() -> None:
+    compiled = compile_function("x*y", Sphere(1), tolerance=0.2, lipschitz=1.0, method="nearest")
+    file = compiled._file()
+    target = {**file.target, "lipschitz": 0.5}
+    assert file.certificate is not None
+    terms = {**file.certificate.terms, "approximation": 0.11}
+    bound = (0.11 + terms["rounding_float64"]) * (1 + 2.0**-51)
+    forged = replace(file.certificate, target=target, terms=terms, bound=bound, seen=0.05).sealed()
+    found = check_compiled(replace(file, target=target, certificate=forged))
+    assert found.verdict is Verdict.NOT_REACHED
+    assert any("not the number" in reason for reason in found.reasons)

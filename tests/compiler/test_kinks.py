@@ -187,6 +187,22 @@ def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "domain", "jump"),
+    [
+        ("50*abs(x - 0.3) + y", Cube([(-1, 1)] * 2), 100.0),
+        ("8*max(0.6*x + 0.8*y - 0.2, 0) + sin(z)", Sphere(2), 8.0),
+    ],
+)
+def test_gates_are_as_steep_as_the_slope_jumps(text: str, domain: Sphere | Cube, jump: float) -> None:
+    target, tolerance = target_of(text, domain), 1e-2 * jump / 8
+    kinks, _ = kinks_of(target, domain, np.random.default_rng(0))
+    assert abs(adaptive._jump_of_slope(target, domain, kinks) - jump) <= 0.05 * jump  # beside it the target is smooth
+    draft = Adaptive().draft(target, domain, Request(None, tolerance), rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.sampled <= tolerance
+
+
+@pytest.mark.parametrize(
     ("text", "domain", "tolerance", "longest"),
     [
         ("abs(0.6*x + 0.8*y - 0.3)", Sphere(2), 1e-4, 10),

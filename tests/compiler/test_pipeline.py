@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from foreword.certificate import Verdict
+from foreword.compiler.charts import chart_of
 from foreword.compiler.checks import check
 from foreword.compiler.construction.contract import Instant, Obstacle, Request
+from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.pipeline import compile_function, load_compiled, refusal
 from foreword.compiler.target import Target, target_of
@@ -79,8 +81,7 @@ def test_what_no_search_proves_in_time_is_proved_by_the_theorem_that_needs_none(
     """Four gated keys are shorter, but their proof by a Lipschitz constant alone is out of reach."""
 
     def untraceable(x: np.ndarray) -> np.ndarray:
-        values: np.ndarray = x[:, 0].copy()
-        return np.negative(values, out=values, where=values < 0)
+        return np.abs(np.array(x[:, 0].tolist()))
 
     compiled = compile_function(untraceable, Sphere(2), tolerance=0.2, lipschitz=1.0, seconds=0.0)
     assert compiled.certificate is not None
@@ -168,6 +169,8 @@ def counting() -> Callable[[np.ndarray], np.ndarray]:
         (wave, Sphere(2), {"positions": "5"}, "that many positions"),
         (wave, Sphere(2), {"tolerance": "1e-3"}, "not a positive number"),
         (wave, Sphere(2), {"tolerance": np.array([1e-3])}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 10**400}, "not a positive number"),
+        (wave, Sphere(2), {"tolerance": 1e-3, "seconds": 10**400}, "number of seconds"),
         (wave, Sphere(2), {"tolerance": 1e-3, "value_limit": None}, "limit"),
         (wave, Sphere(2), {"tolerance": 1e-3, "seconds": None}, "number of seconds"),
         (wave, Sphere(2), {"tolerance": 1e-3, "seconds": math.nan}, "number of seconds"),
@@ -318,3 +321,12 @@ def test_a_declared_gradient_that_is_none_is_refused(
     with pytest.raises(CompileError, match=f"gradient.*{told}") as refused:
         compile_function(target, tolerance=1e-2)
     assert refused.value.fix
+
+
+def test_an_oscillation_that_few_keys_miss_is_followed_by_more() -> None:
+    """What suits nine keys best is no keys at all; from there the search for more does not find its way."""
+    square = Cube([(-1, 1)] * 2)
+    target = target_of("cos(6*x) * cos(6*y)", square)
+    problem = GridProblem.of(target, square, chart_of(square), Request(None, 1e-2), np.random.default_rng(0), kinks=[])
+    assert problem.attempt(9).error > 0.5
+    assert problem.attempt(121).error < 0.05  # 11 along an axis, of which a period takes 6

@@ -288,6 +288,13 @@ def test_a_tolerance_below_rounding_is_not_reached_and_says_why() -> None:
     assert "Rounding" in told.remedy
 
 
+def test_where_a_formula_has_no_value_no_bound_is_named() -> None:
+    told = prove(_constant(1.0), chart_of(LINE), _target(LINE, "sin(x) / x"), LINE, tolerance=0.5).certificate
+    assert told.verdict is Verdict.NOT_REACHED
+    assert "0 / 0" in told.remedy
+    assert "inf" not in told.remedy
+
+
 def test_a_tolerance_below_the_error_is_not_reached_and_a_larger_one_is_named() -> None:
     told = prove(_constant(0.0), chart_of(LINE), _target(LINE, "x"), LINE, tolerance=0.5).certificate
     assert told.verdict is Verdict.NOT_REACHED

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from foreword.compiler.catalogue import CATALOGUE
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
@@ -69,6 +70,7 @@ def test_a_function_cannot_change_the_points_it_is_given() -> None:
         (lambda x: ["a"] * len(x), "real numbers"),
         (lambda _: [[1.0], [2.0, 3.0]], "real numbers"),
         (lambda _: None, "real numbers"),
+        (lambda x: torch.tensor(x[:, 0], requires_grad=True), "real numbers"),
         (lambda x: x[:, 7], "raised an error"),
         (lambda x, y: x + y, "raised an error"),
         (lambda x: np.random.default_rng().random(len(x)), "not a function of each point"),

@@ -14,7 +14,7 @@ from numpy import asarray, empty
 from scipy import special
 from scipy.special import expit, j0, softmax
 
-from foreword.compiler.domain import Sphere
+from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.target import target_of
 from foreword.compiler.tracing import trace
 
@@ -196,6 +196,30 @@ def quotient_with_a_guard(x: Any) -> Any:
     return np.where(np.abs(x[:, 0]) < 1e-7, 1.0, np.sin(x[:, 0]) / x[:, 0])
 
 
+def quotient_filled_where_it_is_one(x: Any) -> Any:
+    t = 5 * x[:, 0]
+    out = np.ones_like(t)
+    np.divide(np.sin(t), t, out=out, where=t != 0)
+    return out
+
+
+def quotient_by_a_mask(x: Any) -> Any:
+    t, out = 5 * x[:, 0], np.ones(len(x))
+    out[t != 0] = np.tan(t[t != 0] / 9) / t[t != 0] * 9
+    return out
+
+
+def quotient_whose_divisor_is_guarded(x: Any) -> Any:
+    r = np.linalg.norm(x, axis=1)
+    return np.where(r == 0, 1.0, np.sin(r) / np.where(r == 0, 1.0, r))
+
+
+def shifted_logarithm_of_a_sum(x: Any) -> Any:
+    z = x @ WEIGHTS
+    largest = z.max(axis=1, keepdims=True)
+    return (largest + np.log(np.exp(z - largest).sum(axis=1, keepdims=True)))[:, 0]
+
+
 class Model:
     scale = 2.0
 
@@ -357,6 +381,35 @@ FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "spread": lambda x: np.ptp(x, axis=1),
     "softmax": lambda x: softmax(x, axis=1) @ CENTRE,
     "logarithms of sums": lambda x: special.logsumexp(x, axis=1) + special.log_softmax(x, axis=-1)[:, 0],
+    "logarithm of a weighted sum": lambda x: special.logsumexp(x, axis=1, b=CENTRE),
+    "sums of exponentials, one after another": lambda x: np.logaddexp.reduce(x, axis=1),
+    "shifted softmax": lambda x: (e := np.exp(x - np.max(x, axis=1, keepdims=True))) / e.sum(axis=1, keepdims=True),
+    "shifted logarithm of a sum": shifted_logarithm_of_a_sum,
+    "quotient but at 0": lambda x: np.where(x[:, 0] != 0, np.sin(3 * x[:, 0]) / x[:, 0], 3.0),
+    "quotient upside down": lambda x: np.where(x[:, 0] == 0, 2.0, 2 * x[:, 0] / np.sin(x[:, 0])),
+    "quotient by closeness": lambda x: np.where(np.isclose(x[:, 0], 0), 1.0, np.sin(x[:, 0]) / x[:, 0]),
+    "quotient filled where it is one": quotient_filled_where_it_is_one,
+    "quotient by a mask": quotient_by_a_mask,
+    "quotient whose divisor is guarded": quotient_whose_divisor_is_guarded,
+    "triangular wave": lambda x: np.abs((2 * x[:, 0]) % 1 - 0.5),
+    "distance to a whole number": lambda x: np.abs(3 * x[:, 0] - np.round(3 * x[:, 0])),
+    "saw of a sine": lambda x: np.sin(2 * np.pi * (x[:, 0] - np.floor(x[:, 0]))),
+    "norm of order 3": lambda x: np.linalg.norm(x, 3, axis=1),
+    "least magnitude": lambda x: np.linalg.norm(x, -np.inf, axis=1),
+    "determinant": lambda x: np.linalg.det(x[:, :, None] * np.eye(3) + np.ones((3, 3)) / 4),
+    "linear system": lambda x: np.linalg.solve(np.eye(3) + 0.1, x.T).T,
+    "middle of a partition": lambda x: np.partition(x, 1, axis=1)[:, 1],
+    "integral by trapezoids": lambda x: np.trapezoid(np.exp(x[:, :1] * np.linspace(0, 1, 5)), dx=0.25, axis=1),
+    "convolution of rows": lambda x: np.array([np.convolve(row, [1, 0.5])[1] for row in x]),
+    "polynomial of two": lambda x: np.polynomial.polynomial.polyval2d(x[:, 0], x[:, 1], WEIGHTS),
+    "sum without gaps": lambda x: np.nansum(x**2, axis=1) + np.nanmean(x, axis=1),
+    "Legendre polynomial": lambda x: special.eval_legendre(4, x[:, 0]) + special.eval_laguerre(3, x[:, 1]),
+    "Chebyshev polynomial": lambda x: special.eval_chebyt(3, x[:, 0]) * special.eval_chebyu(2, x[:, 1]),
+    "Hermite polynomial": lambda x: special.eval_hermite(4, x[:, 0]) + special.eval_hermitenorm(3, x[:, 1]),
+    "losses": lambda x: special.huber(0.3, x[:, 0]) + special.pseudo_huber(0.3, x[:, 1]),
+    "logarithms of shares": lambda x: special.log_expit(x[:, 0]) + special.log_ndtr(x[:, 1]),
+    "entropies": lambda x: special.entr(x[:, 0] + 2) + special.rel_entr(x[:, 1] + 2, 1.5) + special.cosm1(x[:, 2]),
+    "numbers times logarithms": lambda x: special.xlogy(x[:, 0], x[:, 1] + 3) + special.xlog1py(x[:, 1], x[:, 2] + 2),
     "along the rows": lambda x: np.apply_along_axis(lambda row: row[0] ** 2 + math.sin(row[1]), 1, x),
     "broadcast": lambda x: np.ones((len(x), 1)) * x[:, :1] + np.arange(3),
 }
@@ -374,6 +427,12 @@ NOT_FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "steps that differ in a sliver": lambda x: (x[:, 0] > 0.3) * 1.0 - (x[:, 0] > 0.3000001) * 1.0 + x[:, 0],
     "a jump small beside the largest value": lambda x: np.where(x[:, 0] > 0, np.exp(30 * x[:, 0]), 0.0),
     "a jump in a sliver beside": lambda x: np.where(x[:, 0] > 0, 1e6 * np.maximum(x[:, 1] - 0.99999, 0), 0.0) + x[:, 0],
+    "another value at 0": lambda x: np.where(x[:, 0] != 0, np.sin(x[:, 0]) / x[:, 0], 2.0),
+    "another value on a plane": lambda x: np.where(x @ CENTRE == 0, 1.0, x[:, 0]),
+    "a sign as a quotient": lambda x: np.where(x[:, 0] != 0, np.abs(x[:, 0]) / x[:, 0], 0.0),
+    "a quotient that is no sine's": lambda x: np.where(x[:, 0] != 0, np.expm1(x[:, 0]) / x[:, 0], 1.0),
+    "0 log 0": lambda x: special.entr(x[:, 0] ** 2),
+    "a maximum that stays": lambda x: np.floor(np.max(x, axis=1)),
     "a sum of conditions": lambda x: ((x[:, 0] > 0) + (x[:, 0] > 0.5)) * x[:, 0],
     "eighty steps": lambda x: sum(np.where(x[:, 0] > np.cos(i), 1.0, 0.0) for i in range(80)),
     "interpolation of places that decrease": lambda x: np.interp(x[:, 0], [1, 0, -1], [0, 1, 0]),
@@ -514,3 +573,13 @@ def test_the_text_of_a_trace_is_what_a_person_would_write() -> None:
     found = trace(FOLLOWED["Gaussian"], 3)
     assert found is not None
     assert found.expression.text == "exp(-((x - 0.1)**2 + (y - 0.2)**2 + (z - 0.3)**2) / 0.32000000000000006)"
+
+
+def test_steps_that_no_sample_meets_are_among_those_of_a_spike() -> None:
+    def spike(x: Any) -> Any:
+        return np.abs(3 * np.exp(-1e10 * (x[:, 0] - 0.3) ** 2) % 1 - 0.5)
+
+    found = target_of(spike, Cube([(-1, 1)]))
+    points = np.linspace(0.3 - 3e-5, 0.3 + 3e-5, 1_001)[:, None]
+    assert found.expression is not None
+    assert np.abs(found.expression.evaluate(points)[:, 0] - spike(points)).max() <= 1e-12

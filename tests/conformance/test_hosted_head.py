@@ -185,6 +185,17 @@ def test_any_layer_and_either_attention_hosts(head: Head, family: str, layer: in
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_what_eager_attention_rounds_is_in_the_term(family: str, dtype: str) -> None:
+    """A Llama's softmax in float32, and scores in bfloat16, which may be hundreds."""
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 100.0):
+        drawn = Head(scale * rng.normal(size=(9, 3)), rng.normal(size=9), rng.normal(size=(9, 1)))
+        difference, hosted = gap(drawn, CONFIGS[family](attn_implementation="eager"), dtype=dtype)
+        assert difference <= hosted.terms["rounding"] + hosted.context_term(150)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 def test_two_thousand_context_tokens_change_nothing(head: Head, family: str) -> None:
     config = CONFIGS[family]()
     hosted = host_in(head, SPHERE, config)

@@ -28,6 +28,9 @@ SHARPENED = 1.05
 PUBLISHED_FROM = 8
 """The published theorem is, as recalled, for dimensions from 8; below, its formula is extrapolated."""
 
+MOST = 1e15
+"""What may be counted at most: beyond, no float tells one count from the next."""
+
 SMOOTH = {1: (6.0, 1.5), 2: (3.7, 0.87), 3: (2.6, 0.81)}
 """N = (a + b log(1/eps))^m, fitted to the prefixes that solved values needed for three smooth targets of size 1 with
 Lipschitz constants of 1 to 3, for errors of 1e-2 to 1e-12 (m = 3: to 1e-4); seen within a factor 1.6 of it."""
@@ -109,9 +112,9 @@ def prefix_length(
     >>> print(bounds.nearest, bounds.at_centres, bounds.published)
     33 32 10^30.3
     """
-    _check({"dimension": dimension, "outputs": outputs, "heads": heads}, 1, math.inf)
+    _check({"dimension": dimension, "outputs": outputs, "heads": heads}, 1, MOST)
     width = max(dimension + (2 if domain == "sphere" else 1), outputs) if head_dim is None else head_dim
-    _check({"head_dim": width}, 1, math.inf)
+    _check({"head_dim": width}, 1, MOST)
     _check({"lipschitz": lipschitz, "tolerance": tolerance, "supremum": supremum}, 1e-100, 1e100)
     dimension, outputs, heads, width = int(dimension), int(outputs), int(heads), int(width)
     if dtype not in tuple(BITS) or domain not in ("sphere", "cube"):
@@ -290,7 +293,7 @@ def _check(numbers: dict[str, float], least: float, most: float) -> None:
     """Counts are whole numbers from 1, sizes positive numbers that no power here can overflow."""
     for name, value in numbers.items():
         is_number = is_count(value) if least == 1 else is_real(value)
-        if not (is_number and least <= float(value) <= most):
+        if not (is_number and least <= (int(value) if least == 1 else float(value)) <= most):
             usual = {"dimension": "2", "tolerance": "0.1", "head_dim": "64"}.get(name, "1")
-            kind = "a whole number from 1" if least == 1 else f"a number from {least:g} to {most:g}"
+            kind = f"a whole number from 1 to {most:g}" if least == 1 else f"a number from {least:g} to {most:g}"
             raise CompileError(f"The {name} cannot be.", expected=kind, found=repr(value), fix=f"Say {name}={usual}.")

@@ -204,6 +204,10 @@ def _check_named(claim: Claim, found: Findings, codes: Sequence[str]) -> None:
     missing = [code for code in codes if code not in named]
     if missing:
         found.wrong.append(f"the certificate does not name what it rests on: {', '.join(missing)}")
+    for premise in claim.certificate.assumptions:
+        number = claim.certificate.target.get(premise.code)
+        if premise.code in codes and isinstance(number, float) and f" {number!r} " not in premise.text:
+            found.wrong.append(f"what the certificate says of {premise.code} is not the number that it rests on")
 
 
 def _query_norm(claim: Claim) -> arb:

@@ -15,6 +15,7 @@ from typing import Any
 from foreword.compiler.arrays import Floats
 from foreword.compiler.elementary import UntraceableError
 from foreword.compiler.expression import Node, Nodes, ordered
+from foreword.compiler.guards import unguarded
 from foreword.compiler.meeting import Bend, Values, bends, chosen
 
 Choose = Callable[[Any, Any, Any], Any]
@@ -32,8 +33,10 @@ class Comparison:
     def __bool__(self) -> bool:
         raise UntraceableError("a decision that depends on the values")
 
-    def settles(self, other: Comparison, *, holds: bool) -> bool | None:
+    def settles(self, other: Single, *, holds: bool) -> bool | None:
         """Whether the other holds where this one does (or does not), but for equality; None where it may or may not."""
+        if isinstance(other, Equality):
+            return None
         if {id(self.left), id(self.right)} == {id(other.left), id(other.right)}:
             return (self.left is other.left) == holds
         one, two = self._threshold(), other._threshold()
@@ -45,10 +48,7 @@ class Comparison:
 
     def turns(self, nodes: Nodes) -> Iterator[tuple[int, float]]:
         """The column and the number at which this changes, where it is a condition on one coordinate."""
-        for bend in bends(nodes, self.left, self.right):
-            if bend.side.operation == "variable" and bend.limit.operation == "constant":
-                value = float(bend.limit.value or 0.0)
-                yield from ((int(bend.side.value or 0), at) for at in ((value, -value) if bend.is_even else (value,)))
+        return _turns(nodes, self.left, self.right)
 
     def known(self, nodes: Nodes, box: Floats) -> bool | None:
         """Whether this holds, or does not, wherever each coordinate is between its two numbers in `box` `(column, 2)`.
@@ -71,6 +71,33 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
+class Equality:
+    """`left == right` between symbols: what is chosen there can be the value that a formula has anyway."""
+
+    left: Node
+    right: Node
+
+    def __bool__(self) -> bool:
+        raise UntraceableError("a decision that depends on the values")
+
+    def settles(self, other: Single, *, holds: bool) -> bool | None:
+        """Whether the other holds where this one does (or does not): of itself it is known."""
+        is_same = isinstance(other, Equality) and {id(self.left), id(self.right)} == {id(other.left), id(other.right)}
+        return holds if is_same else None
+
+    def turns(self, nodes: Nodes) -> Iterator[tuple[int, float]]:
+        """The column and the number where this holds, where it is a condition on one coordinate."""
+        return _turns(nodes, self.left, self.right)
+
+
+def _turns(nodes: Nodes, left: Node, right: Node) -> Iterator[tuple[int, float]]:
+    for bend in bends(nodes, left, right):
+        if bend.side.operation == "variable" and bend.limit.operation == "constant":
+            value = float(bend.limit.value or 0.0)
+            yield from ((int(bend.side.value or 0), at) for at in ((value, -value) if bend.is_even else (value,)))
+
+
+@dataclass(frozen=True, eq=False)
 class Combined:
     """Conditions that hold all (`is_all`) or of which one holds, or the opposite of that (`is_opposite`)."""
 
@@ -89,14 +116,15 @@ class Combined:
         return reduce(lambda so_far, part: choose(part, yes, so_far), self.parts, no)
 
 
-Condition = Comparison | Combined
+Single = Comparison | Equality
+Condition = Single | Combined
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """`first` where the condition holds, else `second`: formulas that do not meet where it turns."""
 
-    condition: Comparison
+    condition: Single
     first: Formula
     second: Formula
 
@@ -117,14 +145,15 @@ class Choices:
     values: Values
     work: int = 0
 
-    def where(self, condition: Comparison, first: Formula, second: Formula) -> Formula:
+    def where(self, condition: Single, first: Formula, second: Formula) -> Formula:
         """`first` where the condition holds, else `second`: one expression if they meet, a choice of both if not."""
         first, second = self.within(first, condition, holds=True), self.within(second, condition, holds=False)
         if not isinstance(first, Choice) and not isinstance(second, Choice):
             self.work += sum(1 for _ in ordered([first, second]))
             if self.work > WORK:
                 raise UntraceableError("too many choices among large formulas")
-            found = chosen(self.nodes, condition.left, condition.right, first, second, self.values)
+            choose = unguarded if isinstance(condition, Equality) else chosen
+            found = choose(self.nodes, condition.left, condition.right, first, second, self.values)
             if found is not None:
                 return found
         choice = Choice(condition, first, second)
@@ -132,7 +161,7 @@ class Choices:
             raise UntraceableError(f"a choice among more than {FORMULAS} formulas")
         return choice
 
-    def within(self, formula: Formula, condition: Comparison, *, holds: bool) -> Formula:
+    def within(self, formula: Formula, condition: Single, *, holds: bool) -> Formula:
         """What the formula is where the condition holds, or does not: choices that this settles are made."""
         if not isinstance(formula, Choice):
             return formula

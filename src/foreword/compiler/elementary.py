@@ -11,6 +11,10 @@ EXPONENTS = 1_000
 """Largest integer power that is traced, as in the parser."""
 
 
+DEGREES = 40
+"""Largest degree of a classical polynomial that is written out."""
+
+
 class UntraceableError(TypeError):
     """The function under trace did what no expression says; `trace` turns it into None."""
 
@@ -129,6 +133,54 @@ def _ndtr(nodes: Nodes, a: Node) -> Node:
     return nodes("multiply", half, nodes("add", nodes.constant(1.0), nodes("erf", scaled)))
 
 
+def _log_expit(nodes: Nodes, a: Node) -> Node:
+    return nodes.negative(nodes("log", nodes("add", nodes.constant(1.0), nodes("exp", nodes.negative(a)))))
+
+
+def _times_log(nodes: Nodes, a: Node, b: Node) -> Node:
+    return nodes("multiply", a, nodes("log", b))
+
+
+def _huber(nodes: Nodes, delta: Node, a: Node) -> Node:
+    """m (|a| - m / 2), m the smaller one of |a| and delta."""
+    size = nodes("absolute", a)
+    least = nodes("minimum", size, delta)
+    return nodes("multiply", least, nodes("subtract", size, nodes("multiply", nodes.constant(0.5), least)))
+
+
+def _pseudo_huber(nodes: Nodes, delta: Node, a: Node) -> Node:
+    one = nodes.constant(1.0)
+    root = nodes("sqrt", nodes("add", one, nodes.power(nodes("divide", a, delta), 2)))
+    return nodes("multiply", nodes.power(delta, 2), nodes("subtract", root, one))
+
+
+def _polynomial(step: Callable[[int], tuple[float, float, float]], first: float | None = None) -> Callable[..., Node]:
+    """P_k+1 = (s a + o) P_k - p P_k-1 with (s, o, p) = step(k), P_0 = 1, P_-1 = 0; the first s may be another."""
+
+    def polynomial(nodes: Nodes, degree: Node, a: Node) -> Node:
+        count = float(degree.value or 0.0) if degree.operation == "constant" else math.nan
+        if not (count.is_integer() and 0 <= count <= DEGREES):
+            raise UntraceableError("a polynomial of a degree that is no small whole number")
+        before, found = nodes.constant(0.0), nodes.constant(1.0)
+        for k in range(int(count)):
+            slope, offset, less = step(k)
+            slope = first if k == 0 and first is not None else slope
+            factor = _folded(nodes, "multiply", nodes.constant(slope), a)
+            factor = _folded(nodes, "add", factor, nodes.constant(offset))
+            more = _folded(nodes, "multiply", factor, found)
+            before, found = (
+                found,
+                _folded(nodes, "subtract", more, _folded(nodes, "multiply", nodes.constant(less), before)),
+            )
+        return found
+
+    return polynomial
+
+
+def _folded(nodes: Nodes, name: str, *arguments: Node) -> Node:
+    return fold(nodes, name, list(arguments)) or ELEMENTARY[name](nodes, *arguments)
+
+
 ELEMENTARY: dict[str, Callable[..., Node]] = {
     **{name: _plain(name) for name in OPERATIONS},
     "negative": lambda nodes, a: nodes.negative(a),
@@ -159,4 +211,20 @@ ELEMENTARY: dict[str, Callable[..., Node]] = {
     "expit": _expit,
     "erfc": lambda nodes, a: nodes("subtract", nodes.constant(1.0), nodes("erf", a)),
     "ndtr": _ndtr,
+    "log_ndtr": lambda nodes, a: nodes("log", _ndtr(nodes, a)),
+    "log_expit": _log_expit,
+    "exp10": lambda nodes, a: nodes("exp", nodes("multiply", a, nodes("log", nodes.constant(10.0)))),
+    "cosm1": lambda nodes, a: nodes("subtract", nodes("cos", a), nodes.constant(1.0)),
+    "xlogy": _times_log,
+    "xlog1py": lambda nodes, a, b: _times_log(nodes, a, nodes("add", nodes.constant(1.0), b)),
+    "entr": lambda nodes, a: nodes.negative(_times_log(nodes, a, a)),
+    "rel_entr": lambda nodes, a, b: _times_log(nodes, a, nodes("divide", a, b)),
+    "huber": _huber,
+    "pseudo_huber": _pseudo_huber,
+    "eval_legendre": _polynomial(lambda k: ((2 * k + 1) / (k + 1), 0.0, k / (k + 1))),
+    "eval_chebyt": _polynomial(lambda _: (2.0, 0.0, 1.0), first=1.0),
+    "eval_chebyu": _polynomial(lambda _: (2.0, 0.0, 1.0)),
+    "eval_hermite": _polynomial(lambda k: (2.0, 0.0, 2.0 * k)),
+    "eval_hermitenorm": _polynomial(lambda k: (1.0, 0.0, float(k))),
+    "eval_laguerre": _polynomial(lambda k: (-1 / (k + 1), (2 * k + 1) / (k + 1), k / (k + 1))),
 }

@@ -58,6 +58,7 @@ class Sizes:
     scaling: float
     rotation: Mapping[str, Any]
     biased: tuple[str, ...]
+    is_eager: bool
 
     @property
     def is_mirrored(self) -> bool:
@@ -94,6 +95,7 @@ def sizes_of(config: Any, *, layer: int) -> Sizes:
         layers=layers,
         vocabulary=int(config.vocab_size),
         positions=int(config.max_position_embeddings),
+        is_eager=getattr(config, "_attn_implementation", None) == "eager",
         **found,
     )
 

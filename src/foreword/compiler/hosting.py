@@ -73,9 +73,9 @@ class Hosted:
     `arrays` are all of the model's weights by their names in its state dict, in the model's dtype; they depend on the
     configuration, the chart's width and the number of outputs, and on nothing else. `prefix` covers the one site
     `frozen.site`. `terms` bound what is added to the head's own error, each for every output (see `context_term` for
-    the context's): `rounding` in the model's dtype, `rotation` at natural positions (0 where `position_ids` are 0 or
-    there are none), and `linear_reading`, relative, if the final norm is read as if it were the identity instead of by
-    `read`.
+    the context's): `rounding` in the model's dtype, by the attention that the configuration names ("sdpa" where it
+    names none), `rotation` at natural positions (0 where `position_ids` are 0 or there are none), and
+    `linear_reading`, relative, if the final norm is read as if it were the identity instead of by `read`.
     """
 
     head: Head

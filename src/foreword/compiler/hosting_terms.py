@@ -99,22 +99,27 @@ def rounding(frozen: Frozen, head: Head, offset: float, stored: float) -> float:
     A score loses, with one product for each dim: its own arithmetic, what storage lost (`stored`), what a token's limbs
     lost, what LayerNorm adds (taken as log2(hidden) + 4 roundings of numbers of its gain's size; the other norm is
     exact), and the exponential's 4 units in the last place. bfloat16: scores are sums of exact products in float32;
-    weights, outputs and their sum are rounded. That is how torch's fused attention computes; eager attention rounds
-    scores too, and is not covered.
+    weights, outputs and their sum are rounded. That is how torch's fused attention computes. Where the configuration
+    says "eager", scores are rounded to bfloat16 three times (the product, its scaling, the mask), and the share that
+    they leave a whole context grows by e^2 eta; a Llama's softmax is computed in float32.
     """
-    is_narrow = frozen.dtype == "bfloat16"
+    is_narrow, is_eager = frozen.dtype == "bfloat16", frozen.sizes.is_eager
     unit, narrow = ROUNDOFF["float32" if is_narrow else frozen.dtype], ROUNDOFF[frozen.dtype]
+    of_weights = max(unit, ROUNDOFF["float32"]) if is_eager and not frozen.sizes.is_mirrored else unit
     turned = max(sum(map(abs, turns)) for turns in frozen.turns)
     products = sum(map(len, frozen.dims))
     keys, biases = np.abs(head.keys).sum(axis=1), np.abs(head.biases + offset)
     largest = turned * float((frozen.radius * np.linalg.norm(head.keys, axis=1) + biases).max())
-    score = (products + 4) * unit * largest + 8 * unit + stored
+    score = ((products + 4) * unit + of_weights - unit) * largest + 8 * of_weights + stored
     left_out = 2.0 if is_narrow else 1.0  # products with a third limb, and of two second ones
     score += left_out * ROUNDOFF[frozen.carrier] ** frozen.token_limbs * frozen.radius * float(keys.max())
     if frozen.sizes.is_mirrored and not is_narrow:
         score += (math.log2(frozen.sizes.hidden) + 4) * unit * max(1.0, frozen.gain) * float((keys + biases).max())
     worst = float(np.abs(head.values).max())
-    summed = (head.positions + 4) * unit * worst + (3.0 * narrow * worst if is_narrow else 0.0)
+    summed = (head.positions + 4) * of_weights * worst + (3.0 * narrow * worst if is_narrow else 0.0)
+    if is_eager and is_narrow:
+        score += 3.1 * narrow * largest  # (1 + u)^3 - 1 < 3.1 u
+        summed += (worst + context_value(frozen)) * min(narrow * math.expm1(min(2 * score, 100.0)), 1.0)
     return _spread(head) * math.tanh(score / 2) + summed
 
 

@@ -86,7 +86,7 @@ def chosen(nodes: Nodes, left: Node, right: Node, first: Node, second: Node, val
                 guess, ends = _joined(nodes, bend, first, second)
             except UntraceableError:  # a formula that has no value where they would meet
                 continue
-            is_one = all(_meets(end, bend.side, first, second, values) for end in ends)
+            is_one = all(meets(end, bend.side, first, second, values) for end in ends)
             if is_one and (np.abs(values(guess) - wanted) <= allowed).all():
                 return guess
     return None
@@ -150,22 +150,23 @@ def _peeled(nodes: Nodes, bend: Bend) -> Bend | None:
     return None
 
 
-def _joined(nodes: Nodes, bend: Bend, first: Node, second: Node) -> tuple[Node, list[_End]]:
+def _joined(nodes: Nodes, bend: Bend, first: Node, second: Node) -> tuple[Node, list[End]]:
     """The sum of both formulas with a kink, and the places where they must meet."""
     side, limit = bend.side, bend.limit
     above, below = (first, second) if bend.is_above else (second, first)
     low = nodes.negative(limit) if bend.is_even else None
     within = nodes("maximum", side, low) if low is not None else side
-    ends = [_End(end, *(_with(nodes, formula, side, end) for formula in (below, above))) for end in (limit, low) if end]
-    found = _with(nodes, below, side, nodes("minimum", within, limit))
-    found = _sum(nodes, _with(nodes, above, side, nodes("maximum", side, limit)), found, ends[0].below)
+    places = [end for end in (limit, low) if end is not None]
+    ends = [End(end, *(substituted(nodes, formula, side, end) for formula in (below, above))) for end in places]
+    found = substituted(nodes, below, side, nodes("minimum", within, limit))
+    found = _sum(nodes, substituted(nodes, above, side, nodes("maximum", side, limit)), found, ends[0].below)
     if low is not None:
-        found = _sum(nodes, found, _with(nodes, above, side, nodes("minimum", side, low)), ends[1].below)
+        found = _sum(nodes, found, substituted(nodes, above, side, nodes("minimum", side, low)), ends[1].below)
     return found, ends
 
 
 @dataclass(frozen=True)
-class _End:
+class End:
     """A place `at` where the condition turns, and what the formulas below and above it are there."""
 
     at: Node
@@ -173,7 +174,7 @@ class _End:
     above: Node
 
 
-def _meets(end: _End, side: Node, first: Node, second: Node, values: Values) -> bool:
+def meets(end: End, side: Node, first: Node, second: Node, values: Values) -> bool:
     """Whether the formulas are the same at an end, at all points, but for rounding.
 
     Where a formula has a bend of which the points see one side only, what it is on the other is not known.
@@ -208,20 +209,27 @@ def _made(nodes: Nodes, name: str, *arguments: Node) -> Node:
     return fold(nodes, name, list(arguments)) or ELEMENTARY[name](nodes, *arguments)
 
 
-def _with(nodes: Nodes, formula: Node, old: Node, new: Node) -> Node:
+def substituted(nodes: Nodes, formula: Node, old: Node, new: Node) -> Node:
     """The formula with another node in a node's place."""
     made: dict[int, Node] = {}
     for node in ordered([formula]):
         given = tuple(made[id(argument)] for argument in node.arguments)
         if node is old:
             made[id(node)] = new
-        elif given == node.arguments:
-            made[id(node)] = node
-        elif node.operation == "power":
-            made[id(node)] = _power(nodes, given[0], int(node.value or 0))
         else:
-            made[id(node)] = _made(nodes, node.operation, *given)
+            made[id(node)] = remade(nodes, node, given)
     return made[id(formula)]
+
+
+def remade(nodes: Nodes, node: Node, given: tuple[Node, ...]) -> Node:
+    """The operation of a node on other arguments."""
+    if given == node.arguments:
+        return node
+    return (
+        _power(nodes, given[0], int(node.value or 0))
+        if node.operation == "power"
+        else _made(nodes, node.operation, *given)
+    )
 
 
 def _power(nodes: Nodes, base: Node, exponent: int) -> Node:

@@ -290,6 +290,11 @@ class _Report:
                 "Give the target a Lipschitz constant, derivatives with bounds, or an expression: then this becomes a "
                 "proof."
             )
+        if not math.isfinite(bound):
+            return (
+                "Somewhere on the domain no bound was found, as beside a place where the formula is 0 / 0 or log(0): "
+                "leave such a place out, or write the target without it."
+            )
         tolerance = self.tolerance if self.tolerance is not None else math.inf
         if seen > tolerance:
             return f"The error is {seen:.3g} at a point: use more positions, or a tolerance of at least {bound:.3g}."

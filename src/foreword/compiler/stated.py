@@ -89,7 +89,7 @@ def as_values(found: Any, batch: int, who: str) -> Floats:
         values = np.asarray(found)
         if values.dtype.kind not in "fiub":
             raise TypeError(f"numbers of type {values.dtype}")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last by tensors that carry a gradient
         raise CompileError(
             f"{who} must give real numbers.",
             expected=f"an array of {batch} rows",

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Formula
+from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Equality, Formula
 from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
 from foreword.compiler.expression import Node, Nodes, ordered
 from foreword.compiler.meeting import Values
+from foreword.compiler.steps import STEPPED, stepped
 
 LIMIT = 20_000
 """Operations in a traced graph; beyond, a proof would not end, and the function stays a black box."""
@@ -27,6 +28,7 @@ CONNECTIVES = {
     "invert": "not",
 }
 TRUTHS = (Condition, bool, np.bool_)
+OF_ZERO = ("xlogy", "xlog1py", "entr", "rel_entr")  # 0 log 0 is 0, which no formula of a product says
 TURNING = ("sign", "heaviside", "copysign")  # at 0 they are one point's value
 
 
@@ -75,6 +77,9 @@ class Tape:
             return self._compared(*(elements if name.startswith("greater") else elements[::-1]))
         if name in CONNECTIVES:
             return self._connected(CONNECTIVES[name], elements)
+        if name in ("equal", "not_equal"):
+            same = self._equal(*elements)
+            return same if name == "equal" else self._connected("not", [same])
         if all(isinstance(element, TRUTHS) for element in elements):
             if name != "multiply":  # of truths NumPy makes other numbers, or none
                 raise UntraceableError(f"{name} of conditions")
@@ -83,6 +88,8 @@ class Tape:
             is_positive = self._compared(elements[0] if name != "copysign" else elements[1], 0.0)
             size = self.apply("absolute", elements[0]) if name == "copysign" else 1.0
             return self.where(is_positive, size, 0.0 if name == "heaviside" else self.apply("negative", size))
+        if name in STEPPED:
+            return stepped(self, name, *elements)
         if name not in ELEMENTARY:
             raise UntraceableError(f"the operation {name}")
         return Symbol(self.choices.spread(partial(self._operation, name), *map(self.formula, elements)), self)
@@ -91,25 +98,37 @@ class Tape:
         """`first` where the condition holds, else `second`."""
         if isinstance(condition, Combined):
             return Symbol(self.formula(condition.choose(self.where, first, second)), self)
-        if isinstance(condition, Comparison):
+        if isinstance(condition, (Comparison, Equality)):
             return Symbol(self.choices.where(condition, self.formula(first), self.formula(second)), self)
         return Symbol(self.formula(first if bool(condition) else second), self)
 
     def _operation(self, name: str, *nodes: Node) -> Node:
         if name == "arctan2" and not (self.values(nodes[1]) > 0).all():
             raise UntraceableError("an angle that may be beyond its cut")
+        self.has_conditions |= name in OF_ZERO
         return fold(self.nodes, name, list(nodes)) or ELEMENTARY[name](self.nodes, *nodes)
 
     def _compared(self, left: Any, right: Any) -> Any:
         """Whether left > right."""
-        sides = self.formula(left), self.formula(right)
-        if isinstance(sides[0], Choice) or isinstance(sides[1], Choice):
-            raise UntraceableError("a comparison of choices")
-        found = Comparison(sides[0], sides[1])
-        self.has_conditions = True
+        found = Comparison(*self._sides(left, right))
         self.turns.update(found.turns(self.nodes))
         known = found.known(self.nodes, self.box)
         return found if known is None else known
+
+    def _equal(self, left: Any, right: Any) -> Any:
+        """Whether left == right."""
+        found = Equality(*self._sides(left, right))
+        self.turns.update(found.turns(self.nodes))
+        if found.left.operation == found.right.operation == "constant":
+            return found.left is found.right
+        return True if found.left is found.right else found
+
+    def _sides(self, left: Any, right: Any) -> tuple[Node, Node]:
+        sides = self.formula(left), self.formula(right)
+        if isinstance(sides[0], Choice) or isinstance(sides[1], Choice):
+            raise UntraceableError("a comparison of choices")
+        self.has_conditions = True
+        return sides[0], sides[1]
 
     def _connected(self, name: str, conditions: Sequence[Any]) -> Any:
         """Conditions that are joined: those that are plain truths decide, or fall away."""
@@ -157,7 +176,7 @@ def _operator(name: str, *, is_left: bool = True) -> Callable[[Symbol, Any], Any
     return lambda symbol, other: symbol._with(name, other, is_left=is_left)
 
 
-_SIGNS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power"}
+_SIGNS = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "mod": "remainder"}
 for _short, _name in _SIGNS.items():
     setattr(Symbol, f"__{_short}__", _operator(_name))
     setattr(Symbol, f"__r{_short}__", _operator(_name, is_left=False))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from foreword.arrays import is_real
 from foreword.compiler.choices import Condition
 from foreword.compiler.elementary import UntraceableError
 from foreword.compiler.symbols import TRUTHS, Symbol, Tape
@@ -27,13 +28,14 @@ SHAPING = frozenset(
     transpose unstack vsplit vstack""".split()  # noqa: SIM905 - forty words
 )
 SUMMING = frozenset(
-    """average cross cumprod cumsum diff dot einsum inner kron mean outer polyval prod sum tensordot trace
-    vdot""".split()  # noqa: SIM905
+    """average convolve correlate cross cumprod cumsum diff dot einsum inner kron mean outer polyval polyval2d polyval3d
+    prod sum tensordot trace trapezoid vdot""".split()  # noqa: SIM905
 )
 METHODS = frozenset(
     """all any clip copy cumprod cumsum diagonal dot max mean min prod ravel repeat squeeze std sum swapaxes take trace
     var""".split()  # noqa: SIM905
 )
+WRITTEN_OUT = 4  # rows of a matrix at most, whose determinant is a formula
 SORTED = 8  # numbers at most: beyond, the graph of all comparisons is too large for a proof
 
 
@@ -110,12 +112,14 @@ class Traced(NDArrayOperatorsMixin):
         if ufunc.signature is not None and method == "__call__":  # matmul and the like: NumPy multiplies the symbols
             found = ufunc(*operands, **options)
         elif method == "__call__":
-            if options.pop("where", True) is not True or set(options) - {"dtype", "casting"}:
+            where = options.pop("where", True)
+            if set(options) - {"dtype", "casting"} or (where is not True and out is None):
                 raise UntraceableError(f"options of {name}")
             found = np.frompyfunc(partial(self.tape.apply, name), len(operands), 1)(*operands)
+            found = found if where is True else _where(self.tape, where, found, out[0]).symbols
         elif method in ("reduce", "accumulate") and name in ("add", "multiply"):
             found = getattr(ufunc, method)(*operands, **options)
-        elif method == "reduce" and name in ("maximum", "minimum", "logical_and", "logical_or"):
+        elif method == "reduce" and name in ("maximum", "minimum", "logical_and", "logical_or", "logaddexp", "hypot"):
             found = _along_axis(self.tape, name, operands[0], *operands[1:], **options)
         else:
             raise UntraceableError(f"{name}.{method}")
@@ -259,12 +263,48 @@ def _along_rows(tape: Tape, func1d: Callable[..., Any], axis: int, arr: Any, *ar
 
 def _norm(tape: Tape, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:  # noqa: A002 - NumPy's
     found = Traced(unwrap(x, tape), tape)
-    if isinstance(axis, tuple) or (axis is None and found.ndim != 1) or ord not in (None, 1, 2, np.inf):
+    if isinstance(axis, tuple) or (axis is None and found.ndim != 1) or not (ord is None or is_real(ord)) or ord == 0:
         raise UntraceableError("a norm of matrices")
-    if ord == np.inf:
-        return Traced(_along_axis(tape, "maximum", unwrap(np.abs(found), tape), axis or 0, keepdims=keepdims), tape)
-    summed = np.sum(np.abs(found) if ord == 1 else found * found, axis=axis, keepdims=keepdims)
-    return summed if ord == 1 else np.sqrt(summed)
+    order, size = 2.0 if ord is None else float(ord), np.abs(found)
+    if np.isinf(order):
+        name = "maximum" if order > 0 else "minimum"
+        return Traced(_along_axis(tape, name, unwrap(size, tape), axis or 0, keepdims=keepdims), tape)
+    summed = np.sum(size if order == 1 else found * found if order == 2 else size**order, axis=axis, keepdims=keepdims)
+    return summed if order == 1 else np.sqrt(summed) if order == 2 else summed ** (1 / order)
+
+
+def _determinant(tape: Tape, a: Any) -> Any:
+    """By the first row: of matrices as small as people write out."""
+    rows = unwrap(a, tape)
+    if rows.ndim < 2 or rows.shape[-1] != rows.shape[-2] or rows.shape[-1] > WRITTEN_OUT:
+        raise UntraceableError("a determinant of a large matrix")
+    first, below = Traced(rows[..., 0, :], tape), rows[..., 1:, :]
+    if rows.shape[-1] == 1:
+        return first[..., 0]
+    minors = [_determinant(tape, np.delete(below, column, axis=-1)) for column in range(rows.shape[-1])]
+    return sum((-1) ** column * first[..., column] * minor for column, minor in enumerate(minors))
+
+
+def _solved(tape: Tape, a: Any, b: Any) -> Any:
+    if isinstance(a, Traced):
+        raise UntraceableError("a linear system that depends on the values")
+    return np.linalg.inv(a) @ Traced(unwrap(b, tape), tape)
+
+
+def _partition(tape: Tape, a: Any, _: Any, axis: int = -1, **__: Any) -> Traced:
+    """Sorted through and through: where only some places are promised, the rest is anybody's guess."""
+    return _sort(tape, a, axis)
+
+
+def _close(tape: Tape, a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, **_: Any) -> Any:
+    one, other = (Traced(unwrap(part, tape), tape) for part in (a, b))
+    return np.abs(one - other) <= atol + rtol * np.abs(other)
+
+
+def _rounded(tape: Tape, a: Any, decimals: int = 0, out: Any = None) -> Any:
+    if decimals != 0 or out is not None:
+        raise UntraceableError("rounding to decimals")
+    return np.rint(Traced(unwrap(a, tape), tape))
 
 
 def _variance(tape: Tape, a: Any, axis: Any = None, *, ddof: int = 0, keepdims: bool = False) -> Any:
@@ -288,6 +328,13 @@ OWN: dict[Any, Callable[..., Any]] = {
     np.clip: _clip,
     np.sinc: lambda tape, x: Traced(np.frompyfunc(partial(tape.apply, "sinc"), 1, 1)(unwrap(x, tape)), tape),
     np.linalg.norm: _norm,
+    np.linalg.det: _determinant,
+    np.linalg.solve: _solved,
+    np.partition: _partition,
+    np.isclose: _close,
+    np.round: _rounded,
+    np.nansum: lambda _, a, axis=None, **options: np.sum(a, axis=axis, **options),
+    np.nanmean: lambda _, a, axis=None, **options: np.mean(a, axis=axis, **options),
     np.max: partial(_extreme, "maximum"),
     np.amax: partial(_extreme, "maximum"),
     np.min: partial(_extreme, "minimum"),

@@ -22,6 +22,7 @@ from scipy import special
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.expression import Expression, expression_of
+from foreword.compiler.shifts import without_shifts
 from foreword.compiler.symbols import Symbol, Tape
 from foreword.compiler.traced import Traced, unwrap
 
@@ -87,8 +88,8 @@ class StandInSpecial:
         return call
 
 
-def _log_sum_exp(a: Traced, axis: int, *, keepdims: bool = False) -> Any:
-    return np.log(np.sum(np.exp(a), axis=operator.index(axis), keepdims=keepdims))
+def _log_sum_exp(a: Traced, axis: int, *, b: Any = 1.0, keepdims: bool = False) -> Any:
+    return np.log(np.sum(np.exp(a) * b, axis=operator.index(axis), keepdims=keepdims))
 
 
 SPECIAL: dict[str, Callable[..., Any]] = {
@@ -134,6 +135,7 @@ def trace(
         if found.ndim > 2 or found.size == 0 or (found.ndim and len(found) != 1):
             return None
         outputs = [tape.output(element) for element in found.reshape(-1).tolist()]
+        outputs = without_shifts(tape.nodes, outputs, tape.values)
     except Exception:  # noqa: BLE001 - the function is not ours: whatever it raises, it cannot be followed
         return None
     return Trace(expression_of(outputs, columns), tape.has_conditions, tuple(sorted(tape.turns)))

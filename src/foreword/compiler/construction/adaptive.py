@@ -53,7 +53,10 @@ FEWEST = 4  # keys in each group to begin with
 LONGEST_LINE = 40  # keys along the normal in each group; beyond, a target is not one of <n, x> alone
 LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to begin with
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
-GATE = 0.7  # kappa times the tolerance: where slopes jump by 1 the gate then takes a tenth of it
+GATE = 0.7  # kappa times the tolerance, where slopes jump by 2: the gate then takes at most 0.4 of it
+USUAL_JUMP = 2.0
+# Points of a kink at which that is looked at, how they get there, and of the domain's size, how far to either side.
+ON_KINKS, PROJECTIONS, STEP = 200, 20, 1e-3
 SHARPEST = 4e5  # where there is no tolerance; beyond, proofs and float64's scores lose what the gate gains
 # Of an error that was reached, what gentler gates are made for in turn; and times that error, what is as good.
 GENTLER, AS_GOOD = (0.5, 0.1), 1.15
@@ -132,6 +135,24 @@ def _better(request: Request, one: Candidate | Obstacle, other: Candidate | Obst
     return one if one.head.positions <= other.head.positions else other
 
 
+def _jump_of_slope(target: Target, domain: Domain, kinks: Sequence[Kink]) -> float:
+    """How much the slope across one of the kinks jumps at most, as second differences at points of it tell."""
+    if isinstance(domain, FiniteSet):
+        return 0.0
+    drawn, largest = domain.sample(ON_KINKS, np.random.default_rng(0)), 0.0
+    for normal, offset in kinks:
+        step, on = STEP * float(np.ptp(drawn @ normal)), drawn
+        for _ in range(PROJECTIONS):
+            on = domain.nearest(on - np.outer(on @ normal - offset, normal))
+        moved = [domain.nearest(on + side * step * normal) for side in (-1, 0, 1)]
+        off = [np.abs(points @ normal - offset - side * step) for side, points in zip((-1, 0, 1), moved, strict=True)]
+        inside = np.max(off, axis=0) < step / 10
+        if inside.any():
+            below, middle, above = (target.evaluate(points[inside]) for points in moved)
+            largest = max(largest, float(np.abs(below - 2 * middle + above).max()) / step)
+    return largest
+
+
 @dataclass
 class _Gates:
     """Dense least squares on groups of keys, one for each sector between the kinks."""
@@ -160,7 +181,8 @@ class _Gates:
         sides = np.where(fitted.points @ normals.T >= offsets, 1.0, -1.0)
         sectors = np.unique(sides, axis=0)
         limit, tolerance = request.limit_for(fitted.values), request.tolerance or math.inf
-        sharpness = SHARPEST if request.tolerance is None else GATE / request.tolerance
+        steeper = max(1.0, _jump_of_slope(target, domain, kinks) / USUAL_JUMP)
+        sharpness = SHARPEST if request.tolerance is None else min(steeper * GATE / request.tolerance, SHARPEST)
         limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / sharpness))
         return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit, sharpness)
 

@@ -31,6 +31,7 @@ from foreword.compiler.domain import Cube
 from foreword.compiler.target import Target
 
 CLOSER = (0.1, 0.01)  # times the scale of the last attempt
+TELLING = 0.1  # of the target's range: with less error, the best shape is where the next attempt begins
 LEAST_SCALE = 1e-9  # of keys about a kink: closer ones are so large that their rounding is more than they gain
 LIMIT = 20_000  # positions: float64 evaluation of more takes longer than their solution
 SMOOTH = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7), (1.2, 0.2))  # (reach, overlap) of `gaussian_axis`
@@ -158,7 +159,8 @@ class GridProblem:
             starts += [(*even, *found) for found in ROOTED]
         is_over = self.request.is_over
         best, error = tuned(lambda shape: self._solve(counts, shape)[2], starts, steps=steps, is_over=is_over)
-        self.shape = best.tolist()
+        is_telling = error <= TELLING * float(np.ptp(self.chosen.values, axis=0).max(initial=0.0))
+        self.shape = best.tolist() if is_telling else None  # what is best for too few keys misleads more of them
         axes, values, error = self._solve(counts, best)
         names = ("reach", "overlap", "kink_scale", "kink_overlap", "kink_reach")
         notes = {"counts": counts, **dict(zip(names, best.tolist(), strict=False))}
