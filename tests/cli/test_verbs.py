@@ -319,10 +319,23 @@ def test_more_lines_than_one_batch_keep_their_order(predict: Callable[..., list[
 def test_a_file_in_another_column_to_a_file(predict: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
     source.write_bytes(b'\xef\xbb\xbf{"body": "apple"}\r\n{"body": "sky"}\r\n')
-    assert predict(b"", "--input", source, "--column", "body", "--out", out) == []
+    assert predict(b"", "--input", source, "--column", "body", "--out", out, "--quiet") == []
     told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [answer["body"] for answer in told] == ["apple", "sky"]
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_answers_that_go_to_a_file_are_counted_on_stderr(foreword: Any, finished: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "out.jsonl", b'"apple"\n' * 300
+    ran = foreword("predict", "--bundle", finished / "best.prefix", "--out", out, stdin=lines)
+    assert (ran.code, ran.out, ran.err.splitlines()) == (0, "", ["answering: 0/300", "answering: 300/300"])
+    assert len(out.read_bytes().splitlines()) == 300
+
+
+def test_lines_before_a_wrong_one_are_answered(foreword: Any, finished: Path) -> None:
+    ran = foreword("predict", "--bundle", finished / "best.prefix", stdin=b'"apple"\n"sky"\n{"text": }\n"moss"\n')
+    assert (ran.code, "Line 3" in ran.err) == (2, True)
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["apple", "sky"]
 
 
 def test_a_model_that_moved_is_named_with_model(
