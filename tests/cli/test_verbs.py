@@ -489,6 +489,14 @@ def test_fit_takes_heads_layer_by_layer_as_a_task_file_has_them(
         assert "Traceback" not in ran.err
 
 
+def test_a_fit_of_all_weights_is_told_of_without_a_length(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task = write_task(tmp_path / "task", model_folder("bert"), [])
+    ran = foreword("fit", task, "--method", "full", "--steps", 1, "--out", tmp_path / "out", "-q")
+    assert ran.out.startswith("full fine-tune, stopped by steps after 1 steps\n")
+
+
 def test_fit_tells_how_many_texts_were_cut(
     foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
