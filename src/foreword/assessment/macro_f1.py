@@ -42,7 +42,9 @@ def simulated(targets: Sequence[str], answers: Sequence[Sequence[str | None]], l
     labels = sorted(set(targets))
     position: dict[str | None, int] = {label: index for index, label in enumerate(labels)}
     observed = [[position.get(text, len(labels)) for text in texts] for texts in (targets, *answers)]
-    if len(answers) == 2 and sorted(zip(*observed, strict=True)) > sorted(zip(observed[0], *observed[:0:-1], strict=True)):
+    if len(answers) == 2 and sorted(zip(*observed, strict=True)) > sorted(
+        zip(observed[0], *observed[:0:-1], strict=True)
+    ):
         value, found = simulated(targets, answers[::-1], level)
         return -value, Interval(-found.high, -found.low, level, found.method)
     (truth, *predicted), repeats = np.unique(np.array(observed), axis=1, return_counts=True)

@@ -107,7 +107,7 @@ def compile_function(
             best.method,
             best.certificate,
             best.cover,
-            tuple(attempt.row for attempt in attempts),
+            tuple(attempt.row(is_certified=certify) for attempt in attempts),
         )
         if save_to is not None:
             compiled.save(save_to)
