@@ -172,8 +172,8 @@ class Foretelling:
         if not is_doubted or self.required is None or reached is None or reached < self.required:
             return ADVICE[self.verdict]
         return (
-            f"{ADVICE[self.verdict]} But the short prefix fit reached {reached:.3f} on the {probes.judged} examples, and "
-            f"{self.required:g} is required: let `foreword pilot` judge a prefix beside it."
+            f"{ADVICE[self.verdict]} But the short prefix fit reached {reached:.3f} on the {probes.judged} examples, "
+            f"and {self.required:g} is required: let `foreword pilot` judge a prefix beside it."
         )
 
     @property
