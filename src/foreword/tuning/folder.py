@@ -21,18 +21,20 @@ from foreword.errors import BundleError, RunFolderError
 from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 
+# By the kind of work, the file that says whose it is. Kinds name their files alike, so that a folder holds one of them.
+IDENTITIES: Mapping[str, str] = {"pilot": "run.json", "fit": "fit.json"}
+
 
 @dataclass(frozen=True)
 class HeldFolder:
-    """A folder for one `work` ("pilot", "fit"), which makes the files that `made` lists as patterns.
+    """A folder for one `work` (of `IDENTITIES`), which makes the files that `made` lists as patterns.
 
-    `identity_name` is the file that says whose work it is; `same` says in words what must be equal to go on.
+    `same` says in words what must be equal to go on.
     """
 
     path: Path
     work: str
     same: str
-    identity_name: str
     made: Sequence[str]
 
     @contextmanager
@@ -48,8 +50,9 @@ class HeldFolder:
 
         Gives whether the folder may be written; work that `is_finished` is only read where it may not, without a lock.
         `aside` is written beside the identity and not compared. RunFolderError when the folder cannot be written,
-        another process holds it, or it holds other work.
+        another process holds it, or it holds other work: of another kind with `fresh`, too.
         """
+        self._refuse_other_kinds()
         wanted = json.loads(json.dumps(identity))
         if not fresh:
             self._check(wanted)
@@ -84,6 +87,16 @@ class HeldFolder:
         finally:
             lock.release()
 
+    def _refuse_other_kinds(self) -> None:
+        for kind, name in IDENTITIES.items():
+            if kind != self.work and (self.path / name).exists():
+                raise RunFolderError(
+                    f"{self.path} is the folder of a {kind}.",
+                    expected=f"a folder of its own for a {self.work}",
+                    found=name,
+                    fix="Name another folder with --out.",
+                )
+
     def _check(self, wanted: dict[str, Any]) -> bool:
         """Whether the folder has yet to say whose it is. RunFolderError when it holds other work."""
         changed = self._changed(wanted)
@@ -98,7 +111,7 @@ class HeldFolder:
 
     @property
     def _identity(self) -> Path:
-        return self.path / self.identity_name
+        return self.path / IDENTITIES[self.work]
 
     def told(self) -> dict[str, Any] | None:
         """What the folder says of whose work it is, `aside` included; None when that cannot be read."""
@@ -111,10 +124,10 @@ class HeldFolder:
     def _changed(self, wanted: dict[str, Any]) -> list[str]:
         """What differs from the work that the folder belongs to; a line too when that cannot be told."""
         if not self._identity.exists():
-            return [f"no {self.identity_name}, which says whose work it is"]
+            return [f"no {self._identity.name}, which says whose work it is"]
         found = self.told()
         if found is None:
-            return [f"a {self.identity_name}, which says whose work it is, that cannot be read"]
+            return [f"a {self._identity.name}, which says whose work it is, that cannot be read"]
         found.pop("aside", None)
         return [f"changed: {line}" for line in differences(found, wanted)]
 
@@ -124,7 +137,7 @@ class HeldFolder:
 
     def _discard(self) -> None:
         """Remove what the work made, the traces of writing that was cut off included, and nothing else."""
-        patterns = [*self.made, self.identity_name]
+        patterns = [*self.made, self._identity.name]
         traces = [
             path
             for folder, _, name in (pattern.rpartition("/") for pattern in patterns)
