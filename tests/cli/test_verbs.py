@@ -98,6 +98,21 @@ def test_a_command_that_is_not_one_ends_with_help_and_code_2(foreword: Any, argu
     assert "Usage: foreword" in ran.out + ran.err
 
 
+def test_an_interrupt_before_the_command_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'foreword.cli.application':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from foreword.cli.main import run\n"
+        "run()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 # From init to predict, on the real encoder
 
 
