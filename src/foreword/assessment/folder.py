@@ -50,6 +50,7 @@ class RunFolder:
             path,
             work="pilot",
             same="the same task, data, base model and seeds as before",
+            identity_name="run.json",
             made=("evidence.json", "report.html", "best.prefix", "candidates/*/seed-*"),
         )
 

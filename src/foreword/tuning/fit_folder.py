@@ -36,6 +36,7 @@ def held_folder(folder: Path) -> HeldFolder:
         folder,
         work="fit",
         same="the same task, data, base model, settings and seed as before",
+        identity_name="fit.json",
         made=(
             *MADE,
             "length.json",

@@ -21,20 +21,21 @@ from foreword.errors import BundleError, RunFolderError
 from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 
-# By the kind of work, the file that says whose it is. Kinds name their files alike, so that a folder holds one of them.
-IDENTITIES: Mapping[str, str] = {"pilot": "run.json", "fit": "fit.json"}
+# By the file that says whose it is, the works that name their other files alike: a folder holds one of them.
+ALIKE: Mapping[str, str] = {"run.json": "pilot", "fit.json": "fit"}
 
 
 @dataclass(frozen=True)
 class HeldFolder:
-    """A folder for one `work` (of `IDENTITIES`), which makes the files that `made` lists as patterns.
+    """A folder for one `work` ("pilot", "fit"), which makes the files that `made` lists as patterns.
 
-    `same` says in words what must be equal to go on.
+    `identity_name` is the file that says whose work it is; `same` says in words what must be equal to go on.
     """
 
     path: Path
     work: str
     same: str
+    identity_name: str
     made: Sequence[str]
 
     @contextmanager
@@ -88,8 +89,8 @@ class HeldFolder:
             lock.release()
 
     def _refuse_other_kinds(self) -> None:
-        for kind, name in IDENTITIES.items():
-            if kind != self.work and (self.path / name).exists():
+        for name, kind in ALIKE.items():
+            if name != self.identity_name and (self.path / name).exists():
                 raise RunFolderError(
                     f"{self.path} is the folder of a {kind}.",
                     expected=f"a folder of its own for a {self.work}",
@@ -111,7 +112,7 @@ class HeldFolder:
 
     @property
     def _identity(self) -> Path:
-        return self.path / IDENTITIES[self.work]
+        return self.path / self.identity_name
 
     def told(self) -> dict[str, Any] | None:
         """What the folder says of whose work it is, `aside` included; None when that cannot be read."""
@@ -124,10 +125,10 @@ class HeldFolder:
     def _changed(self, wanted: dict[str, Any]) -> list[str]:
         """What differs from the work that the folder belongs to; a line too when that cannot be told."""
         if not self._identity.exists():
-            return [f"no {self._identity.name}, which says whose work it is"]
+            return [f"no {self.identity_name}, which says whose work it is"]
         found = self.told()
         if found is None:
-            return [f"a {self._identity.name}, which says whose work it is, that cannot be read"]
+            return [f"a {self.identity_name}, which says whose work it is, that cannot be read"]
         found.pop("aside", None)
         return [f"changed: {line}" for line in differences(found, wanted)]
 
@@ -137,7 +138,7 @@ class HeldFolder:
 
     def _discard(self) -> None:
         """Remove what the work made, the traces of writing that was cut off included, and nothing else."""
-        patterns = [*self.made, self._identity.name]
+        patterns = [*self.made, self.identity_name]
         traces = [
             path
             for folder, _, name in (pattern.rpartition("/") for pattern in patterns)
