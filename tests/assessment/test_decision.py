@@ -366,6 +366,12 @@ def test_a_missed_requirement_says_which_one_would_have_been_met(case: Case) -> 
     ]
 
 
+def test_where_evidence_supports_nothing_no_requirement_is_offered(case: Case) -> None:
+    assert parameters(decide(replace(case, judged=estimate(0.001, 0.1, 0.2))), "supported-requirement")
+    for low in (0.0, 0.0009):  # both are written as 0.0%
+        assert decide(replace(case, judged=estimate(low, 0.1, 0.2))).changes == []
+
+
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
 def test_the_requirement_s_own_confidence_decides_how_many_are_needed(confidence: float) -> None:
     requirement = REQUIRED.model_copy(update={"confidence": confidence})

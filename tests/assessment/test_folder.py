@@ -15,6 +15,7 @@ import pytest
 
 from foreword.assessment.folder import Judged, RunFolder
 from foreword.errors import RunFolderError
+from foreword.tuning.fit_folder import held_folder
 
 MINE: dict[str, Any] = {"task": {"name": "mine", "labels": ["a", "b"]}, "seeds": [0], "limit": None}
 OTHER: dict[str, Any] = {**MINE, "task": {"name": "other", "labels": ["a", "b"]}}
@@ -97,6 +98,21 @@ def test_work_without_an_owner_is_refused(tmp_path: Path, kept: str) -> None:
     assert "no run.json" in refusal(folder).found
     with folder.held(MINE, fresh=True):
         assert not (tmp_path / kept).exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_pilot_and_a_fit_do_not_share_a_folder(folder: RunFolder, tmp_path: Path, fresh: bool) -> None:
+    """Each would replace the other's best.prefix, beside a report that speaks of another one."""
+    fitted, before = held_folder(tmp_path / "fitted"), contents(folder)
+    with fitted.held({"task": "mine"}):
+        pass
+    assert refusal(RunFolder(fitted.path), fresh=fresh).what == f"{fitted.path} is the folder of a fit."
+    with (
+        pytest.raises(RunFolderError, match="is the folder of a pilot"),
+        held_folder(folder.path).held({"task": "mine"}, fresh=fresh),
+    ):
+        pass
+    assert contents(folder) == before
 
 
 def test_fresh_discards_the_work_and_the_traces_of_writing_and_nothing_else(folder: RunFolder) -> None:

@@ -215,7 +215,8 @@ def test_macro_f1_difference_is_the_difference_of_the_two_and_narrower_than_apar
     assert 0 < found.low < found.value < found.high
     assert found.high - found.low < (first.high - first.low + second.high - second.low) / 2
     reverse = compare("macro-f1", targets, rival, mine, to="mine")
-    assert (reverse.low, reverse.high) == pytest.approx((-found.high, -found.low), abs=0.01)
+    assert (reverse.value, reverse.low, reverse.high) == (-found.value, -found.high, -found.low)
+    assert compare("macro-f1", targets[::-1], mine[::-1], rival[::-1], to="rival") == found
 
 
 def test_failures_by_label_names_the_most_frequent_confusion() -> None:

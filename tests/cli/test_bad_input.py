@@ -576,6 +576,8 @@ def test_a_base_that_is_gone_and_a_device_that_is_not_there(foreword: Any, finis
         (b'{"text": null}', "NoneType in 'text'"),
         (b'["apple"]', "list"),
         (b"{}", "an object with nothing in it"),
+        (b'{"text": "apple", "output": "red"}', "'output' in the line, which the answer would replace"),
+        (b'{"text": "apple", "confidence": 1}', "'confidence' in the line, which the answer would replace"),
         ('"café"'.encode("latin-1"), "can't decode byte 0xe9"),
         ('"apple"'.encode("utf-16"), "can't decode byte"),
         (bytes(range(256)), "Line 1"),
@@ -587,7 +589,8 @@ def test_a_base_that_is_gone_and_a_device_that_is_not_there(foreword: Any, finis
         (json.dumps({f"\x1b[2J{n}": n for n in range(3000)}).encode(), "Line 1"),
     ],
     ids=[
-        "empty", "blank", "no JSON", "half an object", "no such field", "number", "null", "list", "nothing", "latin-1",
+        "empty", "blank", "no JSON", "half an object", "no such field", "number", "null", "list", "nothing", "answered",
+        "confident", "latin-1",
         "utf-16", "binary", "half a pair", "half a pair beside", "deep", "10 MB", "10 MB in line 301", "many fields",
     ],
 )  # fmt: skip
@@ -600,6 +603,20 @@ def test_a_bad_line_is_named_and_no_answer_is_left_in_the_file(
     assert found in said
     assert "\x1b" not in said
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {out.name: "before"}
+
+
+@pytest.mark.parametrize("replaced", ["inputs", "bundle"])
+def test_answers_that_would_replace_what_they_are_made_from(
+    foreword: Any, finished: Path, tmp_path: Path, replaced: str
+) -> None:
+    bundle, source = tmp_path / "b.prefix", tmp_path / "in.jsonl"
+    bundle.write_bytes((finished / "best.prefix").read_bytes())
+    source.write_bytes(b'"apple"\n')
+    before = {path.name: path.read_bytes() for path in (bundle, source)}
+    out = tmp_path / "." / (source if replaced == "inputs" else bundle).name
+    said = refused(foreword("predict", "--bundle", bundle, "--input", source, "--out", out))
+    assert f"would replace the {replaced}" in said
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("source", ["none.jsonl", "."])

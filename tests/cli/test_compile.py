@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from foreword.cli.application import app
 from foreword.cli.compile import domain_from_text
-from foreword.cli.main import app
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.pipeline import compile_function
 from foreword.errors import CertificateError, CompileError

@@ -98,6 +98,21 @@ def test_a_command_that_is_not_one_ends_with_help_and_code_2(foreword: Any, argu
     assert "Usage: foreword" in ran.out + ran.err
 
 
+def test_an_interrupt_before_the_command_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'foreword.cli.application':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from foreword.cli.main import run\n"
+        "run()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 # From init to predict, on the real encoder
 
 
@@ -319,10 +334,23 @@ def test_more_lines_than_one_batch_keep_their_order(predict: Callable[..., list[
 def test_a_file_in_another_column_to_a_file(predict: Callable[..., list[dict[str, Any]]], tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "new" / "out.jsonl"
     source.write_bytes(b'\xef\xbb\xbf{"body": "apple"}\r\n{"body": "sky"}\r\n')
-    assert predict(b"", "--input", source, "--column", "body", "--out", out) == []
+    assert predict(b"", "--input", source, "--column", "body", "--out", out, "--quiet") == []
     told = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [answer["body"] for answer in told] == ["apple", "sky"]
     assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_answers_that_go_to_a_file_are_counted_on_stderr(foreword: Any, finished: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "out.jsonl", b'"apple"\n' * 300
+    ran = foreword("predict", "--bundle", finished / "best.prefix", "--out", out, stdin=lines)
+    assert (ran.code, ran.out, ran.err.splitlines()) == (0, "", ["answering: 0/300", "answering: 300/300"])
+    assert len(out.read_bytes().splitlines()) == 300
+
+
+def test_lines_before_a_wrong_one_are_answered(foreword: Any, finished: Path) -> None:
+    ran = foreword("predict", "--bundle", finished / "best.prefix", stdin=b'"apple"\n"sky"\n{"text": }\n"moss"\n')
+    assert (ran.code, "Line 3" in ran.err) == (2, True)
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["apple", "sky"]
 
 
 def test_a_model_that_moved_is_named_with_model(
@@ -474,6 +502,14 @@ def test_fit_takes_heads_layer_by_layer_as_a_task_file_has_them(
         assert ran.code == 2
         assert said in ran.err
         assert "Traceback" not in ran.err
+
+
+def test_a_fit_of_all_weights_is_told_of_without_a_length(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    task = write_task(tmp_path / "task", model_folder("bert"), [])
+    ran = foreword("fit", task, "--method", "full", "--steps", 1, "--out", tmp_path / "out", "-q")
+    assert ran.out.startswith("full fine-tune, stopped by steps after 1 steps\n")
 
 
 def test_fit_tells_how_many_texts_were_cut(

@@ -121,6 +121,13 @@ def test_few_keys_that_leave_a_grid_do_what_many_on_it_do() -> None:
     assert found.verify().verdict is Verdict.PROVED
 
 
+def test_for_a_tolerance_too_few_keys_are_polished_over_curved_queries() -> None:
+    """A Gaussian's logarithm is one key's score over a paraboloid; over flat queries it takes 24 positions."""
+    compiled = compile_function("exp(-8*(x-0.3)**2 - 8*y**2)", Cube([(-1, 1)] * 2), tolerance=1e-3, certify=False)
+    assert compiled.chart.name == "paraboloid"
+    assert compiled.positions <= 12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", [Sphere(2), Cube([(-1, 1)] * 4)], ids=str)
 def test_what_grew_on_an_interval_is_one_of_the_whole_domain(domain: Sphere | Cube) -> None:

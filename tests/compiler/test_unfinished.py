@@ -17,12 +17,12 @@ import pytest
 
 from foreword.certificate import Certificate, Verdict
 from foreword.compiler import attempts, branching, unfinished
-from foreword.compiler.compiled import CompiledFunction
+from foreword.compiler.compiled import CompiledFunction, load_compiled
 from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.pipeline import Stage, compile_function
 from foreword.compiler.target import Target
 from foreword.compiler.unfinished import Unfinished
-from foreword.errors import CompileError
+from foreword.errors import CertificateError, CompileError
 
 pytestmark = pytest.mark.usefixtures("hardly_polished")
 
@@ -170,6 +170,22 @@ def test_a_changed_request_is_refused_by_name_and_the_work_stays(
     assert what in refused.value.found
     assert "--fresh" in refused.value.fix
     assert kept.read_bytes() == begun
+
+
+def test_another_function_is_told_by_its_name(begun: bytes, tmp_path: Path) -> None:
+    kept = tmp_path / "f.partial"
+    kept.write_bytes(begun)
+    with pytest.raises(CompileError) as refused:
+        compile_function(**{**REQUEST, "f": "x*y"}, resume=kept)
+    assert refused.value.found == f'target "{WAVE}", not "x*y"'
+
+
+def test_unfinished_work_in_place_of_a_prefix_is_told_as_that(begun: bytes, tmp_path: Path) -> None:
+    kept = tmp_path / "f.partial"
+    kept.write_bytes(begun)
+    with pytest.raises(CertificateError, match="unfinished work of a compilation") as refused:
+        load_compiled(kept)
+    assert "goes on from there" in refused.value.fix
 
 
 def test_another_version_is_refused(begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from foreword import bundle
 from foreword.assessment import evidence, wording
+from foreword.compiler.parser import FUNCTIONS
 from foreword.prefix import Prefix
 from foreword.tuning import candidate_settings, sections
 from foreword.tuning.field_values import Section
@@ -133,3 +134,11 @@ def test_the_bundle_page_names_every_line_of_a_manifest(tmp_path: Path) -> None:
     assert set(re.findall(r"`([\w.]+)`", cells)) == lines
     assert manifest["schema"] == bundle.SCHEMA
     assert f"`{bundle.SCHEMA}`" in table
+
+
+def test_the_functions_of_an_expression_are_listed_one_by_one() -> None:
+    page = (ROOT / "docs" / "how-to" / "compile-a-function.md").read_text(encoding="utf-8")
+    sentence = page.partition("and the functions")[2].partition(";")[0]
+    listed = re.findall(r"`(\w+)`", sentence)
+    assert sorted({FUNCTIONS[name] for name in listed}) == sorted(set(FUNCTIONS.values()))
+    assert len(listed) == len(set(FUNCTIONS.values()))

@@ -244,6 +244,13 @@ def test_a_label_that_is_not_declared_is_refused_with_its_line(tmp_path: Path) -
     assert "line 13: label: expected a label declared in [labels] (did you mean 'billing'?), found 'biling'" in found
 
 
+def test_labels_that_differ_only_in_case_or_spacing_are_refused_with_their_counts(tmp_path: Path) -> None:
+    rows = [*GOOD, {"text": "x", "label": "A"}, {"text": "y", "label": "b  c"}, {"text": "z", "label": "b c"}]
+    found = refusal(tmp_path, lines(*rows))
+    assert "'A' (1), 'a' (6)" in found
+    assert "'b  c' (1), 'b c' (1)" in found
+
+
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     assert "only one label" in refusal(tmp_path, lines(*GOOD[:6]))
 

@@ -197,6 +197,15 @@ def test_labels_are_in_declared_order_else_sorted() -> None:
     assert examples_of(rows, labels={"c": "x", "a": "y", "b": "z"}).labels == ("c", "a", "b")
 
 
+def test_labels_that_differ_only_in_case_are_two_where_both_are_declared() -> None:
+    rows = rows_of(3, "polish", "Polish")
+    for number, row in enumerate(rows):
+        row["text"] = f"text {number}"
+    with pytest.raises(DataError, match="differ only in case"):
+        examples_of(rows)
+    assert examples_of(rows, labels={"Polish": "a language", "polish": "a cream"}).labels == ("Polish", "polish")
+
+
 def test_merging_keeps_one_spelling_whatever_comes_first() -> None:
     rows = [{"text": "Hello  there", "label": "a"}, {"text": "hello there", "label": "a"}, *rows_of(3, "a", "b")]
     for order in (rows, rows[::-1]):

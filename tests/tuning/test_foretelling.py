@@ -206,6 +206,15 @@ def test_each_verdict_follows_from_its_probes() -> None:
         assert found.probability > 0.5
 
 
+def test_a_verdict_against_a_prefix_says_so_where_the_short_prefix_fit_did_what_is_required() -> None:
+    unlike = probes_with(prefix=1.9, prefix_metric=0.7)
+    assert verdict(unlike).verdict == "lora"
+    assert "reached 0.700" in verdict(unlike).advice
+    assert "0.7 is required: let `foreword pilot` judge a prefix" in verdict(unlike).advice
+    for other in (probes_with(prefix=1.9), probes_with(prefix=1.9, prefix_metric=0.69), probes_with(prefix_metric=0.7)):
+        assert "reached" not in verdict(other).advice
+
+
 @pytest.mark.parametrize("is_conditional", [True, False])
 def test_chances_of_the_three_verdicts_sum_to_one_whatever_the_second_score_is_of(is_conditional: bool) -> None:
     made = rule(is_conditional=is_conditional)

@@ -32,6 +32,8 @@ from foreword.tuning.sections import Requirement
 
 # From the least intrusive to the most.
 KINDS: tuple[str, ...] = get_args(CandidateKind)
+# A requirement below that is written as 0.0%, and asks for nothing.
+LEAST_SUPPORTED = 0.001
 # Test examples of a label below which its failures are called uncertain.
 FEW_EXAMPLES = 10
 
@@ -230,6 +232,8 @@ def _changes(case: Case, judged: MetricEstimate, verdict: Verdict) -> list[Reaso
         needed = examples_needed(judged, case.requirement)
         return [Reason(code="more-examples", parameters={"n_now": judged.n, "n_needed": needed})]
     if verdict == "NO-GO" and case.base_unchanged:
+        if judged.low < LEAST_SUPPORTED:
+            return []
         return [Reason(code="supported-requirement", parameters={"at_least_possible": judged.low})]
     whole = [] if case.limit is None else [Reason(code="full-run")]
     return whole + [

@@ -29,7 +29,7 @@ def simulated(targets: Sequence[str], answers: Sequence[Sequence[str | None]], l
     Examples weigh Gamma(1) each (Rubin, Annals of Statistics 9 (1981)), jointly for both lists. Since what was never
     seen would weigh nothing, each label has one imagined example more, of weight Gamma(1/2): for the lower limit the
     first list gets it wrong (spread evenly over the other labels) and the second right, for the upper limit the
-    reverse.
+    reverse. The lists exchanged, the same draws give the same interval with the other sign.
 
     An estimate, not a guarantee, of macro-F1 in the population over the labels that occur. Measured at level 0.95 in
     720 regimes (2 to 25 labels, 20 to 300 examples, 2% to 99% right, balanced or each label 0.6 as frequent as the one
@@ -42,6 +42,11 @@ def simulated(targets: Sequence[str], answers: Sequence[Sequence[str | None]], l
     labels = sorted(set(targets))
     position: dict[str | None, int] = {label: index for index, label in enumerate(labels)}
     observed = [[position.get(text, len(labels)) for text in texts] for texts in (targets, *answers)]
+    if len(answers) == 2 and sorted(zip(*observed, strict=True)) > sorted(
+        zip(observed[0], *observed[:0:-1], strict=True)
+    ):
+        value, found = simulated(targets, answers[::-1], level)
+        return -value, Interval(-found.high, -found.low, level, found.method)
     (truth, *predicted), repeats = np.unique(np.array(observed), axis=1, return_counts=True)
     counts = repeats.astype(np.float64)
     rng = np.random.default_rng(DRAWS_SEED)

@@ -154,7 +154,7 @@ def _intervals(evidence: Evidence) -> tuple[NamedInterval, ...]:
     for candidate in ranked(evidence):
         metric = wording.word(wording.METRICS, candidate.metric.name)
         found.append(NamedInterval(candidate.name, metric, candidate.metric, "share"))
-        for difference, what in ((candidate.difference.baseline, "baseline"), (candidate.difference.best, "best")):
+        for difference, what in ((candidate.difference.baseline, "baseline"), (candidate.difference.best, "chosen")):
             if difference is not None:
                 quantity = f"{metric}, minus {what} “{difference.to}”"
                 found.append(NamedInterval(candidate.name, quantity, difference, "points"))

@@ -114,7 +114,7 @@ def _better(evidence: Evidence) -> Answer:
 
 
 def _comparisons(evidence: Evidence, prefix: CandidateEvidence) -> list[Reason]:
-    """What the decision compared the prefix with, or else the baseline and the best candidate."""
+    """What the decision compared the prefix with, or else the baseline and the chosen candidate."""
     stated = [reason for reason in evidence.decision.reasons if reason.code == "prefix-versus"]
     differences = {found.to: found for found in (prefix.difference.baseline, prefix.difference.best) if found}
     return stated or [
@@ -151,7 +151,7 @@ def summary_table(evidence: Evidence) -> Table:
     title = Text(f"{printable(evidence.task.name, 60)}: {word(METRICS, evidence.task.metric)}{_at(levels)}")
     table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("candidate", overflow="fold")
-    headings = ("measured", f"vs {printable(baseline, 11)}" if baseline else "vs baseline", "vs best")
+    headings = ("measured", f"vs {printable(baseline, 11)}" if baseline else "vs baseline", "vs chosen")
     for heading in (*headings, "fitted\nstored", "latency\nfit time"):
         table.add_column(Text(heading), justify="right", no_wrap=True)
     for candidate in ranked(evidence):

@@ -31,7 +31,7 @@ VERDICTS: Mapping[str, tuple[Tone, str]] = {
 KINDS: Mapping[str, str] = {
     "zero-shot": "zero-shot: the base model as it is",
     "hard-prompt": "hard prompt: the best of the given wordings",
-    "few-shot": "few-shot: labelled examples, nothing fitted",
+    "few-shot": "few-shot: labelled examples, no steps of fitting",
     "probe": "linear probe: a linear head on the frozen model",
     "soft-prompt": "soft prompt: fitted input vectors",
     "prefix": "prefix: fitted keys and values in every layer",

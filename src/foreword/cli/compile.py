@@ -66,7 +66,9 @@ def compile_expression(
         None, "--lipschitz", help="How steep the function is at most, if you know it."
     ),
     method: str = typer.Option("auto", "--method", help="auto, adaptive, nearest or spectral."),
-    value_limit: float = typer.Option(10.0, "--value-limit", help="The largest magnitude of a value."),
+    value_limit: float = typer.Option(
+        10.0, "--value-limit", help="The largest magnitude of a value, or twice the function's own if that is larger."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed gives another prefix."),
     seconds: float = typer.Option(
         60.0,

@@ -120,7 +120,8 @@ def _watch(bars: Bars) -> FitWatch:
 def _show(made: Fit) -> None:
     first, best = made.history[0], made.best
     size = made.details.get("positions", made.details.get("rank"))
-    typer.echo(f"{made.method} of {size}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
+    what = f"{made.method} of {size}" if size is not None else f"{made.method} fine-tune"
+    typer.echo(f"{what}, stopped by {made.stopped_by} after {made.history[-1].step} steps")
     typer.echo(f"selection  {first.selection:.3f} at the start, {best.selection:.3f} at step {best.step}")
     if made.details["kept_by"] == "loss":
         start, least = made.details["selection_losses"]

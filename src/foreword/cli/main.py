@@ -1,71 +1,16 @@
-"""The command `foreword`: one file per verb, an expected error on one screen, exit code 2 for it.
+"""The command `foreword`: an expected error on one screen, exit code 2 for it; 130 for Ctrl-C, from the first moment.
 
-Nothing heavy is imported here, so that `foreword --help` answers at once.
+Nothing is imported here but Python's own: what takes time is imported where Ctrl-C is met.
 """
 
 from __future__ import annotations
 
 import errno
-import inspect as inspection
 import io
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
-import typer
-
-from foreword.cli import compile as compiling
-from foreword.cli import doctor, fit, foretell, init, inspect, pilot, predict, sign, verify
-from foreword.cli.screen import on_one_screen
-from foreword.errors import ForewordError
-from foreword.version import __version__
-
-app = typer.Typer(
-    name="foreword",
-    help="Program a frozen pretrained transformer with a prefix, and know how far it can be trusted.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
-) -> None:
-    """Verbs on a task (init, foretell, fit, pilot), a bundle (predict, inspect, sign), a function (compile, verify)."""
-    del version
-
-
-def _help(verb: Callable[..., Any]) -> str:
-    """A verb's docstring as its help: a paragraph is one line, which the terminal's width breaks and not ours."""
-    paragraphs = (inspection.getdoc(verb) or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
-_VERBS: dict[str, Callable[..., None]] = {
-    "init": init.init,
-    "pilot": pilot.pilot,
-    "fit": fit.fit,
-    "foretell": foretell.foretell,
-    "predict": predict.predict,
-    "inspect": inspect.inspect,
-    "sign": sign.sign,
-    "compile": compiling.compile_expression,
-    "verify": verify.verify,
-    "doctor": doctor.doctor,
-}
-for _name, _verb in _VERBS.items():
-    _class = compiling.ExpressionCommand if _verb is compiling.compile_expression else None
-    app.command(_name, cls=_class, help=_help(_verb))(_verb)
+INTERRUPTED = 130
 
 
 def run() -> None:
@@ -74,16 +19,28 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        from foreword.cli.application import app
+        from foreword.cli.screen import on_one_screen
+        from foreword.errors import ForewordError
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    try:
         app(prog_name="foreword")
     except ForewordError as error:
-        typer.echo(on_one_screen(f"error: {error}"), err=True)
+        _tell(on_one_screen(f"error: {error}"))
         sys.exit(2)
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains of what is still in the buffer
-        typer.echo("error: The output cannot be written.\n  found:    no space left on its disk", err=True)
+        _tell("error: The output cannot be written.\n  found:    no space left on its disk")
         sys.exit(2)
+
+
+def _tell(text: str) -> None:
+    import typer
+
+    typer.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from foreword.tuning.predictor import Predictor
 
 CHUNK = 256
+ANSWERED = ("output", "confidence")  # the fields that an answer adds to its line
 
 
 def predict(
@@ -30,16 +31,25 @@ def predict(
     ),
     model: str | None = typer.Option(None, "--model", help="Base model, when it lies elsewhere than the bundle says."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress bar."),
 ) -> None:
     """Answer each input with the prefix attached to its base model.
 
     Each line out is the line in with `output` (and, for labels, `confidence`) added. A line may also be one JSON text,
-    in quotes. With --out all answers are written, or none; without it, those before a line that is wrong are.
+    in quotes. With --out all lines are read first, and all answers are written, or none; without it, those before a
+    line that is wrong are.
     """
     from foreword.bundle import load_bundle
     from foreword.errors import ForewordError
 
     found = load_bundle(bundle)
+    if out is not None:
+        _refuse_to_replace(out, source, bundle)
+    if _is_typed(source):
+        typer.echo('one input a line, such as "a text in quotes"; Ctrl-D ends, then come the answers', err=True)
+    rows: Iterable[dict[str, Any]] = _rows(source, column)
+    if out is not None:
+        rows = list(rows)  # a wrong line is told of before the work
 
     from transformers.utils import logging
 
@@ -50,14 +60,27 @@ def predict(
     logging.set_verbosity_error()
     predictor = predictor_from(found, Host.load(model or found.reference, dtype=_dtype(found), device=device))
     if out is not None:
-        _write_file(out, source, column, predictor)
+        _write_file(out, list(rows), predictor, column, quiet=quiet)
     elif sys.stdout is None:
         raise ForewordError("There is no output to write to.", found="a closed stdout", fix="Name a file with --out.")
     else:
-        if _is_typed(source):
-            typer.echo('one input a line, such as "a text in quotes"; Ctrl-D ends, then come the answers', err=True)
-        for chunk in _chunks(source, column):
+        for chunk in _chunks(rows):
             _write(chunk, predictor, sys.stdout.buffer, column)
+
+
+def _refuse_to_replace(out: Path, source: str, bundle: Path) -> None:
+    """ForewordError where the answers would take the place of what they are made from."""
+    from foreword.errors import ForewordError
+
+    kept = {"the bundle": bundle, **({} if source == "-" else {"the inputs": Path(source)})}
+    for what, path in kept.items():
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ForewordError(
+                f"The answers would replace {what}.",
+                expected=f"another file than {path}",
+                found=f"--out {out}",
+                fix="Name another file with --out.",
+            )
 
 
 def _is_typed(source: str) -> bool:
@@ -73,15 +96,20 @@ def _dtype(bundle: Bundle) -> str:
     return told if isinstance(told, str) else "float32"
 
 
-def _write_file(out: Path, source: str, column: str, predictor: Predictor) -> None:
+def _write_file(out: Path, rows: list[dict[str, Any]], predictor: Predictor, column: str, *, quiet: bool) -> None:
     """All answers or no file: written beside `out` first."""
     import io
 
     from foreword.bundle import write_bytes_atomically
+    from foreword.cli.bars import Bars
 
-    buffer = io.BytesIO()
-    for chunk in _chunks(source, column):
-        _write(chunk, predictor, buffer, column)
+    buffer, done = io.BytesIO(), 0
+    with Bars(quiet=quiet) as bars:
+        for chunk in _chunks(rows):
+            bars.watch("answering", done, len(rows), "")
+            _write(chunk, predictor, buffer, column)
+            done += len(chunk)
+        bars.watch("answering", done, len(rows), "")
     write_bytes_atomically(out, buffer.getvalue())
 
 
@@ -94,13 +122,21 @@ def _write(chunk: list[dict[str, Any]], predictor: Predictor, stream: BinaryIO, 
     stream.flush()
 
 
-def _chunks(source: str, column: str) -> Iterator[list[dict[str, Any]]]:
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """So many rows at a time; those before a row that cannot be read come before its error does."""
+    from foreword.errors import DataError
+
     chunk: list[dict[str, Any]] = []
-    for row in _rows(source, column):
-        chunk.append(row)
-        if len(chunk) == CHUNK:
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except DataError:
+        if chunk:
             yield chunk
-            chunk = []
+        raise
     if chunk:
         yield chunk
 
@@ -156,4 +192,6 @@ def _reason(row: object, column: str) -> str:
         return type(row).__name__
     if column not in row:
         return f"an object with {', '.join(list(row)[:10]) or 'nothing in it'}" + (", ..." if len(row) > 10 else "")
+    if taken := [name for name in ANSWERED if name in row]:
+        return f"{taken[0]!r} in the line, which the answer would replace: rename it"
     return "" if isinstance(row[column], str) else f"{type(row[column]).__name__} in {column!r}"

@@ -62,18 +62,18 @@ class Attempt:
     certificate: Certificate | None = None
     cover: Cover | None = None
 
-    @property
-    def row(self) -> Tried:
-        """For the table of what was tried."""
+    def row(self, *, is_certified: bool) -> Tried:
+        """For the table of what was tried; with or without proofs."""
         if isinstance(self.outcome, Obstacle):
             return Tried(self.method, None, None, None, "no draft", self.seconds, str(self.outcome))
         proved = self.certificate
+        why = "another was shorter or better, or time was up" if is_certified else "no proof was asked for"
         return Tried(
             self.method,
             self.outcome.head.positions,
             self.outcome.sampled if math.isfinite(self.outcome.sampled) else None,
             None if proved is None else proved.bound if math.isfinite(proved.bound) else None,
-            "not proved: another was shorter or better, or time was up" if proved is None else str(proved.verdict),
+            f"not proved: {why}" if proved is None else str(proved.verdict),
             self.seconds,
             _advice(self.outcome),
         )

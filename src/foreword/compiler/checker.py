@@ -178,7 +178,7 @@ def _check_term(claim: Claim, found: Findings, name: str, least: arb) -> str:
     told = claim.certificate.terms.get(name, math.nan)
     if not arb(told) >= least:
         found.wrong.append(f"{name} is {told!r} where {float(least.upper()):.4g} can occur")
-    return f"at most {float(least.upper()):.4g}"
+    return f"at most {float(least.upper()):.6g}"  # as many digits as of the certificate's
 
 
 def _check_context(told: Certificate, found: Findings) -> str:

@@ -42,8 +42,9 @@ def check(
     found = [*_of_the_request(tolerance, positions, value_limit), *_of_the_run(seconds, seed)]
     tolerance = tolerance if is_real(tolerance) else None
     if not isinstance(domain, FiniteSet) and domain.dimension > MOST_DIMENSIONS:
+        told = f"{domain.dimension}, of at most {MOST_DIMENSIONS}"
         remedy = "Leave out coordinates that the target does not need."
-        found.append(Obstacle("dimensions", "The domain has too many dimensions.", f"{domain.dimension}", remedy))
+        found.append(Obstacle("dimensions", "The domain has too many dimensions.", told, remedy))
         return found
     rng = np.random.default_rng(20_240)
     try:

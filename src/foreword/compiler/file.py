@@ -138,7 +138,15 @@ def read_compiled(path: str | Path) -> CompiledFile:
         file = decoded(path, content, dtypes=DTYPES)
         manifest = _manifest(path, file.texts, file.tensors)
     except (BundleError, CertificateError) as error:
-        if not (schema_of(path, content) or "").startswith("foreword.bundle/"):
+        schema = schema_of(path, content) or ""
+        if schema.startswith("foreword.unfinished/"):
+            raise CertificateError(
+                f"{path} is the unfinished work of a compilation, not a compiled prefix.",
+                expected="what `foreword compile` or save() of a compiled function wrote",
+                found="a state that a compilation goes on from",
+                fix="Give the command that was interrupted again: it goes on from there.",
+            ) from error
+        if not schema.startswith("foreword.bundle/"):
             raise _broken(path, error.found or error.what) from error
         raise CertificateError(
             f"{path} is a fitted prefix, not a compiled one: it has no certificate.",

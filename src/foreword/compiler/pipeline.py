@@ -51,7 +51,7 @@ def compile_function(
     fresh: bool = False,
     save_to: str | Path | None = None,
 ) -> CompiledFunction:
-    """A prefix for `f`: the shortest that is proved to meet `tolerance`, or the best of at most `positions`.
+    """A prefix for `f`: the shortest found that is proved to meet `tolerance`, or the best of at most `positions`.
 
     `f` is what `target_of` takes: a Target, an expression or its text, a catalogue name, a NumPy function of points
     `(batch, column)`, or samples on a FiniteSet. `lipschitz` (geodesic on a sphere) is the caller's claim. `method` is
@@ -107,7 +107,7 @@ def compile_function(
             best.method,
             best.certificate,
             best.cover,
-            tuple(attempt.row for attempt in attempts),
+            tuple(attempt.row(is_certified=certify) for attempt in attempts),
         )
         if save_to is not None:
             compiled.save(save_to)

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,14 @@ class Identity:
         return cls(json.loads(json.dumps(told)), np.concatenate(values))
 
     def differences(self, other: Identity) -> list[str]:
-        """What the other one has otherwise, in words."""
+        """What the other one has otherwise, in words: of targets their names, where these tell them apart."""
+        mine, theirs = (which.told.get("target") for which in (self, other))
+        if isinstance(mine, dict) and isinstance(theirs, dict) and mine.get("name") != theirs.get("name"):
+            me, it = (
+                replace(which, told={**which.told, "target": told.get("name")})
+                for which, told in ((self, mine), (other, theirs))
+            )
+            return me.differences(it)
         keys = [key for key in {**self.told, **other.told} if self.told.get(key) != other.told.get(key)]
         was, now = ({key: excerpt(json.dumps(which.told.get(key)), 120) for key in keys} for which in (other, self))
         found = [f"{key} {was[key]}, not {now[key]}" for key in keys]

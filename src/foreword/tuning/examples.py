@@ -185,7 +185,27 @@ def _labels(rows: Sequence[Example], task: Task) -> tuple[str, ...]:
             found=", ".join(map(shown, present)),
             fix="Add examples of the other labels, or correct `target` under [data].",
         )
+    if not task.labels:
+        _refuse_alike(rows)
     return tuple(task.labels) or tuple(sorted(present))
+
+
+def _refuse_alike(rows: Sequence[Example]) -> None:
+    """DataError for labels that differ as inputs do not: mostly one label, written in two ways."""
+    alike: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        alike[normalised(row.target)][row.target] += 1
+    problems = [
+        ", ".join(f"{shown(label)} ({count})" for label, count in sorted(found.items()))
+        for found in alike.values()
+        if len(found) > 1
+    ]
+    if problems:
+        _refuse(
+            "Labels differ only in case or spacing (beside each, its number of examples).",
+            at_most(sorted(problems)),
+            fix="Write each label in one way; where two are meant, declare both in [labels].",
+        )
 
 
 def _refuse(what: str, problems: Sequence[str], *, fix: str) -> NoReturn:

@@ -21,6 +21,9 @@ from foreword.errors import BundleError, RunFolderError
 from foreword.excerpt import excerpt
 from foreword.regular_file import found_in
 
+# By the file that says whose it is, the works that name their other files alike: a folder holds one of them.
+ALIKE: Mapping[str, str] = {"run.json": "pilot", "fit.json": "fit"}
+
 
 @dataclass(frozen=True)
 class HeldFolder:
@@ -48,8 +51,9 @@ class HeldFolder:
 
         Gives whether the folder may be written; work that `is_finished` is only read where it may not, without a lock.
         `aside` is written beside the identity and not compared. RunFolderError when the folder cannot be written,
-        another process holds it, or it holds other work.
+        another process holds it, or it holds other work: of another kind with `fresh`, too.
         """
+        self._refuse_other_kinds()
         wanted = json.loads(json.dumps(identity))
         if not fresh:
             self._check(wanted)
@@ -83,6 +87,16 @@ class HeldFolder:
             yield True
         finally:
             lock.release()
+
+    def _refuse_other_kinds(self) -> None:
+        for name, kind in ALIKE.items():
+            if name != self.identity_name and (self.path / name).exists():
+                raise RunFolderError(
+                    f"{self.path} is the folder of a {kind}.",
+                    expected=f"a folder of its own for a {self.work}",
+                    found=name,
+                    fix="Name another folder with --out.",
+                )
 
     def _check(self, wanted: dict[str, Any]) -> bool:
         """Whether the folder has yet to say whose it is. RunFolderError when it holds other work."""

@@ -151,6 +151,7 @@ class Foretelling:
     often the answer to "can a prefix do it?" was wrong on held-out pairs, `verdict_error_rate` how often the verdict
     was, which also tells LoRA from another base. Both are None where the rule was not validated: for other roles of
     models or kinds of tasks, and for `objectives`, those of the task's candidates that the probes do not fit by.
+    `required` is the metric's value that the task asks for.
     """
 
     verdict: Verdict
@@ -161,11 +162,19 @@ class Foretelling:
     verdict_error_rate: ErrorRate | None
     probes: Probes
     objectives: tuple[str, ...] = ()
+    required: float | None = None
 
     @property
     def advice(self) -> str:
-        """What to do, in plain words."""
-        return ADVICE[self.verdict]
+        """What to do, in plain words; and what was measured, where a prefix did what the verdict doubts."""
+        reached, probes = self.probes.prefix_metric, self.probes
+        is_doubted = self.verdict in ("lora", "other base")
+        if not is_doubted or self.required is None or reached is None or reached < self.required:
+            return ADVICE[self.verdict]
+        return (
+            f"{ADVICE[self.verdict]} But the short prefix fit reached {reached:.3f} on the {probes.judged} examples, "
+            f"and {self.required:g} is required: let `foreword pilot` judge a prefix beside it."
+        )
 
     @property
     def reliability(self) -> str:
@@ -235,7 +244,7 @@ def judged(found: Probes, rule: Calibration, *, role: str, kind: str, required: 
     rates: tuple[ErrorRate | None, ErrorRate | None] = (None, None)
     if role in rule.roles and kind in rule.kinds:
         rates = ErrorRate.of(rule.prefix_right, rule.pairs), ErrorRate.of(rule.right, rule.pairs)
-    return Foretelling(verdict, probability, works, prefix, *rates, found)
+    return Foretelling(verdict, probability, works, prefix, *rates, found, required=required)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 Evenly placed keys tell how long a prefix may have to be. Fewer do once they leave their places, which is first tried
 from there downwards: each polish is ended as soon as its goal seems out of reach. Far fewer may do: very few are
-polished to their end, which takes ten times as long, and a few more grow from them, each time some more than before
-(`_Ladder`).
+polished to their end, which takes ten times as long, over curved queries too where flat ones do not suffice, and a few
+more grow from them, each time some more than before (`_Ladder`).
 """
 
 from __future__ import annotations
@@ -90,9 +90,17 @@ class _Ladder:
         if seeds and self.on.ground is not None:
             made = self.on.ground.grown(max(seeds, key=lambda each: each.head.positions), count, is_only=True)
         else:
-            made = self.on.small(count, is_only=True)
+            made = self._begun(count)
         self.tried.append(made)
         return made
+
+    def _begun(self, count: int) -> Candidate:
+        """So many positions polished from their places; over curved queries too, where flat ones do not suffice."""
+        made, ground = self.on.small(count, is_only=True), self.on.ground
+        is_curved = ground is not None and ground is not self.on.off_net and self.on.reduction is None
+        if ground is None or not is_curved or self.request.is_met_by(made.error):
+            return made
+        return ground.again(made)
 
     def _is_over(self, times: float = 2.0) -> bool:
         """Whether time is up: for tries that come closer to the tolerance, so many times as late."""
