@@ -30,6 +30,7 @@ def again(draft: Draft, target: Target, domain: Domain, seconds: float = 2.0) ->
     return exchanged(draft, target, domain, request, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_a_cone_s_tip_is_met() -> None:
     draft, target = drafted("sqrt(x**2 + y**2)", SQUARE, 16)
     made = again(draft, target, SQUARE, seconds=3.0)

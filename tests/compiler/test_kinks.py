@@ -189,7 +189,7 @@ def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None
 @pytest.mark.parametrize(
     ("text", "domain", "jump"),
     [
-        ("50*abs(x - 0.3) + y", Cube([(-1, 1)] * 2), 100.0),
+        pytest.param("50*abs(x - 0.3) + y", Cube([(-1, 1)] * 2), 100.0, marks=pytest.mark.slow),
         ("8*max(0.6*x + 0.8*y - 0.2, 0) + sin(z)", Sphere(2), 8.0),
     ],
 )
