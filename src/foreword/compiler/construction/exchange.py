@@ -2,8 +2,9 @@
 
 Of a kink along a curve, a cone's tip or a narrow bump, the largest error lies on a small part of the domain. Samples
 drawn evenly hardly meet it: a fit to them leaves an error there that is ten or thirty times its root mean square. So
-each round draws points, looks for worse ones around the worst of them, takes these into the samples and polishes on; an
-exchange, as Remez's of single points. The head that it ends with is the best of all rounds at points drawn at the end.
+each round draws points, and more around the worst of them, takes some into the samples, those of large errors far
+more often, and polishes on; an exchange, as Remez's of single points. The head that it ends with is the best of all
+rounds at points drawn at the end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart
-from foreword.compiler.construction.contract import Draft, Request, near_sides, unseen
-from foreword.compiler.construction.off_net import LEAST_SAMPLES, MOST_GROWN
+from foreword.compiler.construction.contract import Draft, Request, Sampled, near_sides, unseen
+from foreword.compiler.construction.off_net import LEAST_SAMPLES, MOST_GROWN, MOST_OUTPUTS
 from foreword.compiler.construction.polish import parameters, polished
 from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.construction.unit import LARGE
@@ -41,8 +42,9 @@ WORSE = 1.2  # times the error before: a round that ends above is gone back on
 
 def exchanged(draft: Draft, target: Target, domain: Domain, request: Request, rng: np.random.Generator) -> Draft:
     """The draft after an exchange, where its errors ask for one and it then is better; else as it is."""
-    numbers = parameters(draft.head.positions, draft.chart.width, 1)
-    if draft.method != Spectral.name or isinstance(domain, FiniteSet) or numbers > MOST_GROWN:
+    numbers = parameters(draft.head.positions, draft.chart.width, target.outputs)
+    is_small = target.outputs <= MOST_OUTPUTS and numbers <= MOST_GROWN
+    if draft.method != Spectral.name or isinstance(domain, FiniteSet) or not is_small:
         return draft
     judged = unseen(target, domain, draft.chart, draft.head.positions)
     errors = np.abs(draft.head.evaluate(judged.queries) - judged.values)
@@ -53,11 +55,9 @@ def exchanged(draft: Draft, target: Target, domain: Domain, request: Request, rn
     limit = request.limit_for(judged.values)
     made = Exchange(target, domain, draft.chart, request, limit, rng).improved(draft.head)
     sampled = judged.worst(made)
-    return (
-        replace(draft, head=made, sampled=sampled, notes={**draft.notes, "exchanged": True})
-        if sampled < draft.sampled
-        else draft
-    )
+    if not sampled < draft.sampled:
+        return draft
+    return replace(draft, head=made, sampled=sampled, notes={**draft.notes, "exchanged": True})
 
 
 @dataclass
@@ -75,16 +75,15 @@ class Exchange:
     def improved(self, head: Head) -> Head:
         """The head of all rounds with the least error, which may be the one given."""
         numbers = parameters(head.positions, self.chart.width, 1)
-        if numbers > MOST_GROWN:
-            return head
         count = max(LEAST_SAMPLES, math.ceil(EVEN * numbers))
         even, taken = self._drawn(count), np.empty((0, self.domain.columns))
         self.tried, best, since = [head], math.inf, 0
         for _ in range(ROUNDS):
-            pool = self._with_worse(head, self._drawn(POOL))
+            drawn = self._drawn(POOL)
+            pool = np.concatenate([drawn, self._around(head, drawn)])
             errors = self._errors(head, pool)
             best, since = (errors.max(), 0) if errors.max() < best else (best, since + 1)
-            if since > PATIENCE or self.request.is_over():
+            if since > PATIENCE or not 0 < errors.max() < math.inf or self.request.is_over():
                 break
             taken = np.concatenate([taken, pool[self._chosen(errors, math.ceil(TAKEN * numbers))]])
             taken = taken[-math.ceil(WORST * numbers) :]
@@ -96,8 +95,9 @@ class Exchange:
     def _best(self) -> Head:
         """The one whose largest error is least at points drawn now, those around the worst of each among them."""
         drawn = self._drawn(POOL)
-        points = np.concatenate([self._with_worse(head, drawn) for head in self.tried])
-        return min(self.tried, key=lambda head: self._errors(head, points).max())
+        points = np.concatenate([drawn, *(self._around(head, drawn) for head in self.tried)])
+        judged = Sampled.at(points, self.target, self.chart)
+        return min(self.tried, key=judged.worst)
 
     def _polished(self, head: Head, points: Floats) -> Head:
         queries, wanted = self.chart(points), self.target.evaluate(points)
@@ -125,17 +125,11 @@ class Exchange:
     def _drawn(self, count: int) -> Floats:
         return near_sides(self.domain, self.domain.sample(count, self.rng), self.rng)
 
-    def _with_worse(self, head: Head, points: Floats) -> Floats:
-        """The points, and some around the worst of them."""
+    def _around(self, head: Head, points: Floats) -> Floats:
+        """Points around those at which the head misses most."""
         extent = np.ptp(self.domain.box, axis=1) if isinstance(self.domain, Cube) else 2.0
         between = extent / head.positions ** (1 / self.domain.dimension)
         worst = points[self._errors(head, points).argsort()[-AROUND:]]
         moved = np.tile(worst, (len(points) // (4 * AROUND) + 1, 1))
         moved = moved + NEARER * between * self.rng.standard_normal(moved.shape)
-        return np.concatenate([points, self._inside(moved)])
-
-    def _inside(self, points: Floats) -> Floats:
-        if isinstance(self.domain, Cube):
-            return np.clip(points, *self.domain.box.T)
-        found: Floats = points / np.linalg.norm(points, axis=1, keepdims=True)
-        return found
+        return self.domain.nearest(moved)
