@@ -47,9 +47,8 @@ def predict(
         _refuse_to_replace(out, source, bundle)
     if _is_typed(source):
         typer.echo('one input a line, such as "a text in quotes"; Ctrl-D ends, then come the answers', err=True)
-    rows: Iterable[dict[str, Any]] = _rows(source, column)
-    if out is not None:
-        rows = list(rows)  # a wrong line is told of before the work
+    rows = _rows(source, column)
+    read = None if out is None else list(rows)  # a wrong line is told of before the work
 
     from transformers.utils import logging
 
@@ -59,8 +58,8 @@ def predict(
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     predictor = predictor_from(found, Host.load(model or found.reference, dtype=_dtype(found), device=device))
-    if out is not None:
-        _write_file(out, list(rows), predictor, column, quiet=quiet)
+    if out is not None and read is not None:
+        _write_file(out, read, predictor, column, quiet=quiet)
     elif sys.stdout is None:
         raise ForewordError("There is no output to write to.", found="a closed stdout", fix="Name a file with --out.")
     else:

@@ -24,8 +24,8 @@ WORK = 120_000  # nodes of formulas that are chosen between, all choices togethe
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """`left > right` between symbols: worth something only where a choice can be written as one expression."""
+class _Sides:
+    """Two formulas that a condition is about."""
 
     left: Node
     right: Node
@@ -33,11 +33,26 @@ class Comparison:
     def __bool__(self) -> bool:
         raise UntraceableError("a decision that depends on the values")
 
+    def turns(self, nodes: Nodes) -> Iterator[tuple[int, float]]:
+        """The column and the number at which this changes, where it is a condition on one coordinate."""
+        for bend in bends(nodes, self.left, self.right):
+            if bend.side.operation == "variable" and bend.limit.operation == "constant":
+                value = float(bend.limit.value or 0.0)
+                yield from ((int(bend.side.value or 0), at) for at in ((value, -value) if bend.is_even else (value,)))
+
+    def _is_about(self, other: _Sides) -> bool:
+        """Whether the other's sides are the same, either way round."""
+        return {id(self.left), id(self.right)} == {id(other.left), id(other.right)}
+
+
+class Comparison(_Sides):
+    """`left > right` between symbols: worth something only where a choice can be written as one expression."""
+
     def settles(self, other: Single, *, holds: bool) -> bool | None:
         """Whether the other holds where this one does (or does not), but for equality; None where it may or may not."""
         if isinstance(other, Equality):
             return None
-        if {id(self.left), id(self.right)} == {id(other.left), id(other.right)}:
+        if self._is_about(other):
             return (self.left is other.left) == holds
         one, two = self._threshold(), other._threshold()
         if one is None or two is None or one.side is not two.side:
@@ -45,10 +60,6 @@ class Comparison:
         is_above, here, there = one.is_above == holds, float(one.limit.value or 0.0), float(two.limit.value or 0.0)
         is_settled = here >= there if is_above else here <= there
         return is_above == two.is_above if is_settled else None
-
-    def turns(self, nodes: Nodes) -> Iterator[tuple[int, float]]:
-        """The column and the number at which this changes, where it is a condition on one coordinate."""
-        return _turns(nodes, self.left, self.right)
 
     def known(self, nodes: Nodes, box: Floats) -> bool | None:
         """Whether this holds, or does not, wherever each coordinate is between its two numbers in `box` `(column, 2)`.
@@ -70,31 +81,12 @@ class Comparison:
         return Bend(self.right, self.left, is_above=False) if self.left.operation == "constant" else None
 
 
-@dataclass(frozen=True, eq=False)
-class Equality:
+class Equality(_Sides):
     """`left == right` between symbols: what is chosen there can be the value that a formula has anyway."""
-
-    left: Node
-    right: Node
-
-    def __bool__(self) -> bool:
-        raise UntraceableError("a decision that depends on the values")
 
     def settles(self, other: Single, *, holds: bool) -> bool | None:
         """Whether the other holds where this one does (or does not): of itself it is known."""
-        is_same = isinstance(other, Equality) and {id(self.left), id(self.right)} == {id(other.left), id(other.right)}
-        return holds if is_same else None
-
-    def turns(self, nodes: Nodes) -> Iterator[tuple[int, float]]:
-        """The column and the number where this holds, where it is a condition on one coordinate."""
-        return _turns(nodes, self.left, self.right)
-
-
-def _turns(nodes: Nodes, left: Node, right: Node) -> Iterator[tuple[int, float]]:
-    for bend in bends(nodes, left, right):
-        if bend.side.operation == "variable" and bend.limit.operation == "constant":
-            value = float(bend.limit.value or 0.0)
-            yield from ((int(bend.side.value or 0), at) for at in ((value, -value) if bend.is_even else (value,)))
+        return holds if isinstance(other, Equality) and self._is_about(other) else None
 
 
 @dataclass(frozen=True, eq=False)

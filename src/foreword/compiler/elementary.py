@@ -165,19 +165,20 @@ def _polynomial(step: Callable[[int], tuple[float, float, float]], first: float 
         for k in range(int(count)):
             slope, offset, less = step(k)
             slope = first if k == 0 and first is not None else slope
-            factor = _folded(nodes, "multiply", nodes.constant(slope), a)
-            factor = _folded(nodes, "add", factor, nodes.constant(offset))
-            more = _folded(nodes, "multiply", factor, found)
+            factor = folded(nodes, "multiply", nodes.constant(slope), a)
+            factor = folded(nodes, "add", factor, nodes.constant(offset))
+            more = folded(nodes, "multiply", factor, found)
             before, found = (
                 found,
-                _folded(nodes, "subtract", more, _folded(nodes, "multiply", nodes.constant(less), before)),
+                folded(nodes, "subtract", more, folded(nodes, "multiply", nodes.constant(less), before)),
             )
         return found
 
     return polynomial
 
 
-def _folded(nodes: Nodes, name: str, *arguments: Node) -> Node:
+def folded(nodes: Nodes, name: str, *arguments: Node) -> Node:
+    """The operation on the arguments, or the number that it is."""
     return fold(nodes, name, list(arguments)) or ELEMENTARY[name](nodes, *arguments)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
+from foreword.compiler.elementary import UntraceableError, folded
 from foreword.compiler.expression import Node, Nodes, ordered, value_of
 
 MEETING = 1e-12  # of the largest number on the way to it: by so much formulas may differ where they meet
@@ -206,7 +206,7 @@ def _sum(nodes: Nodes, one: Node, other: Node, less: Node) -> Node:
 def _made(nodes: Nodes, name: str, *arguments: Node) -> Node:
     if name == "subtract" and arguments[0] is arguments[1]:
         return nodes.constant(0.0)
-    return fold(nodes, name, list(arguments)) or ELEMENTARY[name](nodes, *arguments)
+    return folded(nodes, name, *arguments)
 
 
 def substituted(nodes: Nodes, formula: Node, old: Node, new: Node) -> Node:

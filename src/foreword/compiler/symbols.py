@@ -11,7 +11,7 @@ import numpy as np
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.choices import Choice, Choices, Combined, Comparison, Condition, Equality, Formula
-from foreword.compiler.elementary import ELEMENTARY, UntraceableError, fold
+from foreword.compiler.elementary import ELEMENTARY, UntraceableError, folded
 from foreword.compiler.expression import Node, Nodes, ordered
 from foreword.compiler.meeting import Values
 from foreword.compiler.steps import STEPPED, stepped
@@ -106,7 +106,7 @@ class Tape:
         if name == "arctan2" and not (self.values(nodes[1]) > 0).all():
             raise UntraceableError("an angle that may be beyond its cut")
         self.has_conditions |= name in OF_ZERO
-        return fold(self.nodes, name, list(nodes)) or ELEMENTARY[name](self.nodes, *nodes)
+        return folded(self.nodes, name, *nodes)
 
     def _compared(self, left: Any, right: Any) -> Any:
         """Whether left > right."""

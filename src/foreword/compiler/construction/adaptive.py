@@ -181,8 +181,10 @@ class _Gates:
         sides = np.where(fitted.points @ normals.T >= offsets, 1.0, -1.0)
         sectors = np.unique(sides, axis=0)
         limit, tolerance = request.limit_for(fitted.values), request.tolerance or math.inf
-        steeper = max(1.0, _jump_of_slope(target, domain, kinks) / USUAL_JUMP)
-        sharpness = SHARPEST if request.tolerance is None else min(steeper * GATE / request.tolerance, SHARPEST)
+        sharpness = SHARPEST
+        if request.tolerance is not None:
+            steeper = max(1.0, _jump_of_slope(target, domain, kinks) / USUAL_JUMP)
+            sharpness = min(steeper * GATE / request.tolerance, SHARPEST)
         limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / sharpness))
         return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit, sharpness)
 

@@ -76,35 +76,34 @@ class Exchange:
         """The head of all rounds with the least error, which may be the one given."""
         numbers = parameters(head.positions, self.chart.width, 1)
         count = max(LEAST_SAMPLES, math.ceil(EVEN * numbers))
-        even, taken = self._drawn(count), np.empty((0, self.domain.columns))
+        even = self._at(self._drawn(count))
+        taken = _rows(even, slice(0, 0))
         self.tried, best, since = [head], math.inf, 0
         for _ in range(ROUNDS):
-            drawn = self._drawn(POOL)
-            pool = np.concatenate([drawn, self._around(head, drawn)])
-            errors = self._errors(head, pool)
+            drawn = self._at(self._drawn(POOL))
+            pool = _joined(drawn, self._around(head, drawn))
+            errors = _errors(head, pool)
             best, since = (errors.max(), 0) if errors.max() < best else (best, since + 1)
             if since > PATIENCE or not 0 < errors.max() < math.inf or self.request.is_over():
                 break
-            taken = np.concatenate([taken, pool[self._chosen(errors, math.ceil(TAKEN * numbers))]])
-            taken = taken[-math.ceil(WORST * numbers) :]
-            made = self._polished(head, np.concatenate([even, taken]))
+            taken = _joined(taken, _rows(pool, self._chosen(errors, math.ceil(TAKEN * numbers))))
+            taken = _rows(taken, slice(-math.ceil(WORST * numbers), None))
+            made = self._polished(head, _joined(even, taken))
             self.tried.append(made)
-            head = made if self._errors(made, pool).max() < WORSE * errors.max() else head
+            head = made if _errors(made, pool).max() < WORSE * errors.max() else head
         return self._best()
 
     def _best(self) -> Head:
         """The one whose largest error is least at points drawn now, those around the worst of each among them."""
-        drawn = self._drawn(POOL)
-        points = np.concatenate([drawn, *(self._around(head, drawn) for head in self.tried)])
-        judged = Sampled.at(points, self.target, self.chart)
+        drawn = self._at(self._drawn(POOL))
+        judged = _joined(drawn, *(self._around(head, drawn) for head in self.tried))
         return min(self.tried, key=judged.worst)
 
-    def _polished(self, head: Head, points: Floats) -> Head:
-        queries, wanted = self.chart(points), self.target.evaluate(points)
+    def _polished(self, head: Head, samples: Sampled) -> Head:
         made = polished(
             head,
-            queries,
-            wanted,
+            samples.queries,
+            samples.values,
             self.limit,
             is_only=True,
             least=STEPS,
@@ -113,9 +112,8 @@ class Exchange:
         )
         return Head(made.keys, made.biases, np.clip(made.values, -self.limit, self.limit))
 
-    def _errors(self, head: Head, points: Floats) -> Floats:
-        found: Floats = np.abs(head.evaluate(self.chart(points)) - self.target.evaluate(points)).max(axis=1)
-        return found
+    def _at(self, points: Floats) -> Sampled:
+        return Sampled.at(points, self.target, self.chart)
 
     def _chosen(self, errors: Floats, count: int) -> NDArray[np.intp]:
         """Rows drawn at random, those of large errors far more often: the worst alone would lie in one place."""
@@ -125,11 +123,25 @@ class Exchange:
     def _drawn(self, count: int) -> Floats:
         return near_sides(self.domain, self.domain.sample(count, self.rng), self.rng)
 
-    def _around(self, head: Head, points: Floats) -> Floats:
-        """Points around those at which the head misses most."""
+    def _around(self, head: Head, samples: Sampled) -> Sampled:
+        """Samples around those that the head misses most."""
         extent = np.ptp(self.domain.box, axis=1) if isinstance(self.domain, Cube) else 2.0
         between = extent / head.positions ** (1 / self.domain.dimension)
-        worst = points[self._errors(head, points).argsort()[-AROUND:]]
-        moved = np.tile(worst, (len(points) // (4 * AROUND) + 1, 1))
+        worst = samples.points[_errors(head, samples).argsort()[-AROUND:]]
+        moved = np.tile(worst, (len(samples.points) // (4 * AROUND) + 1, 1))
         moved = moved + NEARER * between * self.rng.standard_normal(moved.shape)
-        return self.domain.nearest(moved)
+        return self._at(self.domain.nearest(moved))
+
+
+def _errors(head: Head, samples: Sampled) -> Floats:
+    found: Floats = np.abs(head.evaluate(samples.queries) - samples.values).max(axis=1)
+    return found
+
+
+def _joined(*parts: Sampled) -> Sampled:
+    points, queries, values = zip(*((part.points, part.queries, part.values) for part in parts), strict=True)
+    return Sampled(np.concatenate(points), np.concatenate(queries), np.concatenate(values))
+
+
+def _rows(samples: Sampled, rows: slice | NDArray[np.intp]) -> Sampled:
+    return Sampled(samples.points[rows], samples.queries[rows], samples.values[rows])
