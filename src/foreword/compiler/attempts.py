@@ -18,7 +18,8 @@ from foreword.compiler.a_priori import a_priori_certificate
 from foreword.compiler.branching import Search
 from foreword.compiler.compiled import Tried
 from foreword.compiler.construction.contract import OUT_OF_TIME, Construction, Draft, Instant, Obstacle, Request
-from foreword.compiler.construction.exchange import exchanged
+from foreword.compiler.construction.exchange import exchanged, met
+from foreword.compiler.construction.spectral import Spectral
 from foreword.compiler.construction.unit import drafted
 from foreword.compiler.cover import Cover
 from foreword.compiler.domain import Domain
@@ -115,11 +116,17 @@ class Wish:
     drafting: Clock
 
     def draft(
-        self, construction: Construction, share: float = 1.0, *, is_last: bool = True, rival: float = math.inf
+        self,
+        construction: Construction,
+        share: float = 1.0,
+        *,
+        is_last: bool = True,
+        rival: float = math.inf,
+        most: float = math.inf,
     ) -> Attempt:
         """One draft, for a share of the tolerance, with its time; others may follow unless it `is_last`.
 
-        `rival` is the least error of those before it, for a length.
+        `rival` is the least error of those before it, for a length; `most` are the seconds that it may take.
 
         What time cut short is kept if it is a draft: its proof goes on from it. No draft for want of time may be one
         the next time.
@@ -129,7 +136,7 @@ class Wish:
             self.tell(Stage("drafting", construction.name, 0.0))
             started = time.perf_counter()
             tolerance = None if self.request.tolerance is None else share * self.request.tolerance
-            left = max(self.drafting.left * (1.0 if is_last else SHARE), LEAST_EACH)
+            left = max(min(self.drafting.left * (1.0 if is_last else SHARE), most), LEAST_EACH)
             request = replace(self.request, tolerance=tolerance, seconds=left, made=Instant(), rival=rival)
             outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
             self.drafting.left -= request.made.since()
@@ -157,6 +164,29 @@ class Wish:
             self.work.write_if_due()
         outcome, seconds = self.work.drafts[name]
         return replace(attempt, name=name, outcome=outcome, seconds=attempt.seconds + seconds)
+
+    def moved(self, share: float = 1.0, *, fewer_than: float = math.inf, begun: Attempt | None = None) -> Attempt:
+        """A draft by an exchange for a share of the tolerance, of `fewer_than` so many positions.
+
+        It goes on from the draft that was `begun` with, if that is one, too.
+        """
+        name, started = f"exchange {share:g} {fewer_than:g}", time.perf_counter()
+        if name not in self.work.drafts:
+            self.tell(Stage("drafting", Spectral.name, 0.0))
+            left = self.drafting.left * SHARE
+            request = replace(self.request, tolerance=share * (self.request.tolerance or 0.0), seconds=left)
+            request = replace(request, made=Instant())
+            draft = None if begun is None or isinstance(begun.outcome, Obstacle) else begun.outcome
+            rng = np.random.default_rng(self.seed)
+            outcome = met(self.target, self.domain, request, rng, fewer_than=fewer_than, begun=draft)
+            self.drafting.left -= request.made.since()
+            seconds = time.perf_counter() - started
+            if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
+                self.work.drafts[name] = (outcome, seconds)
+                self.work.write_if_due()
+        else:
+            outcome, seconds = self.work.drafts[name]
+        return Attempt(name, Spectral.name, outcome, seconds)
 
     def proved(self, attempt: Attempt) -> Attempt:
         """The attempt with its certificate: by the a-priori theorem where that suffices, else by search."""

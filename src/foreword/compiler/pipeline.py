@@ -30,6 +30,8 @@ Function = Target | Expression | str | Callable[[Floats], ArrayLike] | Floats
 
 CONSTRUCTIONS: dict[str, Construction] = {made.name: made for made in (Adaptive(), Spectral(), Nearest())}
 AUTO_NEAREST = 20_000  # positions up to which `auto` tries soft nearest neighbours when another draft is at hand
+LONG = 24  # positions: a shorter draft is not sought to be shorter by an exchange
+FEWER = 8.0  # seconds in which fewer evenly placed keys are sought, once there is a draft by an exchange
 RETRIES = 2
 TIGHTER = 0.7  # a draft whose proof misses the tolerance is made again for so much of it
 
@@ -148,13 +150,38 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
             construction = replace(construction, most=min(lengths))
         has_rival = wish.request.positions is not None and drafts
         rival = min(draft.sampled for draft in drafts) if has_rival else math.inf
-        attempts.append(wish.draft(construction, is_last=row == len(methods) - 1, rival=rival))
+        moved, most = _moved(wish, construction, lengths), math.inf
+        if moved is not None and isinstance(moved.outcome, Draft) and isinstance(construction, Spectral):
+            construction, most = replace(construction, most=moved.outcome.head.positions), FEWER
+        attempt = wish.draft(construction, is_last=row == len(methods) - 1, rival=rival, most=most)
+        attempts.append(attempt if moved is None else _either(moved, attempt))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
         raise refusal([attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Obstacle)])
     if wish.request.positions is not None:
         best = min(range(len(attempts)), key=lambda row: _error(attempts[row]))
         attempts[best] = wish.exchanged(attempts[best])
     return attempts
+
+
+def _moved(wish: Wish, construction: Construction, lengths: Sequence[int]) -> Attempt | None:
+    """For a tolerance, a draft by an exchange, which may be far shorter than solved values at even keys.
+
+    None where a short one is at hand, or where another method is asked for.
+    """
+    is_long = not lengths or min(lengths) > LONG
+    if wish.request.positions is not None or not isinstance(construction, Spectral) or not is_long:
+        return None
+    return wish.moved(fewer_than=min(lengths, default=math.inf)) if wish.domain.dimension > 1 else None
+
+
+def _either(moved: Attempt, attempt: Attempt) -> Attempt:
+    """The attempt, which is shorter if it has a draft, or else the one by an exchange; with the time of both.
+
+    Of two obstacles, the exchange's where it came somewhere near.
+    """
+    is_none = isinstance(moved.outcome, Obstacle) and not moved.outcome.found
+    is_shorter = isinstance(attempt.outcome, Draft) or is_none
+    return replace(attempt if is_shorter else moved, seconds=moved.seconds + attempt.seconds)
 
 
 def _error(attempt: Attempt) -> float:
@@ -237,7 +264,9 @@ def _proved_or_longer(wish: Wish, attempt: Attempt) -> Attempt:
         is_short = certificate is not None and certificate.verdict is Verdict.NOT_REACHED and wish.clock.left > 0
         if wish.request.positions is not None or certificate is None or not is_short:
             break
-        again = wish.draft(construction, TIGHTER**retry)
+        is_moved = isinstance(best.outcome, Draft) and "exchanged" in best.outcome.notes
+        share = TIGHTER**retry
+        again = wish.moved(share, begun=best) if is_moved else wish.draft(construction, share)
         if isinstance(again.outcome, Obstacle):
             break
         again = wish.proved(replace(again, seconds=again.seconds + best.seconds))

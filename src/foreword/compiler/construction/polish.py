@@ -231,6 +231,13 @@ def polished(
     return head
 
 
+def descended(
+    head: Head, queries: Floats, wanted: Floats, limit: float, steps: int, damping: float
+) -> tuple[Head, float]:
+    """The head after so many steps on samples that are not weighted, the first damped so; and the damping then."""
+    return _descended(_Problem(queries, wanted, SPARED * limit, np.ones(len(queries))), head, damping, steps)
+
+
 def _is_hopeless(errors: list[float], goal: float, each: int) -> bool:
     """Whether errors that go on falling as in the last sweep miss the goal: they fall slower and slower, as a rule.
 
