@@ -152,6 +152,11 @@ CASES: tuple[Case, ...] = (
         "sin(3*x) * exp(-y**2)", SQUARE, {"tolerance": 1e-4},
     ),
     Compilation(
+        "kink-ring.png", "A kink along a circle in the square",
+        "Few keys, moved on samples that are taken where the head misses most, until the tolerance is met.",
+        "abs(x**2 + y**2 - 0.5)", SQUARE, {"tolerance": 1e-2},
+    ),
+    Compilation(
         "vector-square.png", "Two outputs at once",
         "Keys and biases are shared; each output has values of its own. The bound is for the worse one.",
         "[exp(x)*cos(3*y), exp(x)*sin(3*y)]", SQUARE, {"tolerance": 1e-4},

@@ -45,7 +45,7 @@ from foreword.compiler.target import Target
 
 CREST = 5.0  # times its root mean square: an error beyond lies on a small part of the domain
 ROUGH = 1e-4  # of the target's size: a larger error at that is no smooth target's
-FIRST, SHORT = 6, 12  # positions, for each dimension, of the first head for a tolerance, and for a length
+FIRST = 6  # positions of the first head, for each dimension
 LEAST = 6  # positions
 NEARLY = 0.75  # of the length asked for: from there on the next is that
 LIMITLESS = 1_000_000  # positions
@@ -54,7 +54,8 @@ PATIENCE = 12  # rounds without an error that is GAIN times the least before
 GAIN = 0.97
 LOOK = 10  # rounds after which a tolerance is foretold from them
 AHEAD = 5.0  # times so many rounds: as long as the error, falling on as it does, may take to the tolerance
-REACH = 12.0  # times the tolerance: a larger error is not brought there by more positions
+REACH = 12.0  # times the tolerance: a larger error of a fair length is not brought there by more positions
+FAIR = 12  # positions of that, for each dimension
 EVEN, WORST, TAKEN = 2.5, 5.0, 0.5  # samples for each number of the head: drawn evenly, taken in all, and in a round
 POOL = 16_000  # points drawn in a round
 TIMED, SLOW = 1_000, 0.1  # points, and seconds for so many beyond which a target's rounds would take too long
@@ -143,7 +144,7 @@ class Exchange:
 
     def best(self) -> Head:
         """The best head, of the length asked for or a shorter one."""
-        lengths = list(self._lengths(min(self.most, SHORT * self.domain.dimension), 2.0))
+        lengths = list(self._lengths(min(self.most, FIRST * self.domain.dimension), 2.0))
         head, found = self._begun(lengths[0]), list[tuple[float, Head]]()
         for index, count in enumerate(lengths):
             # Each takes longer than the one before.
@@ -163,7 +164,7 @@ class Exchange:
             error, head = self._settled(head, count, math.inf)
             if self.request.is_met_by(error) and self.request.is_met_by((draft := self.draft(head)).sampled):
                 return draft
-            is_hopeless = count >= SHORT * self.domain.dimension and error > REACH * tolerance
+            is_hopeless = count >= FAIR * self.domain.dimension and error > REACH * tolerance
             if self.request.is_over() or is_hopeless:
                 break
         return None
@@ -179,7 +180,9 @@ class Exchange:
         return error, head
 
     def draft(self, head: Head) -> Draft:
-        """The head as a draft."""
+        """The head as a draft; its keys and biases less what all have in common, which rounding is the smaller for."""
+        keys, biases = (each - (each.max(axis=0) + each.min(axis=0)) / 2 for each in (head.keys, head.biases))
+        head = replace(head, keys=keys, biases=biases)
         sampled = unseen(self.target, self.domain, self.chart, head.positions).worst(head)
         return Draft(head, self.chart, Spectral.name, None, sampled, {"exchanged": True})
 
