@@ -542,19 +542,40 @@ def test_a_prefix_survives_the_way_to_torch_and_back(
     assert to_prefix(to_tensors(prefix, device=host.device, dtype=getattr(torch, dtype))) == prefix
 
 
-def test_a_site_that_is_never_reached_fails_loudly(load_host: Callable[..., Host], oracle: object) -> None:
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_switch_to_attention_that_cannot_read_a_prefix_fails_loudly(
+    load_host: Callable[..., Host], oracle: object, passes: int
+) -> None:
+    """Before any pass has read the prefix, and after one: then every site was reached, and nothing else would tell."""
     host = load_host("gpt2")
 
     def go_round() -> None:
         """An implementation that was registered by somebody else, so its function is not wrapped."""
+        for _ in range(passes):
+            host.model(**inputs(host))
         host.model.set_attn_implementation("foreword_test_oracle")
         host.model(**inputs(host))
 
-    with pytest.raises(AttachError, match=r"never reached: h\.0\.attn, h\.1\.attn"), attached(host, a_prefix(host)):
+    with pytest.raises(AttachError, match="has been switched") as caught, attached(host, a_prefix(host)):
         go_round()
+    assert "foreword_test_oracle" in str(caught.value)
     host.model.set_attn_implementation("sdpa")
     with attached(host, a_prefix(host)):  # the refusal left the host fit for use
         host.model(**inputs(host))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom"])
+def test_a_prefix_that_was_first_read_in_inference_mode_lets_gradients_through_later(
+    load_host: Callable[..., Host], family: str
+) -> None:
+    host = load_host(family)
+    prefix, ids = a_prefix(host), torch.tensor([[5, 9, 4]])
+    with torch.inference_mode(), attached(host, prefix):
+        host.model(input_ids=ids)
+    embedded = host.model.get_input_embeddings()(ids).detach().requires_grad_()
+    with attached(host, prefix):
+        host.model(inputs_embeds=embedded)[0].sum().backward()
+    assert embedded.grad is not None
 
 
 def test_passes_in_another_thread_only_fail_loudly(shared_host: Callable[[str], Host]) -> None:

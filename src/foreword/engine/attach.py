@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from foreword.engine import current
-from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
+from foreword.engine.admission import (
+    check_attention,
+    check_fit,
+    check_host,
+    check_prefixes,
+    check_rows,
+    check_turn,
+    configurations,
+)
 from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import Replays
@@ -70,9 +78,10 @@ class _Carrier:
         roots: tuple[nn.Module, ...],
         positions: Positions | None,
         replays: Replays,
+        configs: tuple[Any, ...],
     ) -> None:
         self.places, self.assignment, self.roots, self.positions = places, assignment, roots, positions
-        self.replays = replays
+        self.replays, self.configs = replays, configs
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
         self.has_run_bare = False
@@ -86,12 +95,16 @@ class _Carrier:
         return met.context.out if site is None else self.assignment.merge(met, site)
 
     def frozen(self) -> _Carrier:
-        copy = _Carrier(self.places, self.assignment, self.roots, self.positions, self.replays)
+        copy = _Carrier(self.places, self.assignment, self.roots, self.positions, self.replays, self.configs)
         copy.calls = _Calls(dict(self.calls.count))  # a layer may be replayed in another thread
         return copy
 
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
-        """A forward pass: shared modules' calls are counted anew, layers bound, and tokens get their positions."""
+        """A forward pass: shared modules' calls are counted anew, layers bound, and tokens get their positions.
+
+        AttachError when the model has been switched meanwhile to attention that would not read the prefix.
+        """
+        check_attention(self.configs)
         self.calls.count = {}
         if not torch.compiler.is_compiling():
             self.replays.bind()
@@ -152,8 +165,9 @@ def attached(
     HostError for a model of an untried family that does not read a prefix as it should, found when the first one is
     attached; PrefixError when a prefix does not fit the host, or occupies positions that the host cannot give it;
     AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
-    when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
-    reaching one of the sites, or in another context than this one, in which it is left: never a silent no-op.
+    then or inside, when prefixes are already attached to this host, when a batch has other rows, or when forward
+    passes ran without reaching one of the sites, or in another context than this one, in which it is left: never a
+    silent no-op.
     """
     check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
@@ -184,8 +198,9 @@ def attached(
         counting = counts or layout.first_position > 0
         positions = Positions(host.model, host.backbone, layout, occupied=each, rows=assignment.rows, counting=counting)
     roots = dict.fromkeys((unwrapped(host.model), host.backbone, *(() if positions is None else positions.parameters)))
-    carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout))
-    check_attention(module for module in places if module not in layout.watched)
+    configs = configurations(module for module in places if module not in layout.watched)
+    check_attention(configs)
+    carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout), configs)
     if is_attached(host) or not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
