@@ -126,6 +126,8 @@ def _show(made: Fit) -> None:
     if made.details["kept_by"] == "loss":
         start, least = made.details["selection_losses"]
         typer.echo(f"loss       {start:.3g} at the start, {least:.3g} at step {best.step}: how far from the teacher")
+    if "teacher_selection" in made.details:
+        typer.echo(f"teacher    {made.details['teacher_selection']:.3f} on the selection split")
     if made.sweep is not None:
         _show_sweep(made.sweep)
     for text in (*_cuts(made), *made.notices):

@@ -126,6 +126,10 @@ class Objective(ABC):
         """How far each lesson of the selection split is from its teacher, in the loss's units; none without one."""
         return []
 
+    def teacher_score(self) -> float | None:
+        """The metric of the teacher itself on the selection split; None without one that answers there."""
+        return None
+
     def bare_score(self) -> float:
         """The metric of the bare model on the selection split, as `evaluate` finds it; it leaves nothing behind."""
         fitted, memory = self.predictor.adaptation, self.memory()

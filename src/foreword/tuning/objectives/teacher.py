@@ -89,6 +89,18 @@ class Teacher:
         return [unbegun(self.predictor.host, row) for row in student_rows]
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A teacher as it does the task itself: who answers, and the selection split's prompts as it reads them."""
+
+    predictor: Predictor
+    rows: Sequence[list[int]]
+
+    def outputs(self) -> list[str]:
+        """What it answers, in order."""
+        return [answer.output for answer in self.predictor.answers_to(self.rows)]
+
+
 def teacher_with(student: Predictor, text: str) -> Teacher:
     """The teacher of `student` that has `text` in its context, parted from the prompt by an empty line.
 
