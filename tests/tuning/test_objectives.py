@@ -212,6 +212,17 @@ def test_a_teachers_score_is_that_of_the_model_with_the_text_in_the_prompt(make:
     assert objective.teacher_score() == bench.score([x.target for x in objective.selection], outputs)
 
 
+def test_examples_that_a_teacher_has_no_room_for_are_counted_and_none_at_all_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, objective = make("labels-shown", settings={"teacher_shots": 6})
+    shots = objective.details()["teacher_shots"]
+    assert 0 < shots["used"] < shots["given"] == 18
+    monkeypatch.setattr("foreword.tuning.demonstrations.PROMPT_SHARE", 0.0)
+    with pytest.raises(DataError, match="no room for a single example"):
+        make("labels-shown")
+
+
 def test_only_a_document_that_is_read_whole_has_a_score_of_its_own(make: Make, tmp_path: Path) -> None:
     _, pieces = make("document-labels")
     (tmp_path / "short.txt").write_text(TEXT, encoding="utf-8")
@@ -282,7 +293,7 @@ def test_a_teacher_that_is_asked_anew_says_what_was_kept(
 def test_a_limit_on_inputs_does_not_count_the_teachers_text(make: Make) -> None:
     bench, _ = make("features-told")
     manner = replace(bench.manner(), max_input_tokens=8)
-    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), TEXT)
+    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), f"{TEXT}\n\n")
     (row,) = teacher.rows(["apple rose"], [])
     assert row == tokens(bench.host, f"{TEXT}\n\napple rose", special=True)
     assert len(row) > 8

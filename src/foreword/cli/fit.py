@@ -152,6 +152,9 @@ def _cuts(made: Fit) -> list[str]:
     inputs = " and ".join(f"{count} of the {name} split" for name, count in made.details["inputs_cut"].items() if count)
     if inputs:
         lines.append(f"inputs longer than the model reads were cut at their end: {inputs}")
+    shots = made.details.get("teacher_shots")
+    if shots is not None and shots["used"] < shots["given"]:
+        lines.append(f"the teacher has room for {shots['used']} of {shots['given']} examples")
     if made.details.get("answers_cut"):
         lines.append(f"answers longer than max_tokens were cut at their end: {made.details['answers_cut']}")
     if made.details.get("answers_unknown"):
