@@ -219,15 +219,15 @@ def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
 
 
 def still_rising(outcome: FitOutcome, count: int) -> str | None:
-    """A notice when steps or time ran out while the metric rose: in the last quarter, by more than one of `count`."""
+    """A notice when steps or time ran out as the metric rose: in the last quarter, by more than one of `count`."""
     last, best = outcome.history[-1].step, outcome.best
     earlier = [moment.selection for moment in outcome.history if moment.step <= 3 * last / 4]
     if outcome.stopped_by == "patience" or best.selection < max(earlier) + 1.5 / count:
         return None
     more = f"steps = {2 * last}" if outcome.stopped_by == "steps" else "more seconds"
     return (
-        f"the score on the selection split was still rising when the {outcome.stopped_by} ran out ({max(earlier):.3f} "
-        f"up to step {3 * last // 4}, {best.selection:.3f} at step {best.step}): {more} may gain"
+        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({max(earlier):.3f} up to "
+        f"step {3 * last // 4}, {best.selection:.3f} at step {best.step}): {more} may gain"
     )
 
 
