@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -351,12 +354,26 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
     return results[0]
 
 
-def test_another_thread_sees_the_bare_model(host: Host) -> None:
+def test_another_thread_sees_the_bare_model_and_one_that_was_started_inside_is_told(host: Host) -> None:
+    """Of a thread that was there before, nobody can expect that it reads the prefix."""
     given = inputs(host)
     before = output(host.model, given)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        with attached(host, a_prefix(host)):
+            inside = output(host.model, given)
+            assert torch.equal(pool.submit(output, host.model, given).result(), before)
+
+    def both() -> Tensor:
+        output(host.model, given)
+        found: Tensor = in_a_thread(lambda: output(host.model, given))
+        return found
+
+    with pytest.warns(UserWarning, match="was started while a prefix was attached"), attached(host, a_prefix(host)):
+        elsewhere = both()
     with attached(host, a_prefix(host)):
-        inside = output(host.model, given)
-        elsewhere = in_a_thread(lambda: output(host.model, given))
+        told = in_a_thread(partial(copy_context().run, output, host.model, given))
+    assert torch.equal(told, inside)
     assert torch.equal(elsewhere, before)
     assert not torch.equal(inside, before)
 

@@ -68,6 +68,7 @@ def agree(host: Host, traced: Traced) -> Tensor:
     return wanted
 
 
+@pytest.mark.filterwarnings("ignore:a thread that was started:UserWarning")
 def test_a_graph_serves_every_prefix_of_its_length_and_no_other_call(host: Host, traced: Traced) -> None:
     elsewhere: list[Tensor] = []
     earlier = copy_context()  # what a task of asyncio has that was started by now

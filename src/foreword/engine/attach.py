@@ -7,6 +7,7 @@ thread) that entered. A fitted prefix takes no positions; a baked one shifts the
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class _Carrier:
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
         self.has_run_bare = False
+        self.has_run_bare_anew = False  # in a thread that was started meanwhile
+        self.threads = frozenset(threading.enumerate())
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         site = self._site(call.module)
@@ -147,6 +150,8 @@ class _Followed(StandIn):
         else:
             for carrier in self.carriers:
                 carrier.has_run_bare = True
+                if not torch.compiler.is_compiling() and threading.current_thread() not in carrier.threads:
+                    carrier.has_run_bare_anew = True
             out = self.forward(*arguments, **options)
         for carrier in self.carriers:  # it has come to its end: one that failed on the way could not reach every site
             carrier.has_run = True
@@ -167,7 +172,7 @@ def attached(
     AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
     then or inside, when prefixes are already attached to this host, when a batch has other rows, or when forward
     passes ran without reaching one of the sites, or in another context than this one, in which it is left: never a
-    silent no-op.
+    silent no-op. A thread that was started inside, and ran the model without its context, is told by a warning.
     """
     check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
@@ -231,7 +236,11 @@ def is_attached(host: Host) -> bool:
 
 
 def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
-    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left."""
+    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left.
+
+    A warning when a thread ran without it that was started inside: mostly one of transformers' streamers, that should
+    have read it.
+    """
     missed = carrier.missed()
     if carrier.has_run and missed:
         raise AttachError(
@@ -248,6 +257,13 @@ def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
             expected="forward passes in the thread or task that attached the prefix, which lets it go as well",
             found="passes without a prefix, as in a generator whose steps are run one by one, in threads of a pool",
             fix="Attach the prefix anew within each step, or make all tokens before the first is handed on.",
+        )
+    if carrier.has_run_bare_anew:
+        warnings.warn(
+            "a thread that was started while a prefix was attached ran the model without it: a thread has a context of "
+            "its own; start one that is to read the prefix by contextvars.copy_context().run",
+            UserWarning,
+            stacklevel=4,
         )
 
 
