@@ -504,6 +504,18 @@ def test_fit_takes_heads_layer_by_layer_as_a_task_file_has_them(
         assert "Traceback" not in ran.err
 
 
+def test_fit_tells_what_the_teacher_of_a_distillation_scores_and_has_room_for(
+    foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    told = {"kind": "prefix", "objective": "distillation", "teacher_shots": 6}
+    task, out = write_task(tmp_path / "task", model_folder("gpt2"), [told]), tmp_path / "out"
+    ran = foreword("fit", task, "--length", 2, "--steps", 1, "--out", out, "-q")
+    details = json.loads((out / "result.json").read_text())["details"]
+    shots = details["teacher_shots"]
+    assert f"teacher    {details['teacher_selection']:.3f} on the selection split\n" in ran.out
+    assert f"the teacher has room for {shots['used']} of {shots['given']} examples" in ran.out
+
+
 def test_a_fit_of_all_weights_is_told_of_without_a_length(
     foreword: Any, write_task: Callable[..., Path], model_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

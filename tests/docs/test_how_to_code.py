@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from foreword.engine.attach import attached
 from foreword.engine.host import Host
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "run-prefixes.md"
@@ -23,10 +24,14 @@ def test_every_block_runs_and_says_what_it_does(
     host.tokenizer.padding_side = "left"
     names = {"model": host.model, "tokenizer": host.tokenizer}
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102  the page is the test
     made, weights = names["fitted"], names["prefix"]
+    given = host.tokenizer("the cat", return_tensors="pt")
+    with attached(host, weights):
+        written = host.model.generate(**given, max_new_tokens=8, do_sample=False)
+    assert names["streamed"] == host.tokenizer.decode(written[0, given["input_ids"].shape[1] :])
     assert made.sites == weights.sites
     assert made.hash != weights.hash
     assert names["again"].hash == names["interop"].occupying(weights, names["host"]).hash

@@ -5,13 +5,24 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, OPTConfig, OPTForCausalLM, ViTConfig, ViTModel
+from transformers import (
+    AttentionInterface,
+    BloomConfig,
+    BloomForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    ViTConfig,
+    ViTModel,
+)
 
 from foreword.engine.assignment import Assignment, SiteTensors
 from foreword.engine.attach import attached
@@ -351,12 +362,26 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
     return results[0]
 
 
-def test_another_thread_sees_the_bare_model(host: Host) -> None:
+def test_another_thread_sees_the_bare_model_and_one_that_was_started_inside_is_told(host: Host) -> None:
+    """Of a thread that was there before, nobody can expect that it reads the prefix."""
     given = inputs(host)
     before = output(host.model, given)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        with attached(host, a_prefix(host)):
+            inside = output(host.model, given)
+            assert torch.equal(pool.submit(output, host.model, given).result(), before)
+
+    def both() -> Tensor:
+        output(host.model, given)
+        found: Tensor = in_a_thread(lambda: output(host.model, given))
+        return found
+
+    with pytest.warns(UserWarning, match="was started while a prefix was attached"), attached(host, a_prefix(host)):
+        elsewhere = both()
     with attached(host, a_prefix(host)):
-        inside = output(host.model, given)
-        elsewhere = in_a_thread(lambda: output(host.model, given))
+        told = in_a_thread(partial(copy_context().run, output, host.model, given))
+    assert torch.equal(told, inside)
     assert torch.equal(elsewhere, before)
     assert not torch.equal(inside, before)
 
@@ -542,19 +567,39 @@ def test_a_prefix_survives_the_way_to_torch_and_back(
     assert to_prefix(to_tensors(prefix, device=host.device, dtype=getattr(torch, dtype))) == prefix
 
 
-def test_a_site_that_is_never_reached_fails_loudly(load_host: Callable[..., Host], oracle: object) -> None:
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_switch_to_attention_that_cannot_read_a_prefix_fails_loudly(
+    load_host: Callable[..., Host], oracle: object, passes: int
+) -> None:
+    """Before any pass has read the prefix, and after one: then every site was reached, and nothing else would tell."""
     host = load_host("gpt2")
 
     def go_round() -> None:
         """An implementation that was registered by somebody else, so its function is not wrapped."""
+        for _ in range(passes):
+            host.model(**inputs(host))
         host.model.set_attn_implementation("foreword_test_oracle")
         host.model(**inputs(host))
 
-    with pytest.raises(AttachError, match=r"never reached: h\.0\.attn, h\.1\.attn"), attached(host, a_prefix(host)):
+    with pytest.raises(AttachError, match="has been switched") as caught, attached(host, a_prefix(host)):
         go_round()
+    assert "foreword_test_oracle" in str(caught.value)
     host.model.set_attn_implementation("sdpa")
     with attached(host, a_prefix(host)):  # the refusal left the host fit for use
         host.model(**inputs(host))
+
+
+def test_a_prefix_that_was_first_read_in_inference_mode_lets_gradients_through_later() -> None:
+    """In a family whose attention is merged in plain operations, which keep the prefix for the backward pass."""
+    sizes = BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2)
+    host = Host(BloomForCausalLM(sizes))
+    prefix, ids = a_prefix(host), torch.tensor([[5, 9, 4]])
+    with torch.inference_mode(), attached(host, prefix):
+        host.model(input_ids=ids)
+    embedded = host.model.get_input_embeddings()(ids).detach().requires_grad_()
+    with attached(host, prefix):
+        host.model(inputs_embeds=embedded)[0].sum().backward()
+    assert embedded.grad is not None
 
 
 def test_passes_in_another_thread_only_fail_loudly(shared_host: Callable[[str], Host]) -> None:

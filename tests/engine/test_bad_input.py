@@ -237,6 +237,7 @@ def test_a_batch_of_other_rows_is_refused_when_it_runs(kept: Kept, rows: list[in
     kept.is_as_it_was()
 
 
+@pytest.mark.filterwarnings("ignore:a thread that was started:UserWarning")
 def test_a_second_attach_from_another_thread_is_refused_and_leaves_both_threads_right(kept: Kept) -> None:
     found: list[Any] = []
 
@@ -294,6 +295,7 @@ def test_a_context_that_another_thread_leaves_is_left(kept: Kept) -> None:
     kept.is_as_it_was()
 
 
+@pytest.mark.filterwarnings("ignore:a thread that was started:UserWarning")
 def test_a_pass_of_the_bare_model_in_another_thread_does_not_disturb_one_under_a_prefix() -> None:
     """Amid its pass, between the calls of a shared module: calls are counted for one thread alone."""
     with torch.random.fork_rng(devices=[]):
@@ -317,6 +319,7 @@ def test_a_pass_of_the_bare_model_in_another_thread_does_not_disturb_one_under_a
     assert all(torch.equal(each, kept.bare) for each in found)
 
 
+@pytest.mark.filterwarnings("ignore:a thread that was started:UserWarning")
 def test_a_baked_text_moves_no_context_of_another_thread(load_host: Callable[[str], Host]) -> None:
     kept = Kept.of(load_host("llama"))
     found: list[Tensor] = []

@@ -68,6 +68,7 @@ def agree(host: Host, traced: Traced) -> Tensor:
     return wanted
 
 
+@pytest.mark.filterwarnings("ignore:a thread that was started:UserWarning")
 def test_a_graph_serves_every_prefix_of_its_length_and_no_other_call(host: Host, traced: Traced) -> None:
     elsewhere: list[Tensor] = []
     earlier = copy_context()  # what a task of asyncio has that was started by now
@@ -149,3 +150,14 @@ def test_a_batch_without_the_rows_is_refused_by_its_name(host: Host) -> None:
     ):
         model(input_ids=IDS)
     torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_an_exported_program_has_the_prefix_that_was_attached(host: Host) -> None:
+    """To rounding, as the program does its operations by others: sums of at most 32 terms below 10, in float32."""
+    with torch.no_grad(), attached(host, a_prefix(host)):
+        wanted = logits(host.model)
+        program = torch.export.export(host.model, (), {"input_ids": IDS, "use_cache": False}, strict=False)
+    found = program.module()(input_ids=IDS, use_cache=False).logits.detach()
+    assert torch.allclose(found, wanted, rtol=0, atol=32 * 10 * torch.finfo(torch.float32).eps)
+    assert not torch.allclose(found, logits(host.model), rtol=0, atol=1e-3)

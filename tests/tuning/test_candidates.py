@@ -17,8 +17,10 @@ from foreword.engine.host import Host
 from foreword.errors import BaseMismatchError, BundleError, DataError, FitError, HostError, TaskError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
+from foreword.tuning.candidates.contract import still_rising
+from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import load_splits
-from foreword.tuning.fittable import FitWatch, StepTaken
+from foreword.tuning.fittable import FitOutcome, FitWatch, StepTaken
 from foreword.tuning.predictor import Predictor, predictor_from
 from foreword.tuning.scoring import value
 from foreword.tuning.task import Task
@@ -316,6 +318,24 @@ def test_fitting_makes_the_fit_examples_more_likely(bench: Bench, family: str, k
     fitted.predictor.adaptation.close()
     assert fitted.selection >= fitted.history[0].selection
     assert after < before
+
+
+@pytest.mark.parametrize(
+    ("scores", "stopped_by", "told"),
+    [
+        ([0.0, 0.3, 0.5, 0.5, 0.7], "steps", "(0.500 up to step 24, 0.700 at step 32): steps = 64 may gain"),
+        ([0.0, 0.3, 0.5, 0.5, 0.7], "seconds", "(0.500 up to step 24, 0.700 at step 32): more seconds may gain"),
+        ([0.0, 0.3, 0.5, 0.5, 0.7], "patience", None),
+        ([0.0, 0.3, 0.5, 0.7, 0.7], "steps", None),
+        ([0.0, 0.3, 0.5, 0.5, 0.6], "steps", None),  # one example of ten
+    ],
+)
+def test_a_fit_that_ends_while_its_score_rises_says_so(scores: list[float], stopped_by: str, told: str | None) -> None:
+    history = tuple(Moment(8 * number, 1.0, None, score) for number, score in enumerate(scores))
+    best = max(history, key=lambda moment: moment.selection)
+    found = still_rising(FitOutcome(history, best, 1.0, stopped_by), 10)
+    assert (found is None) == (told is None)
+    assert told is None or told in str(found)
 
 
 def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench) -> None:

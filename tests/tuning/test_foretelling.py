@@ -159,6 +159,37 @@ def test_of_a_fit_by_another_objective_than_the_probes_no_error_rate_is_told(
     assert found.as_dict()["objectives"] == ["distillation"]
 
 
+@pytest.mark.parametrize("kind", ["classify", "generate"])
+def test_a_teacher_is_judged_as_the_model_with_its_text_in_the_prompt(
+    write_task: Callable[..., Path],
+    model_folder: Callable[[str], Path],
+    load_host: Callable[[str], Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    for name in ("STEPS", "LORA_STEPS"):
+        monkeypatch.setattr(f"foreword.tuning.probes.{name}", 2)
+    told = [{"kind": "prefix", "objective": "distillation", "teacher_text": "a cat"}]
+    host = load_host("gpt2")
+    found = fw.foretell(host, write_task(tmp_path / "told", model_folder("gpt2"), told, kind=kind)).probes
+    template = "a cat\n\n" + ("{input}\nLabel:" if kind == "classify" else "{input}\n")
+    prompted = write_task(tmp_path / "one", model_folder("gpt2"), [], kind=kind, model={"template": template})
+    plain = fw.foretell(host, prompted).probes
+    assert found.teacher == pytest.approx(plain.bare, abs=1e-5)
+    assert found.teacher_metric == (plain.metric if kind == "classify" else None)
+    assert (plain.teacher, plain.teacher_metric) == (None, None)
+
+
+def test_a_teacher_behind_the_short_fit_to_the_targets_is_told() -> None:
+    """By the metric where there is one: the losses would say the opposite. In nats, 1.0 is the short fit's loss."""
+    labels = {"prefix_metric": 0.5, "teacher": 0.1}
+    assert "(metric 0.400 and 0.500)" in verdict(probes_with(**labels, teacher_metric=0.4)).advice
+    assert "(loss of the targets 1.100 and 1.000)" in verdict(probes_with(prefix=1.0, teacher=1.1)).advice
+    ahead = [probes_with(**labels, teacher_metric=0.5), probes_with(prefix=1.0, teacher=0.9), probes_with()]
+    assert not any("teacher" in verdict(found).advice for found in ahead)
+
+
 def test_the_constant_answer_s_loss_is_that_of_the_labels_shares(task: Callable[..., Path]) -> None:
     """Three labels, equally often: log(3), up to the smoothing of 18 examples by one each and one unknown."""
     found = fw.foretell(None, task("bert", kind="classify"))

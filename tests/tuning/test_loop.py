@@ -420,9 +420,9 @@ def test_a_folder_in_the_checkpoints_place_is_refused(tmp_path: Path) -> None:
 def test_the_first_score_is_judged_once_and_what_is_found_is_told_by_a_fit_that_goes_on_too(tmp_path: Path) -> None:
     judged: list[float] = []
 
-    def judge(score: float) -> str:
+    def judge(score: float) -> list[str]:
         judged.append(score)
-        return f"it begins at {score}"
+        return [f"it begins at {score}"]
 
     def stop(step: int) -> None:
         if step == 6:

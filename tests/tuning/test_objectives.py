@@ -24,7 +24,7 @@ from foreword.errors import DataError, FitError, TaskError
 from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix, FixedPrefix, SoftPrompt
 from foreword.tuning.candidate_settings import PrefixSettings
 from foreword.tuning.candidates import Fitted, Workbench, candidate_for
-from foreword.tuning.candidates.contract import unset_readout
+from foreword.tuning.candidates.contract import of_the_teacher, unset_readout
 from foreword.tuning.examples import Example, load_splits
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, check_metric, masked_positions
@@ -201,6 +201,39 @@ def test_the_bare_models_score_is_that_of_no_prefix_and_leaves_nothing_behind(ma
     assert isinstance(objective.predictor.adaptation, FittedPrefix)
 
 
+@pytest.mark.parametrize("name", ["labels-told", "labels-both-told", "features-told", "answers-told", "answers-both"])
+def test_a_teachers_score_is_that_of_the_model_with_the_text_in_the_prompt(make: Make, name: str) -> None:
+    bench, objective = make(name)
+    manner, readout = bench.manner(), objective.predictor.readout
+    manner = replace(manner, template=replace(manner.template, before=f"{TEXT}\n\n{manner.template.before}"))
+    outputs = [
+        x.output for x in Predictor(bench.host, manner, Bare(), readout).answer([x.input for x in objective.selection])
+    ]
+    assert objective.teacher_score() == bench.score([x.target for x in objective.selection], outputs)
+
+
+def test_examples_that_a_teacher_has_no_room_for_are_counted_and_none_at_all_is_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, objective = make("labels-shown", settings={"teacher_shots": 6})
+    shots = objective.details()["teacher_shots"]
+    assert 0 < shots["used"] < shots["given"] == 18
+    monkeypatch.setattr("foreword.tuning.demonstrations.PROMPT_SHARE", 0.0)
+    with pytest.raises(DataError, match="no room for a single example"):
+        make("labels-shown")
+
+
+def test_only_a_document_that_is_read_whole_has_a_score_of_its_own(make: Make, tmp_path: Path) -> None:
+    _, pieces = make("document-labels")
+    (tmp_path / "short.txt").write_text(TEXT, encoding="utf-8")
+    _, whole = make("document-labels", settings={"teacher_file": "short.txt"})
+    _, told = make("labels-shown")
+    assert pieces.teacher_score() is None
+    assert 0 <= (whole.teacher_score() or 0) <= 1
+    assert 0 <= (told.teacher_score() or 0) <= 1
+    assert make("labels-causal")[1].teacher_score() is None
+
+
 def test_the_teacher_of_answers_is_the_model_with_the_text_before_the_prompt(make: Make) -> None:
     """Its divergence from the bare model, computed plainly: whole rows, nothing baked."""
     bench, objective = make("answers-told", lambda _: Bare())
@@ -260,7 +293,7 @@ def test_a_teacher_that_is_asked_anew_says_what_was_kept(
 def test_a_limit_on_inputs_does_not_count_the_teachers_text(make: Make) -> None:
     bench, _ = make("features-told")
     manner = replace(bench.manner(), max_input_tokens=8)
-    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), TEXT)
+    teacher = teacher_with(Predictor(bench.host, manner, Bare(), unset_readout("linear", bench)), f"{TEXT}\n\n")
     (row,) = teacher.rows(["apple rose"], [])
     assert row == tokens(bench.host, f"{TEXT}\n\napple rose", special=True)
     assert len(row) > 8
@@ -564,16 +597,34 @@ def test_a_distillation_keeps_what_is_nearest_to_its_teacher_whatever_the_metric
     assert 0 <= kept < start
 
 
-def test_a_teacher_that_does_the_task_worse_than_the_start_is_told(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All right at the start, none at all later: 0 is below every interval of 1."""
-    looks = iter(range(100))
-    monkeypatch.setattr(Workbench, "score", lambda *_: 1.0 if next(looks) == 0 else 0.0)
+@pytest.mark.parametrize(
+    ("teacher", "told"),
+    [
+        (0.0, "the teacher itself scores 0.000 on the selection split, where the fit begins with 1.000"),
+        (0.99, None),
+        (1.0, "scores 0.000 on the selection split, where the fit began with 1.000"),
+    ],
+)
+def test_a_teacher_that_does_the_task_worse_than_the_start_is_told(
+    parts: Any, monkeypatch: pytest.MonkeyPatch, teacher: float, told: str | None
+) -> None:
+    """Told once, and before the first step where the teacher's own answers show it: 0 is below every interval of 1."""
+    looks = iter([teacher, *([1.0] * 100 if teacher == 0.99 else [1.0, *[0.0] * 100])])
+    monkeypatch.setattr(Workbench, "score", lambda *_: next(looks))
     monkeypatch.setattr("foreword.tuning.objectives.contract.check_metric", lambda *_: None)
     table = {**CASES["answers-told"][2], "steps": 8, "batch_size": 8, "evaluate_every": 4, "learning_rate": 0.03}
     _, fitted = fitted_with(parts, "gpt2", table, "generate")
-    assert any(
-        "scores 0.000 on the selection split, where the fit began with 1.000" in x for x in fitted.details["notices"]
-    )
+    assert fitted.details["teacher_selection"] == teacher
+    found = [text for text in fitted.details["notices"] if "teacher" in text]
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+def test_a_teacher_that_does_not_meet_the_requirement_is_told() -> None:
+    """Of 40 examples; 0.1 begins within chance of 0.09, and 0.7 is required."""
+    assert of_the_teacher(None, 0.1, 0.7, 40) is None
+    assert of_the_teacher(0.8, 0.1, 0.7, 40) is None
+    assert "scores 0.090 on the selection split, and 0.7 is required" in str(of_the_teacher(0.09, 0.1, 0.7, 40))
 
 
 def test_a_shorter_prefix_comes_close_to_the_prompt_that_it_distils(parts: Any) -> None:

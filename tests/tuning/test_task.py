@@ -197,6 +197,7 @@ def test_an_unknown_field_suggests_the_nearest_known_one() -> None:
         ("labels", {"a": "", "b": "x"}, "labels.a: expected text that is not blank"),
         ("labels", {" a": "x", "b": "x"}, "labels.' a': expected a label"),
         ("model", {"reference": "x", "template": "no place"}, "model.template: expected text that contains {input}"),
+        ("model", {"reference": "x", "template": "{input}\nAgain: {input}"}, "text that contains {input} once, where"),
         ("model", {"reference": "x", "device": "gpu"}, "model.device: expected auto, cpu, cuda"),
         ("model", {"reference": "x", "dtype": "int8"}, "model.dtype: expected 'float32'"),
         ("model", {"reference": "x", "max_tokens": "64"}, "model.max_tokens: expected a whole number, found '64'"),

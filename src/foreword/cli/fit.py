@@ -126,6 +126,8 @@ def _show(made: Fit) -> None:
     if made.details["kept_by"] == "loss":
         start, least = made.details["selection_losses"]
         typer.echo(f"loss       {start:.3g} at the start, {least:.3g} at step {best.step}: how far from the teacher")
+    if "teacher_selection" in made.details:
+        typer.echo(f"teacher    {made.details['teacher_selection']:.3f} on the selection split")
     if made.sweep is not None:
         _show_sweep(made.sweep)
     for text in (*_cuts(made), *made.notices):
@@ -150,6 +152,9 @@ def _cuts(made: Fit) -> list[str]:
     inputs = " and ".join(f"{count} of the {name} split" for name, count in made.details["inputs_cut"].items() if count)
     if inputs:
         lines.append(f"inputs longer than the model reads were cut at their end: {inputs}")
+    shots = made.details.get("teacher_shots")
+    if shots is not None and shots["used"] < shots["given"]:
+        lines.append(f"the teacher has room for {shots['used']} of {shots['given']} examples")
     if made.details.get("answers_cut"):
         lines.append(f"answers longer than max_tokens were cut at their end: {made.details['answers_cut']}")
     if made.details.get("answers_unknown"):

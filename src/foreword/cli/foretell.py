@@ -17,6 +17,7 @@ PROBES = {  # what the probes are called, while they run and in the table
     "prefix": "short prefix fit",
     "lora_attention": "rank-1 LoRA, attention",
     "lora_mlp": "rank-1 LoRA, MLP",
+    "teacher": "the teacher",
 }
 
 
@@ -53,7 +54,12 @@ def foretell(
 
 def _metrics(probes: Probes) -> list[tuple[str, float]]:
     """The task's metric of the bare model, which the requirement is held against first, and after the short fits."""
-    found = [("bare model", probes.metric), ("prefix", probes.prefix_metric), ("LoRA", probes.lora_metric)]
+    found = [
+        ("bare model", probes.metric),
+        ("prefix", probes.prefix_metric),
+        ("LoRA", probes.lora_metric),
+        ("teacher", probes.teacher_metric),
+    ]
     return [(name, value) for name, value in found if value is not None]
 
 
@@ -68,6 +74,8 @@ def _table(found: Foretelling) -> str:
         (PROBES["lora_attention"], probes.lora_attention),
         (PROBES["lora_mlp"], probes.lora_mlp),
     ]
+    if probes.teacher is not None:
+        rows.append((PROBES["teacher"], probes.teacher))
     lines = [f"loss on {probes.judged} examples, in nats"]
     lines += [f"  {name:<24} {'not measured' if loss is None else f'{loss:.3f}'}" for name, loss in rows]
     lines += [f"metric on them: {', '.join(f'{name} {value:.3f}' for name, value in _metrics(probes))}"]

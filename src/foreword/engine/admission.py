@@ -21,6 +21,9 @@ from foreword.prefix import Prefix
 if TYPE_CHECKING:
     from foreword.engine.host import Host
 
+# What a configuration may say of its attention; None where it says nothing.
+READ = frozenset((None, *IMPLEMENTATIONS))
+
 
 def check_host(host: object) -> None:
     """AttachError unless `host` is a host that has its model, and this its weights."""
@@ -85,18 +88,23 @@ def check_rows(rows: object, count: int) -> None:
         )
 
 
-def check_attention(modules: Iterable[nn.Module]) -> None:
-    """AttachError when one of these modules now attends by a function that no prefix can be put before."""
-    configs = {id(found): found for module in modules if (found := getattr(module, "config", None)) is not None}
-    names = {getattr(found, "_attn_implementation", None) for found in configs.values()}
-    other = sorted(str(name) for name in names - {None, *IMPLEMENTATIONS})
-    if other:
-        raise AttachError(
-            "The model's attention has been switched since its host was made.",
-            expected=" or ".join(repr(name) for name in IMPLEMENTATIONS),
-            found=", ".join(repr(name) for name in other),
-            fix="Switch it back with host.model.set_attn_implementation('sdpa').",
-        )
+def configurations(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    """The configurations by which these modules choose their attention function, each once."""
+    found = {id(own): own for module in modules if (own := getattr(module, "config", None)) is not None}
+    return tuple(found.values())
+
+
+def check_attention(configs: Iterable[Any]) -> None:
+    """AttachError when one of these configurations names an attention that no prefix can be put before."""
+    names = {getattr(config, "_attn_implementation", None) for config in configs}
+    if names <= READ:
+        return
+    raise AttachError(
+        "The model's attention has been switched since its host was made.",
+        expected=" or ".join(repr(name) for name in IMPLEMENTATIONS),
+        found=", ".join(sorted(repr(str(name)) for name in names - READ)),
+        fix="Switch it back with host.model.set_attn_implementation('sdpa').",
+    )
 
 
 def check_turn(host: Host, prefix: Prefix) -> None:

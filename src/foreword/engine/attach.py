@@ -7,6 +7,7 @@ thread) that entered. A fitted prefix takes no positions; a baked one shifts the
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from foreword.engine import current
-from foreword.engine.admission import check_attention, check_fit, check_host, check_prefixes, check_rows, check_turn
+from foreword.engine.admission import (
+    check_attention,
+    check_fit,
+    check_host,
+    check_prefixes,
+    check_rows,
+    check_turn,
+    configurations,
+)
 from foreword.engine.assignment import Assignment, PrefixTensors
 from foreword.engine.attention import AttentionCall, intercepted
 from foreword.engine.checkpointing import Replays
@@ -70,12 +79,15 @@ class _Carrier:
         roots: tuple[nn.Module, ...],
         positions: Positions | None,
         replays: Replays,
+        configs: tuple[Any, ...],
     ) -> None:
         self.places, self.assignment, self.roots, self.positions = places, assignment, roots, positions
-        self.replays = replays
+        self.replays, self.configs = replays, configs
         self.calls: _Calls | _CallsOfThread = _CallsOfThread()
         self.has_run = False
         self.has_run_bare = False
+        self.has_run_bare_anew = False  # in a thread that was started meanwhile
+        self.threads = frozenset(threading.enumerate())
 
     def call(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         site = self._site(call.module)
@@ -86,12 +98,16 @@ class _Carrier:
         return met.context.out if site is None else self.assignment.merge(met, site)
 
     def frozen(self) -> _Carrier:
-        copy = _Carrier(self.places, self.assignment, self.roots, self.positions, self.replays)
+        copy = _Carrier(self.places, self.assignment, self.roots, self.positions, self.replays, self.configs)
         copy.calls = _Calls(dict(self.calls.count))  # a layer may be replayed in another thread
         return copy
 
     def run(self, module: nn.Module, forward: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
-        """A forward pass: shared modules' calls are counted anew, layers bound, and tokens get their positions."""
+        """A forward pass: shared modules' calls are counted anew, layers bound, and tokens get their positions.
+
+        AttachError when the model has been switched meanwhile to attention that would not read the prefix.
+        """
+        check_attention(self.configs)
         self.calls.count = {}
         if not torch.compiler.is_compiling():
             self.replays.bind()
@@ -134,6 +150,8 @@ class _Followed(StandIn):
         else:
             for carrier in self.carriers:
                 carrier.has_run_bare = True
+                if not torch.compiler.is_compiling() and threading.current_thread() not in carrier.threads:
+                    carrier.has_run_bare_anew = True
             out = self.forward(*arguments, **options)
         for carrier in self.carriers:  # it has come to its end: one that failed on the way could not reach every site
             carrier.has_run = True
@@ -152,8 +170,9 @@ def attached(
     HostError for a model of an untried family that does not read a prefix as it should, found when the first one is
     attached; PrefixError when a prefix does not fit the host, or occupies positions that the host cannot give it;
     AttachError for a row index out of range, when the model has been switched to attention that cannot read a prefix,
-    when prefixes are already attached to this host, when a batch has other rows, or when forward passes ran without
-    reaching one of the sites, or in another context than this one, in which it is left: never a silent no-op.
+    then or inside, when prefixes are already attached to this host, when a batch has other rows, or when forward
+    passes ran without reaching one of the sites, or in another context than this one, in which it is left: never a
+    silent no-op. A thread that was started inside, and ran the model without its context, is told by a warning.
     """
     check_host(host)
     given, tensors = _resolved(host, prefixes, rows)
@@ -184,8 +203,9 @@ def attached(
         counting = counts or layout.first_position > 0
         positions = Positions(host.model, host.backbone, layout, occupied=each, rows=assignment.rows, counting=counting)
     roots = dict.fromkeys((unwrapped(host.model), host.backbone, *(() if positions is None else positions.parameters)))
-    carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout))
-    check_attention(module for module in places if module not in layout.watched)
+    configs = configurations(module for module in places if module not in layout.watched)
+    check_attention(configs)
+    carrier = _Carrier(places, assignment, tuple(roots), positions, replays := Replays(layout), configs)
     if is_attached(host) or not host.claim():
         raise AttachError(
             "Prefixes are already attached to this host.",
@@ -216,7 +236,11 @@ def is_attached(host: Host) -> bool:
 
 
 def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
-    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left."""
+    """AttachError when passes ran past some of the prefix, or without it on the way to where the context was left.
+
+    A warning when a thread ran without it that was started inside: mostly one of transformers' streamers, that should
+    have read it.
+    """
     missed = carrier.missed()
     if carrier.has_run and missed:
         raise AttachError(
@@ -233,6 +257,13 @@ def _check_read(carrier: _Carrier, *, is_left_here: bool) -> None:
             expected="forward passes in the thread or task that attached the prefix, which lets it go as well",
             found="passes without a prefix, as in a generator whose steps are run one by one, in threads of a pool",
             fix="Attach the prefix anew within each step, or make all tokens before the first is handed on.",
+        )
+    if carrier.has_run_bare_anew:
+        warnings.warn(
+            "a thread that was started while a prefix was attached ran the model without it: a thread has a context of "
+            "its own; start one that is to read the prefix by contextvars.copy_context().run",
+            UserWarning,
+            stacklevel=4,
         )
 
 

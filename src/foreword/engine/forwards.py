@@ -37,6 +37,9 @@ class StandIn:
         """Become the module's forward."""
         self.own, self.forward = vars(self.module).get("forward"), self.module.forward
         self.signature = self.__signature__ = signature_of(self.module)
+        code = getattr(self.forward, "__code__", None)
+        if code is not None:
+            self.__code__ = code  # torch.export names by it where a graph comes from
         self.module.forward = self
         self.stands = True
 

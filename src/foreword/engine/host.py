@@ -245,7 +245,8 @@ class Host:
         if key in self._resident:
             self._resident.move_to_end(key)
             return self._resident[key]
-        made = to_tensors(prefix, device=device, dtype=dtype)
+        with torch.inference_mode(mode=False):  # it stays for passes that send gradients through it, too
+            made = to_tensors(prefix, device=device, dtype=dtype)
         check_fit(self, made, is_live=False)
         self._resident[key] = made
         while sum(_nbytes(found) for found in self._resident.values()) > self.resident_limit:

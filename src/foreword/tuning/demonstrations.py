@@ -15,10 +15,11 @@ PROMPT_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """The text, and how many of the examples are in it: the first ones."""
+    """The text, and how many of the given examples are in it: the first ones."""
 
     text: str
     used: int
+    given: int
 
 
 def demonstrations(host: Host, template: Template, examples: Sequence[Example]) -> Demonstrations:
@@ -31,7 +32,7 @@ def demonstrations(host: Host, template: Template, examples: Sequence[Example]) 
         if len(tokens(host, longer, special=False)) > room:
             break
         text, used = longer, used + 1
-    return Demonstrations(text, used)
+    return Demonstrations(text, used, len(examples))
 
 
 def first_examples(examples: Sequence[Example], labels: Sequence[str], count: int | None) -> list[Example]:

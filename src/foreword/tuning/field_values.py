@@ -119,7 +119,10 @@ Money = Annotated[float, Field(strict=True, ge=0)]
 Rate = Annotated[float, Field(strict=True, ge=0, le=1)]
 Said = Annotated[str, like(r".*\S.*", "text that is not blank")]
 Label = Annotated[str, like(r"\S(.*\S)?", "a label that is not blank, without spaces around it")]
-Template = Annotated[str, like(r".*\{input\}.*", "text that contains {input}, where the input goes")]
+# Only one place is filled: a second {input} would be read as these letters.
+Template = Annotated[
+    str, like(r"(?!.*\{input\}.*\{input\}).*\{input\}.*", "text that contains {input} once, where the input goes")
+]
 File = Annotated[str, like(r"(?i:.*\.(jsonl|csv|parquet))", "a file that ends in .jsonl, .csv or .parquet")]
 Name = Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "letters, digits, dots, dashes; at most 64")]
 Device = Annotated[str, like(r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda, or cuda and a number such as cuda:0")]

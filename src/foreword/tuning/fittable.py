@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from foreword.tuning.adaptation import ParameterGroup
 from foreword.tuning.checkpoint import Moment
 
-# From the first values' score on the selection split to a notice, or None.
-JudgeStart = Callable[[float], str | None]
+# From the first values' score on the selection split to notices.
+JudgeStart = Callable[[float], Sequence[str]]
 
 
 @dataclass(frozen=True)

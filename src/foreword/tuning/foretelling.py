@@ -166,14 +166,26 @@ class Foretelling:
 
     @property
     def advice(self) -> str:
-        """What to do, in plain words; and what was measured, where a prefix did what the verdict doubts."""
-        reached, probes = self.probes.prefix_metric, self.probes
+        """What to do, in plain words; and what was measured, where it speaks against the verdict or a teacher."""
+        reached, probes, told = self.probes.prefix_metric, self.probes, ADVICE[self.verdict]
         is_doubted = self.verdict in ("lora", "other base")
-        if not is_doubted or self.required is None or reached is None or reached < self.required:
-            return ADVICE[self.verdict]
+        if is_doubted and self.required is not None and reached is not None and reached >= self.required:
+            told += (
+                f" But the short prefix fit reached {reached:.3f} on the {probes.judged} examples, "
+                f"and {self.required:g} is required: let `foreword pilot` judge a prefix beside it."
+            )
+        return f"{told} {self._of_the_teacher}" if probes.teacher_is_behind else told
+
+    @property
+    def _of_the_teacher(self) -> str:
+        """Where a teacher is behind a short fit to the targets: what a distillation of it comes near to."""
+        probes = self.probes
+        mine, other = ("metric", (probes.teacher_metric, probes.prefix_metric))
+        if None in other:
+            mine, other = "loss of the targets", (probes.teacher, probes.prefix)
         return (
-            f"{ADVICE[self.verdict]} But the short prefix fit reached {reached:.3f} on the {probes.judged} examples, "
-            f"and {self.required:g} is required: let `foreword pilot` judge a prefix beside it."
+            f"The task's teacher does it less well than that fit ({mine} {other[0]:.3f} and {other[1]:.3f}), and a "
+            'distillation comes near to its teacher: fit to the targets (objective = "auto").'
         )
 
     @property

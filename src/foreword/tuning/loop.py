@@ -58,7 +58,7 @@ def fit(
     """Fit `fitted` to `problem` and leave the best state in its parameters.
 
     `about` is what is told of the first values; a fit that goes on tells what was told when it began. `notices` are
-    what is to be told of how they were made. `judge_start` is given the first values' score and may find a notice.
+    what is to be told of how they were made. `judge_start` is given the first values' score and may find notices.
 
     With `checkpoint` the state is saved there at every evaluation (one that takes long to write: less often, so that
     saving takes a tenth of the time), every 30 seconds between them, when the fit is interrupted between two steps, and
@@ -265,8 +265,8 @@ class _Loop:
 
     def _judge_start(self, score: float) -> None:
         with self.gradient.autocast():
-            text = None if self.judge_start is None else self.devices.told(self.judge_start(score))
-        if text is not None:
+            found = () if self.judge_start is None else self.devices.told(self.judge_start(score))
+        for text in found:
             self._notice(text)
 
     def _settle(self) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from foreword.errors import DataError, FitError
 from foreword.regular_file import content_of, found_in
+from foreword.tuning.adaptation import Bare, FixedPrefix
 from foreword.tuning.candidate_settings import FittedSettings
-from foreword.tuning.demonstrations import demonstrations, first_examples
 from foreword.tuning.examples import Example
 from foreword.tuning.objectives.completion import CompletionLikelihood
 from foreword.tuning.objectives.contract import Ground, Objective, OwnPositions, Score, masked_positions
@@ -22,7 +22,7 @@ from foreword.tuning.objectives.distillation import (
 from foreword.tuning.objectives.document import EXCERPT_TOKENS, Document, self_study
 from foreword.tuning.objectives.labels import ClassContrast, LabelCrossEntropy
 from foreword.tuning.objectives.similarity import TextSimilarity
-from foreword.tuning.objectives.teacher import teacher_with
+from foreword.tuning.objectives.teacher import Taught, read_by_teacher, teacher_with
 from foreword.tuning.predictor import Predictor
 
 # Of a document's self-study one lesson in so many is kept to choose a state by, and not fitted to.
@@ -78,19 +78,15 @@ def objective_for(
 
 def _distillation(ground: Ground, settings: FittedSettings) -> Objective:
     """From a text, or from the first examples written out, to what the predictor answers by."""
-    predictor, text = ground.predictor, settings.teacher_text
-    if text is None:
-        shown = first_examples(ground.fit, predictor.manner.labels, settings.teacher_shots)
-        text = demonstrations(predictor.host, predictor.manner.template, shown).text
-    teacher = teacher_with(predictor, text)
-    ground = replace(ground, reserve=teacher.reserve)
+    predictor = ground.predictor
+    found = read_by_teacher(predictor.host, predictor.manner, ground.fit, settings)
+    teacher = teacher_with(predictor, found.text)
+    shots = {"teacher_shots": {"given": found.given, "used": found.used}} if found.given else {}
+    ground = replace(ground, reserve=teacher.reserve, told=shots)
     if predictor.manner.kind == "generate":
-        return AnswerDistillation(
-            ground,
-            lessons_of(ground, teacher, ground.fit),
-            lessons_of(ground, teacher, ground.selection),
-            teacher.shelf,
-        )
+        fitted_to, kept = (lessons_of(ground, teacher, split) for split in (ground.fit, ground.selection))
+        taught = Taught(teacher.predictor, [lesson.teacher_prompt for lesson in kept])
+        return AnswerDistillation(ground, fitted_to, kept, teacher.shelf, taught)
     if predictor.readout is None:
         return LabelDistillation(ground, teacher)
     kind = predictor.readout.kind
@@ -124,7 +120,16 @@ def _document(
         document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed, studied=studied
     )
     fitted_to = [lesson for number, lesson in enumerate(lessons) if number % HELD_OUT]
-    return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.shelf)
+    return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.shelf, _taught(ground, document))
+
+
+def _taught(ground: Ground, document: Document) -> Taught | None:
+    """The model with the document in its context, at the task; None for a document that takes several contexts."""
+    if len(document.pieces) > 1:
+        return None
+    carried = Bare() if document.shelf is None else FixedPrefix(document.host, document.shelf.prefix(0))
+    rows = [document.lesson(found.ids, 0).teacher_prompt for found in ground.read(ground.selection)]
+    return Taught(replace(ground.predictor, adaptation=carried), rows)
 
 
 def _room(predictor: Predictor, document: Document) -> tuple[int, int]:

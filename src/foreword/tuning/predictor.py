@@ -183,7 +183,12 @@ class Predictor:
         """One answer per input, in order. DataError for an input that cannot be read."""
         for number, text in enumerate(inputs, start=1):
             _check_input(number, text)
-        rows = self.rows(inputs)
+        return self.answers_to(self.rows(inputs), batch_size=batch_size, progress=progress)
+
+    def answers_to(
+        self, rows: Sequence[list[int]], *, batch_size: int = 32, progress: Progress | None = None
+    ) -> list[Answer]:
+        """One answer per prompt, given as token ids, in order."""
         found: list[Answer | None] = [None] * len(rows)
 
         def computed(indices: list[int]) -> list[Answer]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from foreword.engine.generation import completion_loss
 from foreword.errors import FitError
 from foreword.tuning.adaptation import Adaptation, Bare, FittedPrefix
-from foreword.tuning.candidate_settings import PrefixSettings
+from foreword.tuning.candidate_settings import FittedSettings, PrefixSettings
 from foreword.tuning.candidates import Workbench
 from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.candidates.prefix import put_first_values
@@ -32,6 +32,7 @@ from foreword.tuning.loop_settings import FitSettings, Schedule
 from foreword.tuning.low_rank import Lora, Targets, linear_layers
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective
+from foreword.tuning.objectives.teacher import read_by_teacher
 from foreword.tuning.predictor import Predictor
 from foreword.tuning.selection_outcomes import losses_of
 
@@ -50,7 +51,8 @@ class Probes:
     context, None where the model reads no examples or they do not fit. `prefix`, `lora_attention` and `lora_mlp` are
     after short fits (120 and 40 steps); None where the model has no such layers. `metric` is the bare model's;
     `prefix_metric` and `lora_metric` (the better of two) are after the same short fits, and None where answers are
-    written: there a metric would take generating, which costs more than the fit.
+    written: there a metric would take generating, which costs more than the fit. `teacher` and `teacher_metric` are
+    those of the bare model behind the text of the task's first distillation, None where no candidate names one.
     """
 
     bare: float
@@ -64,6 +66,8 @@ class Probes:
     gradient: GradientShape
     prefix_metric: float | None = None
     lora_metric: float | None = None
+    teacher: float | None = None
+    teacher_metric: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -90,6 +94,18 @@ class Probes:
             "prefix_errors_gone": self._errors_gone(self.prefix_metric),
             "lora_errors_gone": self._errors_gone(self.lora_metric),
         }
+
+    @property
+    def teacher_is_behind(self) -> bool:
+        """Whether a teacher does the task less well than the short fit of a prefix to the targets does.
+
+        By the metric where there is one, which labels' lengths do not blur; by the loss where answers are written.
+        """
+        if self.teacher is None:
+            return False
+        if self.teacher_metric is not None and self.prefix_metric is not None:
+            return self.teacher_metric < self.prefix_metric
+        return self.teacher > self.prefix
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, the features included."""
@@ -120,6 +136,9 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
         return found
 
     bare = timed("bare model", lambda: _bare(small))
+    asked, taught = _taught_by(bench), None
+    if asked is not None:
+        taught = timed("teacher", lambda: _teacher(small, bench.splits.fit, asked))
     shape = timed("gradients", lambda: _shape(small))
     shown = timed("demonstrations", lambda: _with_demonstrations(small))
     prefix: _Reached = timed("prefix", lambda: _prefix(small, seed))
@@ -138,13 +157,15 @@ def probe(bench: Workbench, *, seed: int = 0, watch: Callable[[str], None] | Non
         shape,
         prefix.metric,
         max((metric for metric in metrics if metric is not None), default=None),
+        None if taught is None else taught.loss,
+        None if taught is None else taught.metric,
         seconds,
     )
 
 
 @dataclass(frozen=True)
 class _Reached:
-    """After a short fit: the loss on the judged examples, and the metric where labels are asked for."""
+    """Of a short fit, or a teacher: the loss on the judged examples, and the metric where labels are asked for."""
 
     loss: float
     metric: float | None
@@ -209,8 +230,28 @@ def _with_demonstrations(bench: Workbench) -> float | None:
     found = demonstrations(bench.host, bench.template, shown)
     if not found.used:
         return None
-    template = replace(bench.template, before=found.text + bench.template.before)
-    return _mean_loss(Predictor(bench.host, bench.manner(template)), bench.splits.selection)
+    return _mean_loss(_behind(bench, found.text), bench.splits.selection)
+
+
+def _behind(bench: Workbench, text: str) -> Predictor:
+    """The bare model with a text before every prompt."""
+    return Predictor(bench.host, bench.manner(replace(bench.template, before=text + bench.template.before)))
+
+
+def _taught_by(bench: Workbench) -> FittedSettings | None:
+    """The task's first distillation of a text, on a model that writes.
+
+    A document is read in pieces; an encoder reads labels off features, and its teacher is not asked for labels.
+    """
+    fitted = [x for x in bench.task.candidates if isinstance(x, FittedSettings) and bench.host.role != "encoder"]
+    return next((x for x in fitted if x.objective == "distillation" and x.teacher_file is None), None)
+
+
+def _teacher(bench: Workbench, fit: Sequence[Example], settings: FittedSettings) -> _Reached:
+    manner = bench.manner()
+    predictor = _behind(bench, read_by_teacher(bench.host, manner, fit, settings).text)
+    metric = bench.selection_score(predictor) if manner.labels else None
+    return _Reached(_mean_loss(predictor, bench.splits.selection), metric)
 
 
 def _prefix(bench: Workbench, seed: int) -> _Reached:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -189,6 +188,25 @@ class Candidate(ABC, Generic[Settings]):
         """Make it from the fit and selection splits. With `checkpoint` a long fit saves itself and can go on."""
 
 
+def of_the_teacher(taught: float | None, first: float, required: float, count: int) -> str | None:
+    """A notice when a teacher's score on `count` examples is below what chance explains, or below what is required.
+
+    By chance: below the interval of the score `first` that the fit begins with.
+    """
+    if taught is None or not 0 <= first <= 1:
+        return None
+    if taught < min(rate_interval(round(first * count), count).low, first):
+        why = f"where the fit begins with {first:.3f}"
+    elif taught < required:
+        why = f"and {required:g} is required"
+    else:
+        return None
+    return (
+        f"the teacher itself scores {taught:.3f} on the selection split, {why}: a distillation comes near to its "
+        'teacher; give it another text, or fit to the targets (objective = "auto")'
+    )
+
+
 def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
     """A notice when what is nearest to a teacher does the task worse than chance explains, by the start's interval."""
     first, best, count = outcome.history[0].selection, outcome.best.selection, len(objective.selection)
@@ -197,6 +215,19 @@ def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
     return (
         f"the state nearest to the teacher scores {best:.3f} on the selection split, where the fit began with "
         f"{first:.3f}: the teacher does the task less well than that; give it another text, or fit without one"
+    )
+
+
+def still_rising(outcome: FitOutcome, count: int) -> str | None:
+    """A notice when steps or time ran out as the metric rose: in the last quarter, by more than one of `count`."""
+    last, best = outcome.history[-1].step, outcome.best
+    earlier = [moment.selection for moment in outcome.history if moment.step <= 3 * last / 4]
+    if outcome.stopped_by == "patience" or best.selection < max(earlier) + 1.5 / count:
+        return None
+    more = f"steps = {2 * last}" if outcome.stopped_by == "steps" else "more seconds"
+    return (
+        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({max(earlier):.3f} up to "
+        f"step {3 * last // 4}, {best.selection:.3f} at step {best.step}): {more} may gain"
     )
 
 
@@ -221,7 +252,7 @@ def fit_adaptation(
 
     `begin` puts first values into the adaptation, given what they will be fitted to, and tells how they came about; it
     may calibrate the objective, which else is done with the values that it leaves. `judge_start` is given their score
-    on the selection split, and may find a notice.
+    on the selection split, and may find a notice; so may the score of a teacher, beside theirs and the requirement.
     """
     told: list[str] = []
     kind = read_by(bench, settings)
@@ -245,6 +276,13 @@ def fit_adaptation(
         about = None if begin is None else begin(objective)
         if predictor.offsets is None:
             objective.calibrate()
+        taught = objective.teacher_score()
+    required, count = bench.task.requirement.at_least, len(objective.selection)
+
+    def judged(score: float) -> list[str]:
+        found = [None if judge_start is None else judge_start(objective, score)]
+        return [text for text in (*found, of_the_teacher(taught, score, required, count)) if text is not None]
+
     seconds = bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds
     outcome = fit(
         Recomputed(objective, bench.host, adaptation.recomputed) if settings.checkpointing else objective,
@@ -264,7 +302,7 @@ def fit_adaptation(
         watch=watch or FitWatch(),
         about=about,
         notices=told,
-        judge_start=None if judge_start is None else partial(judge_start, objective),
+        judge_start=judged,
     )
     notices = list(outcome.notices)
     with halving_told(lambda text: None if text in notices else notices.append(text)):
@@ -272,8 +310,10 @@ def fit_adaptation(
         selection, apart = bench.selection_score(predictor), objective.apart()
     if outcome.best.step == 0 and outcome.history[-1].step > 0:
         notices.append(UNMOVED)
-    if (found := away_from_the_task(objective, outcome)) is not None:
-        notices.append(found)
+    if of_the_teacher(taught, outcome.history[0].selection, required, count) is None:
+        notices += filter(None, [away_from_the_task(objective, outcome)])
+    if not objective.is_kept_by_loss:
+        notices += filter(None, [still_rising(outcome, count)])
     for text in notices[len(outcome.notices) :]:
         (watch or FitWatch()).notice(text)
     size = predictor.numbers
@@ -292,6 +332,7 @@ def fit_adaptation(
             "learning_rates": [group["lr"] * outcome.factor for group in adaptation.groups(rate)],
             "kept_by": "loss" if objective.is_kept_by_loss else "metric",
             "selection_losses": [outcome.start_loss, outcome.best_loss],
+            **({} if taught is None else {"teacher_selection": taught}),
             "notices": notices,
             **({} if begin is None else {"start": dict(outcome.about)}),
             **objective.details(),

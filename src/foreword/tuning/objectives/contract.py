@@ -39,7 +39,7 @@ class Ground:
 
     `own` says which positions of the prefix were made from which fit example; while an example is fitted, its own
     positions are then out of its sight. Empty: nothing is hidden. `reserve` tokens are left free beside every prompt,
-    for a teacher that reads it behind a text.
+    for a teacher that reads it behind a text. `told` is what the fit's record tells of how it was made.
     """
 
     predictor: Predictor
@@ -48,6 +48,7 @@ class Ground:
     score: Score
     own: OwnPositions = field(default_factory=dict)
     reserve: int = 0
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, examples: Sequence[Example]) -> list[Rendered]:
         """The prompts of `examples`."""
@@ -70,7 +71,7 @@ class Objective(ABC):
     is_kept_by_loss: ClassVar[bool] = False
 
     def __init__(self, ground: Ground) -> None:
-        self.predictor, self.score = ground.predictor, ground.score
+        self.predictor, self.score, self.told = ground.predictor, ground.score, dict(ground.told)
         self.own: OwnPositions = {}
         self.hide(ground.own)
         self.selection = list(ground.selection)
@@ -126,6 +127,10 @@ class Objective(ABC):
         """How far each lesson of the selection split is from its teacher, in the loss's units; none without one."""
         return []
 
+    def teacher_score(self) -> float | None:
+        """The metric of the teacher itself on the selection split; None without one that answers there."""
+        return None
+
     def bare_score(self) -> float:
         """The metric of the bare model on the selection split, as `evaluate` finds it; it leaves nothing behind."""
         fitted, memory = self.predictor.adaptation, self.memory()
@@ -159,7 +164,7 @@ class Objective(ABC):
     def details(self) -> dict[str, Any]:
         """What a record of the fit should tell: the objective's name, the inputs that were cut, by split, and more."""
         masked = {"leave_one_out": len(self.own)} if self.own else {}
-        return {"objective": type(self).__name__, "inputs_cut": dict(self.cut), **masked}
+        return {"objective": type(self).__name__, "inputs_cut": dict(self.cut), **masked, **self.told}
 
 
 def masked_positions(own: OwnPositions | None, wanted: bool | None) -> OwnPositions:

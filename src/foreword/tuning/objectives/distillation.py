@@ -8,6 +8,7 @@ of the answers. KL is teacher first, in nats: the loss is 0 exactly when both sa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from foreword.tuning.examples import Example
 from foreword.tuning.objectives.completion import answer_tokens, judged_answers
 from foreword.tuning.objectives.contract import Ground, Objective, judged, targets_of
 from foreword.tuning.objectives.labels import LearnedReadout, adapted_features, all_label_scores
-from foreword.tuning.objectives.teacher import Lesson, Shelf, Teacher, told
+from foreword.tuning.objectives.teacher import Lesson, Shelf, Taught, Teacher, told
 
 # What a teacher tells of all lessons is kept when it is at most so many bytes; else it is asked anew in each step. (Not
 # as steps come by: a batch's rounding depends on its rows, and a resumed fit must see the same numbers.)
@@ -58,6 +59,9 @@ class LabelDistillation(Objective):
         scores = all_label_scores(self.predictor, self.selection_rows)
         return divergences(self._selection_told, scores).tolist()
 
+    def teacher_score(self) -> float:
+        return judged(self._selection_told, self._selection_targets, self.predictor, self.score)[0]
+
 
 class FeatureDistillation(Objective):
     """1 - cosine between the student's and the teacher's feature of the same input; a mean over examples.
@@ -72,12 +76,15 @@ class FeatureDistillation(Objective):
         super().__init__(ground)
         inputs = [[example.input for example in split] for split in (ground.fit, ground.selection)]
         rows = (self.rows, self.selection_rows)
-        self._told, self._selection_told = (
-            nn.functional.normalize(adapted_features(teacher.predictor, teacher.rows(texts, mine)), dim=1)
-            for texts, mine in zip(inputs, rows, strict=True)
-        )
+        read = [teacher.rows(texts, mine) for texts, mine in zip(inputs, rows, strict=True)]
+        found = [adapted_features(teacher.predictor, each) for each in read]
+        self._told, self._selection_told = (nn.functional.normalize(each, dim=1) for each in found)
         targets, self._targets = (targets_of(self.predictor, split) for split in (ground.fit, ground.selection))
         self._learned = None if kind is None else LearnedReadout(self.predictor, targets, self._targets, kind)
+        # With a read-out of its own: solved on its own features, as the student's is on the student's.
+        own = None if kind is None else LearnedReadout(self.predictor, targets, self._targets, kind).final(*found)
+        answers = teacher.predictor if own is None else replace(teacher.predictor, readout=own)
+        self._taught = Taught(answers, read[1])
 
     def loss(self, indices: list[int], step: int) -> Tensor:
         del step
@@ -98,6 +105,9 @@ class FeatureDistillation(Objective):
     def apart(self) -> list[float]:
         return _away(adapted_features(self.predictor, self.selection_rows), self._selection_told).tolist()
 
+    def teacher_score(self) -> float:
+        return self.score([example.target for example in self.selection], self._taught.outputs())
+
     def memory(self) -> dict[str, Tensor]:
         return {} if self._learned is None else self._learned.memory()
 
@@ -115,7 +125,8 @@ class AnswerDistillation(Objective):
     """KL(teacher || student) over the vocabulary at every token of the lessons' answers; a mean over tokens.
 
     The lessons are those of the fit examples, with their own answers, or a document's self-study; `selection_lessons`
-    choose the state that is kept. `shelf` has the texts that the teacher carries.
+    choose the state that is kept. `shelf` has the texts that the teacher carries. `taught` is the teacher as it does
+    the task itself; None for one whose text is read in pieces.
     """
 
     is_kept_by_loss = True
@@ -126,8 +137,10 @@ class AnswerDistillation(Objective):
         lessons: Sequence[Lesson],
         selection_lessons: Sequence[Lesson],
         shelf: Shelf | None,
+        taught: Taught | None,
     ) -> None:
         super().__init__(ground)
+        self._taught = taught
         self.lessons, self.selection_lessons, self.shelf = list(lessons), list(selection_lessons), shelf
         self.examples = len(self.lessons)
         self._kept, self._selection_kept = self._asked(self.lessons), self._asked(self.selection_lessons)
@@ -167,6 +180,11 @@ class AnswerDistillation(Objective):
         for part, found in in_batches([len(lesson.prompt) for lesson in lessons], BATCH, each):
             told.update(zip(part, found, strict=True))
         return [told[index] for index in range(len(lessons))]
+
+    def teacher_score(self) -> float | None:
+        if self._taught is None:
+            return None
+        return self.score([example.target for example in self.selection], self._taught.outputs())
 
     def details(self) -> dict[str, Any]:
         return {**super().details(), "lessons": len(self.lessons), "answer_tokens": self.weight(range(self.examples))}

@@ -18,9 +18,13 @@ from foreword.engine.bake import bake
 from foreword.engine.generation import completion_logits
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
+from foreword.errors import DataError
 from foreword.prefix import Prefix
 from foreword.tuning.adaptation import Bare, FixedPrefix
-from foreword.tuning.predictor import Predictor
+from foreword.tuning.candidate_settings import FittedSettings
+from foreword.tuning.demonstrations import Demonstrations, demonstrations, first_examples
+from foreword.tuning.examples import Example
+from foreword.tuning.predictor import Manner, Predictor
 
 # Bytes of what a teacher has read that are kept: what has not been needed for longest is read anew when it is.
 READ_BYTES = 2**30
@@ -89,12 +93,43 @@ class Teacher:
         return [unbegun(self.predictor.host, row) for row in student_rows]
 
 
+@dataclass(frozen=True)
+class Taught:
+    """A teacher as it does the task itself: who answers, and the selection split's prompts as it reads them."""
+
+    predictor: Predictor
+    rows: Sequence[list[int]]
+
+    def outputs(self) -> list[str]:
+        """What it answers, in order."""
+        return [answer.output for answer in self.predictor.answers_to(self.rows)]
+
+
+def read_by_teacher(host: Host, manner: Manner, fit: Sequence[Example], settings: FittedSettings) -> Demonstrations:
+    """The text before a teacher's prompts: the one that the settings give, or fit examples written out.
+
+    DataError when not one example has room.
+    """
+    if settings.teacher_text is not None:
+        text = settings.teacher_text
+        return Demonstrations(text if text[-1:].isspace() else f"{text}\n\n", 0, 0)
+    shown = first_examples(fit, manner.labels, settings.teacher_shots)
+    found = demonstrations(host, manner.template, shown)
+    if not found.used:
+        raise DataError(
+            "The teacher has no room for a single example.",
+            expected=f"an example of at most half of the {host.max_positions} tokens that the model reads",
+            found=f"a longer one first: {shown[0].input[:60]!r}",
+            fix="Give a text as teacher_text, or use a base model that reads more.",
+        )
+    return found
+
+
 def teacher_with(student: Predictor, text: str) -> Teacher:
-    """The teacher of `student` that has `text` in its context, parted from the prompt by an empty line.
+    """The teacher of `student` that has `text` before its prompts.
 
     PrefixError or DataError when the text leaves the prompt no room.
     """
-    text = text if text[-1:].isspace() else f"{text}\n\n"
     host, manner = student.host, student.manner
     if host.role == "causal" and not manner.template.chat:
         baked = bake(host, text)
