@@ -68,11 +68,15 @@ class Model:
         return x - self.weights["w"]
 
 
+class Heir(Model):
+    """Called as its parent is."""
+
+
 def by_method(number: float) -> Callable[[Any], Any]:
     return Model(number).method
 
 
-MAKERS = (by_closure, by_table, by_default, by_inner, by_partial, by_spline, by_grid, Model, by_method)
+MAKERS = (by_closure, by_table, by_default, by_inner, by_partial, by_spline, by_grid, Model, Heir, by_method)
 
 
 @pytest.mark.parametrize("made", MAKERS)

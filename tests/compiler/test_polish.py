@@ -231,7 +231,9 @@ def test_a_length_with_a_tolerance_is_polished_until_it_meets_it() -> None:
 
 
 @pytest.mark.parametrize("function", [lambda x: x[:, 0], lambda x: np.sin(x[:, 0]) * x[:, 1]])
-def test_a_short_table_takes_a_few_polished_positions_and_not_most_of_its_points(function: Callable[[Floats], Floats]) -> None:
+def test_a_short_table_takes_a_few_polished_positions_and_not_most_of_its_points(
+    function: Callable[[Floats], Floats],
+) -> None:
     points = np.random.default_rng(3).standard_normal((120, 3))
     target = Target(samples=function(points), domain=FiniteSet(points))
     draft = Spectral().draft(target, FiniteSet(points), Request(None, 1e-2, 10.0), rng=np.random.default_rng(0))

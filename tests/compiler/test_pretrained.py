@@ -88,7 +88,8 @@ def test_too_few_positions_are_named_as_the_limit(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("explained", "reachable", "limit"), [(0.979, 0.925, "positions"), (0.91, 0.92, "queries"), (-0.02, -0.4, "queries")]
+    ("explained", "reachable", "limit"),
+    [(0.979, 0.925, "positions"), (0.91, 0.92, "queries"), (-0.02, -0.4, "queries")],
 )
 def test_queries_are_not_the_limit_where_the_head_does_better_than_the_regression(
     explained: float, reachable: float, limit: str

@@ -29,13 +29,14 @@ def makeup_of(*functions: Any) -> str | None:
     try:
         for function in functions:
             look.at(function)
-            look.at(getattr(type(function), "__call__", None))  # of an object that is called as a function
-    except (RecursionError, _Endless):
+            if callable(function):
+                look.at(type(function).__call__)  # of an object that is called as a function
+    except (RecursionError, _EndlessError):
         return None
     return look.digest.hexdigest()
 
 
-class _Endless(Exception):
+class _EndlessError(Exception):
     """More things than are looked at."""
 
 
@@ -53,7 +54,7 @@ class _Look:
             self._say("again", self.seen[id(thing)][0])
             return
         if len(self.seen) >= MOST:
-            raise _Endless
+            raise _EndlessError
         self.seen[id(thing)] = (len(self.seen), thing)
         self._say(type(thing).__qualname__)
         match thing:
@@ -103,7 +104,7 @@ class _Look:
         """An object by what a copy of it would be made from; one that cannot be copied by its class alone."""
         try:
             reduced = thing.__reduce_ex__(2)
-        except Exception:  # whatever a foreign class raises
+        except Exception:  # noqa: BLE001 - whatever a foreign class raises
             self._say(_name_of(type(thing)))
             return
         self.at(reduced[1:3] if isinstance(reduced, tuple) else reduced)
