@@ -18,6 +18,7 @@ from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import coordinate_names
 from foreword.compiler.target import Target
+from foreword.errors import CompileError
 
 CURVE = 2_000  # points of a curve, as many again near kinks
 MAP = 30_000  # points of a map
@@ -104,7 +105,7 @@ def _globe(names: tuple[str, ...], most: int) -> View:
 
 
 def _great_circle(domain: Sphere, target: Target | None, names: tuple[str, ...], most: int) -> View:
-    """Through two of the axes: of the first and the others, those between which the target varies most."""
+    """Through the first and the last axis, or those two of the first eight between which the target varies far more."""
 
     def along(angles: Floats, one: int, other: int) -> Floats:
         points = np.zeros((len(angles), domain.columns))
@@ -121,14 +122,15 @@ def _great_circle(domain: Sphere, target: Target | None, names: tuple[str, ...],
 
 
 def _diagonal(domain: Cube, target: Target | None, most: int) -> View:
-    """From a corner to the one that is farthest: of those from the lowest and from its neighbours, as for a sphere."""
+    """From the lowest corner to the highest, or from one of its neighbours to the corner that is farthest from that."""
     lower, upper = domain.box.T
 
     def along(share: Floats, turned: int | None) -> Floats:
         start, end = lower.copy(), upper.copy()
         if turned is not None:
             start[turned], end[turned] = upper[turned], lower[turned]
-        return np.clip(start + (end - start) * share[:, None], lower, upper)
+        points: Floats = np.clip(start + (end - start) * share[:, None], lower, upper)
+        return points
 
     ways = [None, *range(min(domain.columns, AXES))]
     turned = ways[_most_varied(target, [along(np.linspace(0.0, 1.0, FEW), way) for way in ways])]
@@ -141,11 +143,17 @@ def _diagonal(domain: Cube, target: Target | None, most: int) -> View:
 
 def _most_varied(target: Target | None, lines: Sequence[Floats]) -> int:
     """The line along which the first output varies most, clearly more than along the first one."""
-    if target is None:
-        return 0
-    changes = [float(np.ptp(target.evaluate(points)[:, 0])) for points in lines]
+    changes = [_change(target, points) for points in lines]
     best = int(np.argmax(changes))
     return best if changes[best] > CLEARLY * changes[0] else 0
+
+
+def _change(target: Target | None, points: Floats) -> float:
+    """How much the first output varies there; 0 where it is unknown, or not defined."""
+    try:
+        return 0.0 if target is None else float(np.ptp(target.evaluate(points)[:, 0]))
+    except CompileError:
+        return 0.0
 
 
 def _table(domain: FiniteSet, names: tuple[str, ...], most: int) -> View:
