@@ -140,6 +140,15 @@ def test_a_read_out_of_another_dtype_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BundleError, match="a pipe or device"):
+        save_bundle(pipe, a_prefix(), host=FakeHost())
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     path = tmp_path / "a.prefix"

@@ -220,6 +220,8 @@ def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` through a temporary file beside it; on failure BundleError, and `path` as it was."""
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file():  # a device of the system would be gone
+            raise OSError("a folder of that name" if path.is_dir() else "a pipe or device of that name")
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(descriptor, "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,24 @@ def test_a_claim_that_does_not_hold_gets_no_picture(tmp_path: Path, foreword: An
     compile_function("sin(2*x)", Sphere(1), positions=8, certify=False).save(file)
     assert foreword("verify", file, "--plot", tmp_path / "f.png").code == 1
     assert not (tmp_path / "f.png").exists()
+
+
+def test_an_output_that_would_destroy_another_file_or_cannot_be_is_refused_before_any_work(
+    tmp_path: Path, foreword: Any
+) -> None:
+    pipe, png, folder = tmp_path / "pipe", tmp_path / "f.png", tmp_path / "g.prefix.partial"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    told = ["compile", "x", "--domain", "[-1,1]", "--tolerance", "0.1", "-q", "--plot", png, "--out"]
+    for out, found in (
+        (pipe, "a pipe or device"),
+        (png, "a picture of the same name"),
+        (tmp_path / "g.prefix", "g.prefix.partial, a folder"),
+        (tmp_path / ("long" * 62), "name too long"),  # 248 letters: too many with what is kept beside it
+    ):
+        made = foreword(*told, out)
+        assert made.code == 2, made.err
+        assert found in made.err
+        assert "Traceback" not in made.err
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [folder, pipe]

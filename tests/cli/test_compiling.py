@@ -131,7 +131,8 @@ run()
 """
 
 
-def test_a_real_interrupt_of_a_real_process_loses_nothing(foreword: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt_of_a_real_process_loses_nothing(foreword: Run, tmp_path: Path, sent: signal.Signals) -> None:
     file, partial = tmp_path / "f.prefix", tmp_path / "f.prefix.partial"
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, *WAVE, "--out", str(file)],
@@ -143,7 +144,7 @@ def test_a_real_interrupt_of_a_real_process_loses_nothing(foreword: Run, tmp_pat
     assert process.stderr is not None
     while not process.stderr.readline().startswith("proving"):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     said, errors = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "")
     assert "Traceback" not in errors

@@ -177,6 +177,37 @@ def test_more_positions_are_never_worse_across_one_kink() -> None:
     assert errors[-1] == 0.14 / SHARPEST
 
 
+@pytest.mark.parametrize(
+    ("request_", "longest", "error"), [(Request(None, 1e-2), 50, 1e-2), (Request(72, None), 72, 3e-4)]
+)
+def test_a_table_of_24_knots_takes_two_or_three_keys_for_each_piece(
+    request_: Request, longest: int, error: float
+) -> None:
+    """As a ReLU network takes a unit: over all of the line, keys for steep pieces would need values out of reach."""
+    knots, values = np.linspace(-1, 1, 24), np.random.default_rng(24).standard_normal(24)
+    target = target_of(lambda x: np.interp(x[:, 0], knots, values), Cube([(-1, 1)]))
+    draft = Adaptive().draft(target, Cube([(-1, 1)]), request_, rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.sampled <= error
+    assert draft.head.positions <= longest
+
+
+def test_neighbouring_pieces_weigh_the_same_at_the_kink_between_them() -> None:
+    """However unlike their lengths are: else the gates would turn beside the kink."""
+    places = (-0.9, -0.89, 0.3)
+    text = " + ".join(f"abs(x - {place})" for place in places)
+    draft = Adaptive().draft(
+        target_of(text, Cube([(-1, 1)])), Cube([(-1, 1)]), Request(12, None), rng=np.random.default_rng(0)
+    )
+    assert isinstance(draft, Draft)
+    assert draft.notes["beside"] == "parts"
+    for row, place in enumerate(places):
+        weights = draft.head.weights(np.array([[place]]))[0]
+        groups = np.sort([group.sum() for group in weights.reshape(4, 3)])  # keys of a group stand together
+        assert groups[-1] - groups[-2] < 1e-6, row
+        assert groups[-2] > 0.4999
+
+
 def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None:
     # |t| from its two sides, t and -t: the far side's weight times the gap 2 |t|, where the jump of the slope is 2.
     t = np.concatenate([-np.geomspace(1e-9, 1, 4000), np.geomspace(1e-9, 1, 4000)])

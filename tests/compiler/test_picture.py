@@ -202,6 +202,24 @@ def test_a_map_fills_its_panel_when_one_side_is_far_longer(
     assert min(axes.get_window_extent().width, axes.get_window_extent().height) > 50
 
 
+@pytest.mark.parametrize(
+    ("text", "domain", "told"),
+    [("x0*x1", Sphere(4), "x0 = cos t, x1 = sin t"), ("x - y + 0*z", Cube([(-1, 1)] * 3), "but for x, which falls")],
+)
+def test_a_section_is_along_a_line_on_which_the_target_varies(text: str, domain: Domain, told: str) -> None:
+    figure = small(text, domain).plot()
+    assert told in header(figure)
+    _, target = line(panel(figure, "target and head"), "target")
+    assert np.ptp(target) > 0.9
+
+
+def test_positions_are_drawn_on_a_map_of_the_whole_domain() -> None:
+    compiled = compile_function("5", Cube([(-1, 1)] * 2), positions=3, method="nearest", certify=False)
+    figure = compiled.plot()
+    axes = panel(figure, "3 positions, where each weighs most")
+    assert (axes.get_xlim(), axes.get_ylim()) == ((-1.0, 1.0), (-1.0, 1.0))
+
+
 @pytest.mark.parametrize("points", [[[0.5]], [[0.5, 0.5]], [[0.5, 1.0], [0.5, 1.0]]], ids=str)
 def test_a_table_without_extent_is_drawn(points: list[list[float]]) -> None:
     table = FiniteSet(np.array(points))

@@ -16,10 +16,10 @@ from foreword.compiler.construction.fitting import Factors, bounded, levelled, s
 from foreword.compiler.construction.off_net import MOST_OUTPUTS
 from foreword.compiler.construction.polish import PARTS, SWEEPS, _is_hopeless, _moved, _Problem, polished
 from foreword.compiler.construction.spectral import Spectral
-from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.domain import Cube, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.pipeline import compile_function
-from foreword.compiler.target import target_of
+from foreword.compiler.target import Target, target_of
 
 
 def random_head(positions: int, width: int, outputs: int, *, seed: int = 0) -> Head:
@@ -228,3 +228,15 @@ def test_a_length_with_a_tolerance_is_polished_until_it_meets_it() -> None:
     [_, smooth, *_] = compile_function(target, Sphere(1), positions=18, tolerance=1e-8, certify=False).tried
     assert smooth.sampled is not None
     assert smooth.sampled < 1e-8
+
+
+@pytest.mark.parametrize("function", [lambda x: x[:, 0], lambda x: np.sin(x[:, 0]) * x[:, 1]])
+def test_a_short_table_takes_a_few_polished_positions_and_not_most_of_its_points(
+    function: Callable[[Floats], Floats],
+) -> None:
+    points = np.random.default_rng(3).standard_normal((120, 3))
+    target = Target(samples=function(points), domain=FiniteSet(points))
+    draft = Spectral().draft(target, FiniteSet(points), Request(None, 1e-2, 10.0), rng=np.random.default_rng(0))
+    assert isinstance(draft, Draft)
+    assert draft.sampled <= 1e-2
+    assert draft.head.positions <= 12  # of 120; 12 have 60 numbers, a polish needs two samples for each

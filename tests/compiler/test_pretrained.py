@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foreword.compiler.pretrained import HIDDEN, HeadPrefix, compile_for_head
+from foreword.compiler.pretrained import HIDDEN, HeadPrefix, _limit, compile_for_head
 from foreword.compiler.relevance import relevance
 from foreword.errors import CompileError
 
@@ -85,6 +85,17 @@ def test_too_few_positions_are_named_as_the_limit(seen: Seen) -> None:
     assert report.explained < 0.5
     assert report.reachable > 0.9
     assert report.limit == "positions"
+
+
+@pytest.mark.parametrize(
+    ("explained", "reachable", "limit"),
+    [(0.979, 0.925, "positions"), (0.91, 0.92, "queries"), (-0.02, -0.4, "queries")],
+)
+def test_queries_are_not_the_limit_where_the_head_does_better_than_the_regression(
+    explained: float, reachable: float, limit: str
+) -> None:
+    """The first numbers are those of a threshold of a trained model's query: a regression smooths a step."""
+    assert _limit(explained, reachable, reachable)[0] == limit
 
 
 def test_the_metric_finds_the_directions_that_matter() -> None:

@@ -219,6 +219,42 @@ def test_a_python_function_of_the_same_name_with_other_values_is_refused(tmp_pat
     )
 
 
+def looked_up(changed: float) -> Target:
+    """A sine off a table of 40,000 numbers, one of which is changed: no formula, and no point drawn is near it."""
+    table = np.sin(2 * np.linspace(-1, 1, 40001))
+    table[20001] += changed
+
+    def between(x: np.ndarray) -> np.ndarray:
+        row = np.clip(((x[:, 0] + 1) * 20000).astype(int), 0, 39999)
+        part = (x[:, 0] + 1) * 20000 - row
+        return np.asarray(table[row] * (1 - part) + table[row + 1] * part)
+
+    return Target(between, domain=Cube([(-1, 1)]), lipschitz=3e3)
+
+
+def test_a_function_that_differs_between_the_points_that_are_compared_is_refused(tmp_path: Path) -> None:
+    request: dict[str, Any] = {"positions": 4, "resume": tmp_path / "f.partial", "method": "spectral"}
+    with pytest.raises(StoppedError):
+        compile_function(looked_up(0.0), **request, progress=stopping_after(2))
+    with pytest.raises(CompileError, match="other code, or refers to other numbers"):
+        compile_function(looked_up(0.1), **request, seconds=0.1)
+    assert compile_function(looked_up(0.0), **request, seconds=0.1).positions == 4
+
+
+def test_what_a_function_counts_from_call_to_call_does_not_stand_in_its_way(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        calls.append(len(x))
+        return np.array([float(np.sin(number)) for number in x[:, 0]])
+
+    request: dict[str, Any] = {"positions": 4, "resume": tmp_path / "f.partial", "method": "spectral"}
+    target = Target(counted, domain=Cube([(-1, 1)]), lipschitz=1.0)
+    with pytest.raises(StoppedError):
+        compile_function(target, **request, progress=stopping_after(2))
+    assert compile_function(target, **request, seconds=0.1).positions == 4
+
+
 def test_a_table_with_one_other_sample_is_refused(tmp_path: Path) -> None:
     points = np.random.default_rng(0).uniform(-1, 1, (300, 2))
     values = np.sin(points[:, :1])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -97,7 +97,8 @@ def compile_expression(
         return
     target, where, file = _asked(expression, domain, samples, out)
     check_pictures(plot)
-    partial = file.with_name(f"{file.name}.partial")
+    _check_out(file, plot)
+    partial = _partial_of(file)
     try:
         from foreword.compiler.pipeline import compile_function
 
@@ -153,24 +154,41 @@ def _asked(
             fix='Say foreword compile "sin(3*x)" --domain "[-1,1]" --tolerance 1e-4 --out f.prefix, for example. A '
             "table's points are its domain. Built-in targets: foreword compile --list.",
         )
-    _check_out(out)
     if samples is not None:
         return read_samples(samples), None, out
     return str(expression), domain_from_text(str(domain)), out
 
 
-def _check_out(out: Path) -> None:
-    """CompileError, before any work, when the file could not be written."""
+def _check_out(out: Path, pictures: Sequence[Path]) -> None:
+    """CompileError, before any work, when the file or that of unfinished work beside it could not be written."""
     from foreword.errors import CompileError
+    from foreword.regular_file import found_in
 
+    found, partial = "", _partial_of(out)
     folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    try:
+        other = next((path for path in (out, partial) if path.exists() and not path.is_file()), None)
+        if other is not None:
+            found = f"{other}, {'a folder' if other.is_dir() else 'a pipe or device'}"
+        elif any(picture.resolve() == path.resolve() for picture in pictures for path in (out, partial)):
+            found = "a picture of the same name"
+        else:  # permissions alone do not tell: the file system may be read-only, or the name too long
+            with NamedTemporaryFile(dir=folder, prefix=f".{partial.name}.", suffix=".part"):
+                pass
+    except OSError as error:
+        found = f"{folder}, which is no writable folder for that name: {found_in(error)}"
+    if found:
         raise CompileError(
-            f"{out} cannot be written.",
-            expected="a file in a writable folder",
-            found="a folder" if out.is_dir() else f"{folder}, which is no writable folder",
+            f"{out if len(str(out)) < 200 else 'The file'} cannot be written.",
+            expected="a file of its own in a writable folder",
+            found=found,
             fix="Name another file with --out.",
         )
+
+
+def _partial_of(out: Path) -> Path:
+    """Where unfinished work is kept."""
+    return out.parent / f"{out.name}.partial"
 
 
 def _watch(bars: Bars, going_on: Path | None) -> Callable[[Stage], None]:

@@ -1,5 +1,7 @@
 """The command `foreword`: an expected error on one screen, exit code 2 for it; 130 for Ctrl-C, from the first moment.
 
+SIGTERM, which a time limit or a container that stops sends, is met as Ctrl-C is: what was found is kept.
+
 Nothing is imported here but Python's own: what takes time is imported where Ctrl-C is met.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 
 INTERRUPTED = 130
@@ -19,6 +22,8 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         from foreword.cli.application import app
         from foreword.cli.screen import on_one_screen
         from foreword.errors import ForewordError

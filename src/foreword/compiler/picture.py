@@ -136,7 +136,7 @@ def _map(
     if view.up is None:
         return
     if view.grid is None:
-        drawn: Any = axes.scatter(view.across, view.up, c=numbers, s=12, linewidths=0, **style)
+        drawn: Any = axes.scatter(view.across, view.up, c=numbers, s=12, linewidths=0, clip_on=False, **style)
     else:
         grids = (array.reshape(view.grid) for array in (view.across, view.up, numbers))
         drawn = axes.pcolormesh(*grids, shading="nearest", **style)
@@ -158,7 +158,8 @@ def _positions(axes: Axes, subject: Subject) -> None:
         _on_a_map(axes, view, about, "size: its weight there" + "; all biases are equal" * is_even)
         crowd = min(1.0, SEPARATE / len(seen.peaks))
         sizes = crowd * (4 + 36 * seen.peaks / max(seen.peaks.max(), 1e-300))
-        drawn = axes.scatter(view.across[seen.places], view.up[seen.places], s=sizes, linewidths=0, alpha=0.85, **style)
+        style |= {"s": sizes, "linewidths": 0, "alpha": 0.85, "clip_on": False}
+        drawn = axes.scatter(view.across[seen.places], view.up[seen.places], **style)
     else:
         _along(axes, view)
         ruled(framed(axes, about, view.labels[0], "attention weight"))
@@ -189,6 +190,7 @@ def _shares(axes: Axes, subject: Subject) -> None:
         style: dict[str, Any] = {"va": "top", "ha": "right", "fontsize": 8.5, "color": COLOURS["required"]}
         axes.text(subject.bound, 1.0, f"{_bound_of(subject)} {subject.bound:.3g} ", rotation=90, **style)
     axes.set_xlim(left=0.0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _on_a_map(axes: Axes, view: View, title: str, label: str = "") -> None:
@@ -199,6 +201,9 @@ def _on_a_map(axes: Axes, view: View, title: str, label: str = "") -> None:
         axes.set_axisbelow(True)
         axes.grid(color=COLOURS["line"], linewidth=0.5)
     else:
+        if view.up is not None:  # of a few positions too, the whole domain
+            axes.set_xlim(*_ends(view.across))
+            axes.set_ylim(*_ends(view.up))
         if view.is_square:
             axes.set_aspect("equal", adjustable="box")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -208,6 +213,7 @@ def _on_a_map(axes: Axes, view: View, title: str, label: str = "") -> None:
 def _along(axes: Axes, view: View) -> None:
     if len(view.across) > 1 and np.ptp(view.across) > 0:
         axes.set_xlim(float(view.across.min()), float(view.across.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # in a narrow panel more would run together
     if view.is_angle:
         signs = {-2: "−π", -1: "−π/2", 0: "0", 1: "π/2", 2: "π"}
         axes.xaxis.set_major_locator(MultipleLocator(math.pi / 2))

@@ -57,7 +57,8 @@ class HeadReport:
 
     `explained` is R^2 and `largest_error` the largest error, over all outputs; `deviation` is the wanted function's
     standard deviation. `reachable` is the R^2 of a kernel regression without any limit on positions from the same
-    samples (a little optimistic: its metric is chosen on the judging rows), `reachable_from_half` from half of them.
+    samples (a little optimistic: its metric is chosen on the judging rows), `reachable_from_half` from half of them;
+    of a wanted function that jumps the head may explain more.
     `directions` is how many directions of the query the metric weighs (its effective rank), `query_rank` how many the
     queries have. `context_share` is the largest share of weight that a context kept; contexts of a log-sum-exp up to
     `safe_log_sum` keep at most 2^-24. `largest_value` and `rounding` (largest difference between float32 and float64,
@@ -263,6 +264,9 @@ def _limit(explained: float, reachable: float, from_half: float) -> tuple[str, s
         return "none", "The head emits the wanted function to within 1% of its variance."
     if missing > 1.25 * missing_anyway:
         return "positions", "A regression without a limit on positions does better: use more positions."
+    if 1.25 * missing < min(missing_anyway, 1.0):
+        why = "The head does better than a regression, so the queries allow more than that shows: use more positions."
+        return "positions", why
     if reachable - from_half > 0.1 * missing_anyway:
         return "samples", "Half of the samples would have given less: observe the head on more texts."
     why = (

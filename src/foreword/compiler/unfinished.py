@@ -3,7 +3,8 @@
 Every piece of work has a name: a draft by its method and share of the tolerance, a proof by its draft. Compiling again
 asks for the same pieces in the same order; those that are here are taken, a search that stopped goes on, and the result
 is the one that an uninterrupted compilation gives. The file (`foreword.unfinished/1`, safetensors) says whose work it
-is: target, domain, request, version, and the target's values at some points. Work of another request is refused.
+is: target, domain, request, version, the target's values at some points, and what a function that hides what it
+computes is made of, as what is proved of its values holds between those points too. Work of another request is refused.
 
 A search is taken as it was written: whether the certificate that comes of it is true is the checker's to say, as ever.
 """
@@ -34,6 +35,7 @@ from foreword.compiler.cover import Cover
 from foreword.compiler.domain import FiniteSet
 from foreword.compiler.file import DTYPES
 from foreword.compiler.head import Head
+from foreword.compiler.makeup import makeup_of
 from foreword.compiler.target import Target
 from foreword.errors import CompileError, ForewordError
 from foreword.excerpt import excerpt
@@ -43,21 +45,26 @@ from foreword.version import __version__
 
 SCHEMA = "foreword.unfinished/1"
 PERIOD = 10.0  # seconds between two writes, or twenty times what one takes
-COMPARED = 64  # points at which a target is told from another of the same description
+COMPARED = 2_000  # points at which a target is told from another of the same description
 AGREEMENT = 1e-9  # in units of the largest value: a batch of another size may sum in another order
 
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """Whose work it is: `told` are plain JSON values, `values` `(number,)` the target's at some points."""
+    """Whose work it is: `told` are plain JSON values, `values` `(number,)` the target's at some points.
+
+    `makeup` is what a target is made of that only its function tells; None where nothing can be said of that.
+    """
 
     told: dict[str, Any]
     values: Floats
+    makeup: str | None = None
 
     @classmethod
     def of(cls, target: Target, request: Request, *, method: str, seed: int) -> Identity:
         """The identity of one request; what may change between two runs (time limits) is no part of it."""
         points = target.domain.sample(COMPARED, np.random.default_rng(1))
+        before = _makeup(target)
         told_of = [function(points) for function in (target.gradient, target.hessian) if function is not None]
         values = [np.asarray(found, dtype=np.float64).ravel() for found in (target.evaluate(points), *told_of)]
         domain = target.domain.as_dict()
@@ -74,7 +81,8 @@ class Identity:
             "method": method,
             "seed": seed,
         }
-        return cls(json.loads(json.dumps(told)), np.concatenate(values))
+        is_same = before == _makeup(target)  # what a function counts or remembers from call to call says nothing of it
+        return cls(json.loads(json.dumps(told)), np.concatenate(values), before if is_same else None)
 
     def differences(self, other: Identity) -> list[str]:
         """What the other one has otherwise, in words: of targets their names, where these tell them apart."""
@@ -90,6 +98,8 @@ class Identity:
         found = [f"{key} {was[key]}, not {now[key]}" for key in keys]
         if not found and not _agree(self.values, other.values):
             found.append("a target of this name with other values")
+        if not found and None not in (self.makeup, other.makeup) and self.makeup != other.makeup:
+            found.append("a target of this name whose function has other code, or refers to other numbers")
         return found
 
 
@@ -212,6 +222,7 @@ def _content(work: Unfinished, identity: Identity) -> bytes:
     manifest = {
         "schema": SCHEMA,
         "request": identity.told,
+        "makeup": identity.makeup,
         "drafts": drafts,
         "proofs": proofs,
         "searches": list(work.searches),
@@ -228,7 +239,7 @@ def _read(path: Path) -> tuple[Identity, Pieces]:
         manifest = parsed(file.texts[MANIFEST])
         if manifest["schema"] != SCHEMA or manifest["digest"] != content_digest(manifest, file.tensors):
             raise ValueError("contents that do not match their digest, or another format")
-        identity = Identity(dict(manifest["request"]), np.array(file.tensors["values"]))
+        identity = Identity(dict(manifest["request"]), np.array(file.tensors["values"]), manifest["makeup"])
         drafts = {
             str(row["name"]): (_draft(row, _within(file.tensors, f"draft/{index}")), float(row["seconds"]))
             for index, row in enumerate(manifest["drafts"])
@@ -258,6 +269,13 @@ def _draft(row: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Draft
     head = Head(*(np.array(tensors[name], dtype=np.float64) for name in ("keys", "biases", "values")))
     sampled = math.inf if row["sampled"] is None else float(row["sampled"])
     return Draft(head, chart_from_dict(row["chart"]), str(row["method"]), row["a_priori"], sampled, dict(row["notes"]))
+
+
+def _makeup(target: Target) -> str | None:
+    """Of a target that is known by its function alone: of any other, an expression or a table says all."""
+    if target.function is None or target.expression is not None:
+        return None
+    return makeup_of(target.function, target.gradient, target.hessian)
 
 
 def _placed(place: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

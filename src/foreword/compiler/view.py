@@ -6,7 +6,9 @@ more is seen along one line through it. Points near kinks are among those of a c
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +18,14 @@ from foreword.compiler.construction.kinks import Kink, kinks_of, near_kinks
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import coordinate_names
 from foreword.compiler.target import Target
+from foreword.errors import CompileError
 
 CURVE = 2_000  # points of a curve, as many again near kinks
 MAP = 30_000  # points of a map
 LONGEST = 3.0  # sides up to so many times as long as the other one are drawn true to scale
 LEAST = 400  # points of a picture of however long a prefix
+AXES, FEW = 8, 65  # axes whose lines through a domain of many dimensions are looked at, and points of each
+CLEARLY = 4.0  # times as much as along the usual line: so much more a target varies along one that is taken instead
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def view_of(domain: Domain, target: Target | None, most: int) -> View:
         case Sphere(dimension=2):
             return _globe(names, most)
         case Sphere():
-            return _great_circle(domain, names, most)
+            return _great_circle(domain, target, names, most)
         case Cube(dimension=1):
             [(low, high)] = domain.sides
             points = _with_kinks(domain, target, np.linspace(low, high, min(CURVE, most // 2) + 1)[:, None])
@@ -75,7 +80,7 @@ def view_of(domain: Domain, target: Target | None, most: int) -> View:
             across, up = (grid.ravel() for grid in np.meshgrid(x, y))
             return View(np.stack([across, up], axis=1), across, up, (side, side), (names[0], names[1]), "")
         case Cube():
-            return _diagonal(domain, most)
+            return _diagonal(domain, target, most)
     return _table(domain, names, most)
 
 
@@ -99,20 +104,56 @@ def _globe(names: tuple[str, ...], most: int) -> View:
     return View(points, longitude, latitude, (rows, 2 * rows), ("", ""), note, projection="hammer")
 
 
-def _great_circle(domain: Sphere, names: tuple[str, ...], most: int) -> View:
+def _great_circle(domain: Sphere, target: Target | None, names: tuple[str, ...], most: int) -> View:
+    """Through the first and the last axis, or those two of the first eight between which the target varies far more."""
+
+    def along(angles: Floats, one: int, other: int) -> Floats:
+        points = np.zeros((len(angles), domain.columns))
+        points[:, one], points[:, other] = np.cos(angles), np.sin(angles)
+        return points
+
+    pairs = list(itertools.combinations(range(min(domain.columns, AXES)), 2))
+    pairs.insert(0, (0, domain.columns - 1))
+    few = np.linspace(-math.pi, math.pi, FEW)
+    one, other = pairs[_most_varied(target, [along(few, *pair) for pair in pairs])]
     angles = np.linspace(-math.pi, math.pi, min(CURVE, most) + 1)
-    points = np.zeros((len(angles), domain.columns))
-    points[:, 0], points[:, -1] = np.cos(angles), np.sin(angles)
-    note = f"along the great circle {names[0]} = cos t, {names[-1]} = sin t"
-    return View(points, angles, None, None, ("angle t", ""), note, is_section=True)
+    note = f"along the great circle {names[one]} = cos t, {names[other]} = sin t"
+    return View(along(angles, one, other), angles, None, None, ("angle t", ""), note, is_section=True)
 
 
-def _diagonal(domain: Cube, most: int) -> View:
-    share = np.linspace(0.0, 1.0, min(CURVE, most) + 1)
+def _diagonal(domain: Cube, target: Target | None, most: int) -> View:
+    """From the lowest corner to the highest, or from one of its neighbours to the corner that is farthest from that."""
     lower, upper = domain.box.T
-    points = np.clip(lower + (upper - lower) * share[:, None], lower, upper)
+
+    def along(share: Floats, turned: int | None) -> Floats:
+        start, end = lower.copy(), upper.copy()
+        if turned is not None:
+            start[turned], end[turned] = upper[turned], lower[turned]
+        points: Floats = np.clip(start + (end - start) * share[:, None], lower, upper)
+        return points
+
+    ways = [None, *range(min(domain.columns, AXES))]
+    turned = ways[_most_varied(target, [along(np.linspace(0.0, 1.0, FEW), way) for way in ways])]
+    share = np.linspace(0.0, 1.0, min(CURVE, most) + 1)
     note = "along the diagonal from the lowest corner (0) to the highest (1)"
-    return View(points, share, None, None, ("share of the diagonal", ""), note, is_section=True)
+    if turned is not None:
+        note += f", but for {coordinate_names(domain.columns)[turned]}, which falls"
+    return View(along(share, turned), share, None, None, ("share of the diagonal", ""), note, is_section=True)
+
+
+def _most_varied(target: Target | None, lines: Sequence[Floats]) -> int:
+    """The line along which the first output varies most, clearly more than along the first one."""
+    changes = [_change(target, points) for points in lines]
+    best = int(np.argmax(changes))
+    return best if changes[best] > CLEARLY * changes[0] else 0
+
+
+def _change(target: Target | None, points: Floats) -> float:
+    """How much the first output varies there; 0 where it is unknown, or not defined."""
+    try:
+        return 0.0 if target is None else float(np.ptp(target.evaluate(points)[:, 0]))
+    except CompileError:
+        return 0.0
 
 
 def _table(domain: FiniteSet, names: tuple[str, ...], most: int) -> View:

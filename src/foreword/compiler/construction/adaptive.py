@@ -10,7 +10,8 @@ Where f is f+ on one side and f- on the other, both smooth beyond the kink and e
 most |jump of the slope| |t| sigmoid(-2 kappa |t|), t = <n, x> - c: at most 0.14 jump / kappa. So a kink costs twice the
 keys of a smooth target, whatever the tolerance; kappa only costs score precision, and is derived from the tolerance.
 Several kinks make sectors, one group each. Beside the gates lies a line of keys along the normal where one kink is
-all there is to a target (any dimension), else a net or a grid. On a cube, kinks at right angles to an axis may also be
+all there is to a target (any dimension), else a net or a grid; on an interval each group may have its own part of it.
+On a cube, kinks at right angles to an axis may also be
 graded axes of a grid (`tensor.graded_axis`); the shorter is taken. Kinks that nobody declared are looked for
 (`kinks.py`); so are sides of a cube at which the target is like a root, towards which axes are graded, too.
 """
@@ -18,10 +19,13 @@ graded axes of a grid (`tensor.graded_axis`); the shorter is taken. Kinks that n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
+from scipy.special import logsumexp
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
@@ -52,6 +56,7 @@ Keys = tuple[Floats, Floats]
 FEWEST = 4  # keys in each group to begin with
 LONGEST_LINE = 40  # keys along the normal in each group; beyond, a target is not one of <n, x> alone
 LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to begin with
+STRAIGHT = (3.0, 2.8)  # three keys give a straight line to the fifth order: sinh(z) / (2 + cosh(z)), as 2 log 4 = 2.8
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
 GATE = 0.7  # kappa times the tolerance, where slopes jump by 2: the gate then takes at most 0.4 of it
 USUAL_JUMP = 2.0
@@ -203,6 +208,8 @@ class _Gates:
             tries = [self._with(most, "net")]
             if len(self.kinks) == 1:
                 tries.append(self._with(min(most, LONGEST_LINE), "line"))
+            elif self._has_parts:
+                tries.append(self._with(min(most, LONGEST_LINE), "parts"))
             return self._gentler(min(tries, key=lambda candidate: candidate.error))
         if len(self.kinks) == 1:
             line = self._with(LONGEST_LINE // 2, "line")
@@ -219,6 +226,11 @@ class _Gates:
         sizes = sizes_between(FEWEST, most, 1.07 if d == 1 else 1.16)
         if self._has_grid:
             sizes = [side**d for side in sizes_between(2, max(2, int(most ** (1 / d) + 1e-9)), 1.08)]
+        in_parts = self._shortest_parts(most) if self._has_parts else None
+        if in_parts is not None:
+            sizes = [size for size in sizes if size * len(self.sectors) < in_parts.head.positions]
+        if not sizes and in_parts is not None:
+            return in_parts
         goal = self.request.tolerance or 0.0
         found, least = shortest(
             lambda count: self._with(count, "net"),
@@ -228,7 +240,18 @@ class _Gates:
             goal=goal,
             is_over=self.request.is_over,
         )
+        found = in_parts if found is None else found
         return too_rough(self.request, DENSE_LIMIT, least) if found is None else found
+
+    def _shortest_parts(self, most: int) -> Candidate | None:
+        """The shortest for the tolerance with each group's keys along its own part of the line."""
+        found, _ = shortest(
+            lambda count: self._with(count, "parts"),
+            self.request.is_met_by,
+            range(2, min(most, LONGEST_LINE) + 1),
+            is_over=self.request.is_over,
+        )
+        return found
 
     def _gentler(self, best: Candidate) -> Candidate:
         """The same behind gates no steeper than its error asks for, where that costs nothing.
@@ -249,10 +272,16 @@ class _Gates:
     def _has_grid(self) -> bool:
         return _gridded(self.domain) is not None
 
+    @property
+    def _has_parts(self) -> bool:
+        """Whether sectors are intervals, in which keys may lie: of a table of many knots all other keys are too few."""
+        return isinstance(self.domain, Cube) and self.domain.dimension == 1 and len(self.kinks) > 1
+
     def _with(self, count: int, beside: str) -> Candidate:
         """The best of a few shapes, `count` keys in each group."""
         is_long = count * len(self.sectors) > 200
-        starts: list[Sequence[float]] = list(NETS if beside == "net" and not self._has_grid else LINES)
+        is_net = beside == "net" and not self._has_grid
+        starts: list[Sequence[float]] = list(NETS if is_net else (*LINES, STRAIGHT) if beside == "parts" else LINES)
         if is_long and beside in self.shapes:
             starts = [self.shapes[beside]]
         seen: dict[bytes, Candidate] = {}
@@ -266,7 +295,8 @@ class _Gates:
         return min(seen.values(), key=lambda candidate: candidate.error)
 
     def _solve(self, count: int, beside: str, shape: Floats) -> Candidate:
-        keys, biases = self._gated(self._line(count, *shape) if beside == "line" else self._net(count, *shape))
+        ways: dict[str, Callable[..., Keys]] = {"line": self._line, "net": self._net, "parts": self._parts}
+        keys, biases = self._gated(ways[beside](count, *shape))
         head = Head(keys, biases, np.zeros((len(keys), 1)))
         notes = {"beside": beside, "groups": len(self.sectors), "shape": shape.tolist()}
         if shape.min() < 1e-3 or shape.max() > 20.0:
@@ -288,9 +318,35 @@ class _Gates:
         gates = [self._along(kink, np.array([1.0])) for kink in self.kinks]
         directions = np.concatenate([direction for direction, _ in gates])
         shifts = np.concatenate([shift for _, shift in gates])
-        keys = (self.sharpness * self.sectors @ directions)[:, None] + beside[0][None]
-        biases = (self.sharpness * self.sectors @ shifts)[:, None] + beside[1][None]
+        keys = (self.sharpness * self.sectors @ directions)[:, None] + beside[0]
+        biases = (self.sharpness * self.sectors @ shifts)[:, None] + beside[1]
         return keys.reshape(-1, keys.shape[2]), biases.ravel() - biases.max()
+
+    def _parts(self, count: int, reach: float, overlap: float) -> Keys:
+        """Gaussians along each sector, which is an interval: keys `(sector, key, q)` and biases `(sector, key)`.
+
+        What neighbours weigh in all is the same at the kink between them, so that the gates turn there.
+        """
+        axis, line = gaussian_axis(count, reach, overlap, 2), np.array([1.0])
+        made: dict[int, Keys] = {}
+        level, before = 0.0, 0.0
+        for row, low, high in sorted(self._intervals, key=itemgetter(1)):
+            keys, shifts = self._along((line, (low + high) / 2), axis.keys / ((high - low) / 2))
+            biases = axis.biases + shifts
+            start, end = (float(logsumexp(keys @ query + biases)) for query in self.chart(np.array([[low], [high]])))
+            level += before - start if made else 0.0
+            made[row], before = (keys, biases + level), end
+        keys, biases = (np.stack([made[row][part] for row in range(len(made))]) for part in (0, 1))
+        return keys, biases
+
+    @cached_property
+    def _intervals(self) -> list[tuple[int, float, float]]:
+        """Each sector's number and ends, on a line."""
+        [[low, high]] = self.domain.box
+        places = np.array([offset * float(normal[0]) for normal, offset in self.kinks])  # normals are 1 or -1
+        above = self.sectors * np.array([float(normal[0]) for normal, _ in self.kinks]) > 0
+        lows, highs = np.where(above, places, low).max(axis=1), np.where(above, high, places).min(axis=1)
+        return [(row, float(lows[row]), float(highs[row])) for row in range(len(self.sectors))]
 
     def _line(self, count: int, reach: float, overlap: float) -> Keys:
         """Gaussians along the normal, evenly spaced in its coordinate over the domain."""

@@ -29,6 +29,7 @@ MOST_PARAMETERS = 650  # numbers of a prefix up to which it is polished from its
 MOST_OUTPUTS = 24  # beyond, the positions that have so many numbers are too few to be worth their time
 MOST_GROWN = 3_600  # up to which one grows: three seconds for a step
 SAMPLED = 3  # fitting points for each number of a short prefix
+LEAST_SAMPLED_WHOLE = 2  # of one that is polished from its places, at least
 LEAST_SAMPLED = 1.5  # of one that grows
 LEAST_SAMPLES = 600
 SAMPLES = math.ceil(LEAST_SAMPLED * MOST_GROWN)  # for all that
@@ -128,7 +129,7 @@ class OffNet:
         """
         count, outputs = self._parameters(candidate.head.positions), self._outputs
         rows = max(LEAST_SAMPLES, SAMPLED * count // outputs)
-        if candidate.head.positions > self.most or len(self.fitted.queries) < 2 * count // outputs:
+        if candidate.head.positions > self.most:
             return candidate
         if candidate.error <= self.exact or self.problem.request.is_over():
             return candidate
@@ -221,8 +222,11 @@ class OffNet:
 
     @property
     def most(self) -> int:
-        """Positions that can be polished."""
-        return 0 if self._outputs > MOST_OUTPUTS else MOST_PARAMETERS // self._parameters(1)
+        """Positions that can be polished: by their numbers, and by the samples that there are, few in a short table."""
+        if self._outputs > MOST_OUTPUTS:
+            return 0
+        numbers = min(MOST_PARAMETERS, len(self.fitted.queries) * self._outputs // LEAST_SAMPLED_WHOLE)
+        return numbers // self._parameters(1)
 
     @property
     def most_grown(self) -> int:

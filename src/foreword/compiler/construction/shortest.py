@@ -66,8 +66,8 @@ class _Ladder:
         """The first that meets the tolerance, or one between it and the last that does not; None beyond its reach."""
         ground, dimension = self.on.ground, self.on.problem.dimension
         most = ground.most_grown if ground is not None and self.on.off_net.most else self.on.off_net.most
-        count, last = FIRST.get(dimension, FIRST_BEYOND), 0
-        while count < min(fewer_than, most + 1) and not self._is_over():
+        count, last = min(FIRST.get(dimension, FIRST_BEYOND), most), 0  # of a short table, fewer can be polished
+        while 0 < count < min(fewer_than, most + 1) and not self._is_over():
             made = self._try(count)
             if self.request.is_met_by(made.error):
                 return self._between(last, made)
