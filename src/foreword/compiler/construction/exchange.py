@@ -43,8 +43,8 @@ from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
-CREST = 5.0  # times its root mean square: an error beyond lies on a small part of the domain
 ROUGH = 1e-4  # of the target's size: a larger error at that is no smooth target's
+BEHIND = 3.0  # times a rival's error: beyond, more positions do not bring a length past it
 FIRST = 6  # positions of the first head, for each dimension
 LEAST = 6  # positions
 NEARLY = 0.75  # of the length asked for: from there on the next is that
@@ -72,13 +72,11 @@ JUDGED = 6  # of the heads with the least errors, which are compared at the same
 
 
 def exchanged(draft: Draft, target: Target, domain: Domain, request: Request, rng: np.random.Generator) -> Draft:
-    """The draft of at most so many positions, or one by an exchange where its errors ask for one and that is better."""
-    if draft.method != Spectral.name or request.is_over() or not _is_local(draft, target, domain):
+    """The draft of at most so many positions, or one by an exchange where its error is large and that is better."""
+    exchange = Exchange.of(target, domain, request, rng) if draft.method == Spectral.name else None
+    if exchange is None or draft.sampled < ROUGH * exchange.size:
         return draft
-    exchange = Exchange.of(target, domain, request, rng)
-    if exchange is None:
-        return draft
-    made = exchange.draft(exchange.best())
+    made = exchange.draft(exchange.best(draft.sampled))
     return made if made.sampled < draft.sampled else draft
 
 
@@ -100,13 +98,6 @@ def met(
         return Obstacle("length", "Not tried: it would be of no use.")
     head = begun.head if begun is not None and begun.notes.get("exchanged") else None
     return exchange.first(head) or too_rough(request, exchange.most, exchange.least)
-
-
-def _is_local(draft: Draft, target: Target, domain: Domain) -> bool:
-    """Whether the largest error is no smooth target's and lies on a small part of the domain."""
-    judged = unseen(target, domain, draft.chart, draft.head.positions)
-    errors, size = np.abs(draft.head.evaluate(judged.queries) - judged.values), np.abs(judged.values).max()
-    return bool(errors.max() > ROUGH * size and errors.max() > CREST * np.sqrt((errors**2).mean()))
 
 
 @dataclass
@@ -142,8 +133,8 @@ class Exchange:
             return None
         return cls(target, domain, chart, request, most, size, request.limit_for(values), rng)
 
-    def best(self) -> Head:
-        """The best head, of the length asked for or a shorter one."""
+    def best(self, rival: float) -> Head:
+        """The best head, of the length asked for or a shorter one; given up where it is far behind a rival's error."""
         lengths = list(self._lengths(min(self.most, FIRST * self.domain.dimension), 2.0))
         head, found = self._begun(lengths[0]), list[tuple[float, Head]]()
         for index, count in enumerate(lengths):
@@ -151,6 +142,8 @@ class Exchange:
             seconds = (self.request.seconds - self.request.made.since()) / (2 * (len(lengths) - index) - 1)
             error, head = self._settled(head, count, seconds)
             found.append((error, head))
+            if index and error > BEHIND * rival:
+                break
         return min(found, key=lambda each: each[0])[1]
 
     def first(self, begun: Head | None) -> Draft | None:
