@@ -173,7 +173,7 @@ CASES: tuple[Case, ...] = (
     ),
     Lengths(
         "lengths-kink.png", "Error against length: a kink",
-        "Evenly placed keys gain little from more positions; keys for each side of the kink need hardly any.",
+        "Keys for each side of the kink need hardly any positions; others gain little from more, within their seconds.",
         "max(0.6*x - 0.8*y - 0.2, 0)", Sphere(2), (4, 8, 16, 32, 64), {"lipschitz": 1.0},
     ),
     Bounds(

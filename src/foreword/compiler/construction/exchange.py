@@ -138,8 +138,7 @@ class Exchange:
         lengths = list(self._lengths(min(self.most, FIRST * self.domain.dimension), 2.0))
         head, found = self._begun(lengths[0]), list[tuple[float, Head]]()
         for index, count in enumerate(lengths):
-            # Each takes longer than the one before.
-            seconds = (self.request.seconds - self.request.made.since()) / (2 * (len(lengths) - index) - 1)
+            seconds = (self.request.seconds - self.request.made.since()) / (len(lengths) - index)
             error, head = self._settled(head, count, seconds)
             found.append((error, head))
             if index and error > BEHIND * rival:
