@@ -277,3 +277,16 @@ def test_what_is_no_prefix_host_or_table_is_not_written(tmp_path: Path) -> None:
     save_bundle(path, mine, host=FakeHost())
     with pytest.raises(BundleError, match="not a host"):
         load_bundle(path, host=object())  # type: ignore[arg-type]
+
+
+def test_an_interrupt_as_the_file_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Path.open
+
+    def interrupted(self: Path, mode: str) -> None:
+        usual(self, mode).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes_atomically(tmp_path / "f.prefix", b"1")
+    assert list(tmp_path.iterdir()) == []

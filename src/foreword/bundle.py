@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -218,18 +219,17 @@ def sign_bundle(path: str | Path, key: SigningKey, *, signer: str | None = None)
 
 def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` through a temporary file beside it; on failure BundleError, and `path` as it was."""
-    temporary: str | None = None
+    # It is named before it is made, so that an interrupt at any moment leaves none behind.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         if path.exists() and not path.is_file():  # a device of the system would be gone
             raise OSError("a folder of that name" if path.is_dir() else "a pipe or device of that name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(_new_file_mode())  # mkstemp makes private files
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
         raise BundleError(
             f"{path} could not be written; what was there before is unchanged.",
@@ -238,15 +238,8 @@ def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
             fix="Free some space or name another folder.",
         ) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _new_file_mode() -> int:
-    """The mode that an ordinary new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+        with suppress(OSError, ValueError):  # what is no path has no file to be removed
+            temporary.unlink(missing_ok=True)
 
 
 def _encode(bundle: Bundle) -> tuple[bytes, str]:
