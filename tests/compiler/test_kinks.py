@@ -177,6 +177,7 @@ def test_more_positions_are_never_worse_across_one_kink() -> None:
     assert errors[-1] == 0.14 / SHARPEST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("request_", "longest", "error"), [(Request(None, 1e-2), 50, 1e-2), (Request(72, None), 72, 3e-4)]
 )

@@ -159,6 +159,7 @@ def test_biases_are_told_apart_by_colour() -> None:
     assert np.array_equal(dots.get_array(), compiled.biases)
 
 
+@pytest.mark.slow
 def test_each_output_has_its_row_and_no_more_than_three_are_drawn() -> None:
     compiled = small("[x, y, x*y, x - y, 2*x]", SQUARE)
     titles = [axes.get_title(loc="left") for axes in compiled.plot().axes]
@@ -168,7 +169,7 @@ def test_each_output_has_its_row_and_no_more_than_three_are_drawn() -> None:
     ]
 
 
-@pytest.mark.parametrize("domain", [Sphere(3), Cube([(0, 1)] * 3)], ids=str)
+@pytest.mark.parametrize("domain", [pytest.param(Sphere(3), marks=pytest.mark.slow), Cube([(0, 1)] * 3)], ids=str)
 def test_more_dimensions_are_a_section_beside_the_distribution_of_the_error(domain: Domain) -> None:
     compiled = small("x0 * x1" if domain.columns > 3 else "x * y", domain, 27)
     figure = compiled.plot()

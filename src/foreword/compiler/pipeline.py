@@ -157,7 +157,7 @@ def _drafts(wish: Wish, methods: Sequence[Construction]) -> list[Attempt]:
         attempts.append(attempt if moved is None else _either(moved, attempt))
     if not any(isinstance(attempt.outcome, Draft) for attempt in attempts):
         raise refusal([attempt.outcome for attempt in attempts if isinstance(attempt.outcome, Obstacle)])
-    if wish.request.positions is not None:
+    if wish.request.positions is not None and wish.domain.dimension > 1:
         best = min(range(len(attempts)), key=lambda row: _error(attempts[row]))
         attempts[best] = wish.exchanged(attempts[best])
     return attempts

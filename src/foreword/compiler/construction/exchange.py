@@ -44,7 +44,7 @@ from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
 ROUGH = 1e-4  # of the target's size: a larger error at that is no smooth target's
-BEHIND = 3.0  # times a rival's error: beyond, more positions do not bring a length past it
+BEHIND = 1.5  # times a rival's error: beyond, more positions do not bring a length past it
 FIRST = 6  # positions of the first head, for each dimension
 LEAST = 6  # positions
 NEARLY = 0.75  # of the length asked for: from there on the next is that
