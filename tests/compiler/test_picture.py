@@ -205,7 +205,10 @@ def test_a_map_fills_its_panel_when_one_side_is_far_longer(
 
 @pytest.mark.parametrize(
     ("text", "domain", "told"),
-    [("x0*x1", Sphere(4), "x0 = cos t, x1 = sin t"), ("x - y + 0*z", Cube([(-1, 1)] * 3), "but for x, which falls")],
+    [
+        pytest.param("x0*x1", Sphere(4), "x0 = cos t, x1 = sin t", marks=pytest.mark.slow),
+        ("x - y + 0*z", Cube([(-1, 1)] * 3), "but for x, which falls"),
+    ],
 )
 def test_a_section_is_along_a_line_on_which_the_target_varies(text: str, domain: Domain, told: str) -> None:
     figure = small(text, domain).plot()
@@ -236,6 +239,7 @@ def test_numbers_of_any_size_are_drawn(size: float) -> None:
         replace(compiled, head=head, target=None).plot().draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_without_a_target_the_head_alone_is_drawn(tmp_path: Path) -> None:
     def untraceable(x: np.ndarray) -> np.ndarray:
         return np.array([math.sin(float(row[0])) for row in x])
