@@ -132,20 +132,13 @@ class Wish:
         the next time.
         """
         name = f"{construction.name} {share:g} {getattr(construction, 'most', None)}"
+        left = max(min(self.drafting.left * (1.0 if is_last else SHARE), most), LEAST_EACH)
+        request = replace(self._for(share), seconds=left, rival=rival)
         if name not in self.work.drafts:
             self.tell(Stage("drafting", construction.name, 0.0))
-            started = time.perf_counter()
-            tolerance = None if self.request.tolerance is None else share * self.request.tolerance
-            left = max(min(self.drafting.left * (1.0 if is_last else SHARE), most), LEAST_EACH)
-            request = replace(self.request, tolerance=tolerance, seconds=left, made=Instant(), rival=rival)
-            outcome = drafted(construction, self.target, self.domain, request, np.random.default_rng(self.seed))
-            self.drafting.left -= request.made.since()
-            seconds = time.perf_counter() - started
-            if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
-                self.work.drafts[name] = (outcome, seconds)
-                self.work.write_if_due()
-        else:
-            outcome, seconds = self.work.drafts[name]
+        outcome, seconds = self._piece(
+            name, request, lambda request, rng: drafted(construction, self.target, self.domain, request, rng)
+        )
         length = None if isinstance(outcome, Obstacle) else outcome.head.positions
         self.tell(Stage("drafting", construction.name, 1.0, length))
         return Attempt(name, construction.name, outcome, seconds)
@@ -155,14 +148,10 @@ class Wish:
         draft = attempt.outcome
         if isinstance(draft, Obstacle):
             return attempt
-        name, started = f"{attempt.name} exchanged", time.perf_counter()
-        if name not in self.work.drafts:
-            request = replace(self.request, seconds=self.drafting.left, made=Instant())
-            made = exchanged(draft, self.target, self.domain, request, np.random.default_rng(self.seed))
-            self.drafting.left -= request.made.since()
-            self.work.drafts[name] = (made, time.perf_counter() - started)
-            self.work.write_if_due()
-        outcome, seconds = self.work.drafts[name]
+        name, request = f"{attempt.name} exchanged", replace(self.request, seconds=self.drafting.left)
+        outcome, seconds = self._piece(
+            name, request, lambda request, rng: exchanged(draft, self.target, self.domain, request, rng)
+        )
         return replace(attempt, name=name, outcome=outcome, seconds=attempt.seconds + seconds)
 
     def moved(self, share: float = 1.0, *, fewer_than: float = math.inf, begun: Attempt | None = None) -> Attempt:
@@ -170,23 +159,39 @@ class Wish:
 
         It goes on from the draft that was `begun` with, if that is one, too.
         """
-        name, started = f"exchange {share:g} {fewer_than:g}", time.perf_counter()
+        name, request = (
+            f"exchange {share:g} {fewer_than:g}",
+            replace(self._for(share), seconds=self.drafting.left * SHARE),
+        )
+        draft = None if begun is None or isinstance(begun.outcome, Obstacle) else begun.outcome
         if name not in self.work.drafts:
             self.tell(Stage("drafting", Spectral.name, 0.0))
-            left = self.drafting.left * SHARE
-            request = replace(self.request, tolerance=share * (self.request.tolerance or 0.0), seconds=left)
-            request = replace(request, made=Instant())
-            draft = None if begun is None or isinstance(begun.outcome, Obstacle) else begun.outcome
-            rng = np.random.default_rng(self.seed)
-            outcome = met(self.target, self.domain, request, rng, fewer_than=fewer_than, begun=draft)
-            self.drafting.left -= request.made.since()
-            seconds = time.perf_counter() - started
-            if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
-                self.work.drafts[name] = (outcome, seconds)
-                self.work.write_if_due()
-        else:
-            outcome, seconds = self.work.drafts[name]
+        outcome, seconds = self._piece(
+            name,
+            request,
+            lambda request, rng: met(self.target, self.domain, request, rng, fewer_than=fewer_than, begun=draft),
+        )
         return Attempt(name, Spectral.name, outcome, seconds)
+
+    def _for(self, share: float) -> Request:
+        """The request with a share of its tolerance."""
+        tolerance = self.request.tolerance
+        return self.request if tolerance is None else replace(self.request, tolerance=share * tolerance)
+
+    def _piece(
+        self, name: str, request: Request, make: Callable[[Request, np.random.Generator], Draft | Obstacle]
+    ) -> tuple[Draft | Obstacle, float]:
+        """A piece of drafting and its seconds: what is kept, or made now; kept but where time alone ended it."""
+        if name in self.work.drafts:
+            return self.work.drafts[name]
+        started, request = time.perf_counter(), replace(request, made=Instant())
+        outcome = make(request, np.random.default_rng(self.seed))
+        self.drafting.left -= request.made.since()
+        seconds = time.perf_counter() - started
+        if isinstance(outcome, Draft) or outcome.code != OUT_OF_TIME:
+            self.work.drafts[name] = (outcome, seconds)
+            self.work.write_if_due()
+        return outcome, seconds
 
     def proved(self, attempt: Attempt) -> Attempt:
         """The attempt with its certificate: by the a-priori theorem where that suffices, else by search."""

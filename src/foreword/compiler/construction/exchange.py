@@ -48,7 +48,6 @@ BEHIND = 1.5  # times a rival's error: beyond, more positions do not bring a len
 FIRST = 6  # positions of the first head, for each dimension
 LEAST = 6  # positions
 NEARLY = 0.75  # of the length asked for: from there on the next is that
-LIMITLESS = 1_000_000  # positions
 MOST = 900  # numbers of a head: a step of more takes too long
 PATIENCE = 12  # rounds without an error that is GAIN times the least before
 GAIN = 0.97
@@ -125,8 +124,8 @@ class Exchange:
         chart = None if isinstance(domain, FiniteSet) else ground_of(domain, chart_of(domain))
         if chart is None or isinstance(domain, FiniteSet) or target.outputs > MOST_OUTPUTS or request.is_over():
             return None
-        most = min(MOST // parameters(1, chart.width, target.outputs), request.positions or LIMITLESS)
-        most = min(most, int(fewer_than) - 1) if math.isfinite(fewer_than) else most
+        most = min(MOST // parameters(1, chart.width, target.outputs), request.positions or MOST)
+        most = int(min(most, fewer_than - 1))
         begun, values = Instant(), target.evaluate(domain.spread(TIMED))
         size = float(np.abs(values).max())
         if most < LEAST or begun.since() > SLOW or not 1 / LARGE <= size <= LARGE:
@@ -200,15 +199,40 @@ class Exchange:
         """So many samples, drawn evenly, and more near the sides."""
         return self.at(near_sides(self.domain, self.domain.sample(count, self.rng), self.rng))
 
-    def around(self, head: Head, samples: Sampled, near: float = 1.0) -> Sampled:
-        """Samples around those that the head misses most, so much nearer to them than usual."""
+    def around(self, seen: _Seen, near: float = 1.0) -> Sampled:
+        """Samples around those that a head misses most, so much nearer to them than usual."""
         extent = np.ptp(self.domain.box, axis=1) if isinstance(self.domain, Cube) else 2.0
-        between = extent / head.positions ** (1 / self.domain.dimension)
-        worst = samples.points[_errors(head, samples).argsort()[-AROUND:]]
+        between = extent / seen.head.positions ** (1 / self.domain.dimension)
+        worst = seen.samples.points[seen.errors.argsort()[-AROUND:]]
         moved = np.tile(worst, (POOL // (4 * AROUND) + 1, 1))
         scale = near * np.where(np.arange(len(moved)) % CLOSE == 0, NEAREST, NEARER)[:, None]
         moved = moved + scale * between * self.rng.standard_normal(moved.shape)
         return self.at(self.domain.nearest(moved))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Samples with a head's largest error at each, `(sample,)`."""
+
+    head: Head
+    samples: Sampled
+    errors: Floats
+
+    @classmethod
+    def of(cls, head: Head, samples: Sampled) -> _Seen:
+        """Evaluate the head there."""
+        return cls(head, samples, np.abs(head.evaluate(samples.queries) - samples.values).max(axis=1))
+
+    def plus(self, samples: Sampled) -> _Seen:
+        """These and more; the head is evaluated at the new ones alone."""
+        more = _Seen.of(self.head, samples)
+        return _Seen(self.head, _joined(self.samples, samples), np.concatenate([self.errors, more.errors]))
+
+    def chosen(self, count: int, rng: np.random.Generator) -> Sampled:
+        """So many drawn at random, those of large errors far more often: the worst alone would lie in one place."""
+        chances = (self.errors / self.errors.max()) ** STEEPNESS + 1e-12
+        size = min(count, len(chances))
+        return _rows(self.samples, rng.choice(len(chances), size=size, replace=False, p=chances / chances.sum()))
 
 
 @dataclass
@@ -230,15 +254,11 @@ class _Rounds:
         taken = _rows(even, slice(0, 0))
         while True:
             pool = self._pool()
-            errors = _errors(self.head, pool)
-            self.tried.append((float(errors.max()), self.head))
-            if not 0 < errors.max() < math.inf or self._is_over():
+            worst = float(pool.errors.max())
+            self.tried.append((worst, self.head))
+            if not 0 < worst < math.inf or self._is_over():
                 break
-            chances = (errors / errors.max()) ** STEEPNESS + 1e-12
-            chosen = on.rng.choice(
-                len(errors), size=min(rows[2], len(errors)), replace=False, p=chances / chances.sum()
-            )
-            taken = _rows(_joined(taken, _rows(pool, chosen)), slice(-rows[1], None))
+            taken = _rows(_joined(taken, pool.chosen(rows[2], on.rng)), slice(-rows[1], None))
             samples = _joined(even, taken)
             made, damping = descended(self.head, samples.queries, samples.values, on.limit, steps, damping)
             self.head = replace(made, values=np.clip(made.values, -on.limit, on.limit))
@@ -254,21 +274,21 @@ class _Rounds:
             return error, head
         drawn = on.drawn(POOL)
         heads = [head for _, head in sorted(self.tried, key=lambda each: each[0])[:JUDGED]]
-        judged = _joined(drawn, *(on.around(head, drawn) for head in heads))
+        judged = _joined(drawn, *(on.around(_Seen.of(head, drawn)) for head in heads))
         return min(((judged.worst(head), head) for head in heads), key=lambda each: each[0])
 
-    def _pool(self) -> Sampled:
+    def _pool(self) -> _Seen:
         """Samples drawn now, and more around those that the head misses most.
 
         Where these seem to meet the tolerance, far more, and ever nearer to the worst: a tip is a single point.
         """
         on = self.on
-        drawn = on.drawn(POOL)
-        pool = _joined(drawn, on.around(self.head, drawn))
-        if on.request.is_met_by(pool.worst(self.head)):
-            pool = _joined(pool, on.drawn(CONFIRMED * POOL))
+        pool = _Seen.of(self.head, on.drawn(POOL))
+        pool = pool.plus(on.around(pool))
+        if on.request.is_met_by(pool.errors.max()):
+            pool = pool.plus(on.drawn(CONFIRMED * POOL))
             for near in NEARING:
-                pool = _joined(pool, on.around(self.head, pool, near))
+                pool = pool.plus(on.around(pool, near))
         return pool
 
     def _is_over(self) -> bool:
@@ -282,11 +302,6 @@ class _Rounds:
             return False
         fall = math.log(least[-1 - LOOK] / least[-1])
         return math.log(HEADROOM * least[-1] / request.tolerance) > AHEAD * fall
-
-
-def _errors(head: Head, samples: Sampled) -> Floats:
-    found: Floats = np.abs(head.evaluate(samples.queries) - samples.values).max(axis=1)
-    return found
 
 
 def _joined(*parts: Sampled) -> Sampled:
