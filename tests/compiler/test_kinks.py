@@ -334,3 +334,34 @@ def test_gates_for_a_length_are_no_steeper_than_its_error_asks_for(monkeypatch: 
     assert isinstance(steep, Draft)
     assert gentle.sampled <= 1.2 * steep.sampled
     assert np.abs(gentle.head.keys).max() < np.abs(steep.head.keys).max() / 100
+
+
+@pytest.mark.parametrize(
+    ("text", "domain", "planes"),
+    [
+        ("abs(x**2 - 0.25)", Cube([(-1, 1)]), [(1.0, -0.5), (1.0, 0.5)]),
+        ("max(exp(x), 1) * y", Cube([(-1, 1)] * 2), [(1.0, 0.0, 0.0)]),
+        ("abs(sin(x - y))", Cube([(0, 2)] * 2), [(0.5**0.5, -(0.5**0.5), 0.0)]),
+        ("min(tanh(3*x0 + 4*x2), 0.5)", Sphere(3), [(0.6, 0.0, 0.8, 0.0, math.atanh(0.5) / 5)]),
+        ("abs(x**2)", Cube([(-1, 1)]), []),  # it vanishes, and does not change its sign
+        ("abs(sin(200*x))", Cube([(-1, 1)]), []),  # too many for gates
+        ("abs(x*y - 0.2)", Cube([(-1, 1)] * 2), []),
+    ],
+)
+def test_what_vanishes_along_one_direction_is_a_kink(
+    text: str, domain: Sphere | Cube, planes: list[tuple[float, ...]]
+) -> None:
+    found, known = kinks_of(target_of(text, domain), domain, np.random.default_rng(0))
+    told = [(*normal, offset) for normal, offset in found]
+    assert len(told) == len(planes)
+    for one, other in zip(told, planes, strict=True):
+        assert one == pytest.approx(other, abs=1e-10)
+    assert known == ("read from the expression" if planes else "none")
+
+
+def test_kinks_that_are_not_affine_take_gates() -> None:
+    """Thousands of soft nearest neighbours, and no proof, before such kinks were seen."""
+    made = compile_function("max(0.6 - exp(x), 0)", Cube([(-1, 1)]), tolerance=1e-3)
+    assert made.certificate is not None
+    assert made.certificate.verdict is Verdict.PROVED
+    assert made.positions <= 16

@@ -22,6 +22,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.balls import BALLS, Balls, as_balls, magnitude, precise
 from foreword.compiler.charts import Chart, Paraboloid
 from foreword.compiler.claim import Claim, Examined, Findings, compare
+from foreword.compiler.composed import Line, line_of
 from foreword.compiler.cover import Cover
 from foreword.compiler.covering import nearest_bound
 from foreword.compiler.domain import Domain, FiniteSet, Sphere
@@ -93,8 +94,14 @@ def check(
     try:
         compare(claim, found)
         if not found.wrong:
-            with precise(_order(claim)):
-                _recompute(claim, found, started + seconds, progress)
+            line = line_of(claim)
+            if line is not None:
+                told = str((certificate.cover or {}).get("along"))
+                found.examine(
+                    "along", told, lambda: "target and head hang on nothing else, and the cells hold its values"
+                )
+            with precise(_order(claim if line is None else line.claim)):
+                _recompute(claim, line, found, started + seconds, progress)
     except (CertificateError, CompileError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         found.wrong.append(f"the claim cannot be followed ({type(error).__name__}: {error})")
     reasons = (*found.wrong, *found.unchecked)
@@ -143,7 +150,7 @@ def _order(claim: Claim) -> int:
     return max(order, 2)
 
 
-def _recompute(claim: Claim, found: Findings, deadline: float, progress: Progress | None) -> None:
+def _recompute(claim: Claim, line: Line | None, found: Findings, deadline: float, progress: Progress | None) -> None:
     """The analysis: rounding terms, then the approximation by cells, points or the a-priori statement."""
     told = claim.certificate
     rounding = rounding_terms(claim.head, norm=_query_norm(claim), query_roundings=_query_roundings(claim))
@@ -166,6 +173,8 @@ def _recompute(claim: Claim, found: Findings, deadline: float, progress: Progres
     def approximation() -> str:
         if is_finite:
             return _check_points(claim, found, allowed, deadline)
+        if line is not None:
+            return _check_cells(line.claim, found, (allowed - line.gap).lower(), deadline, progress)
         if by_cells:
             return _check_cells(claim, found, allowed, deadline, progress)
         return _check_a_priori(claim, found, allowed, deadline, progress)

@@ -20,13 +20,14 @@ from foreword.certificate import Assumption, Certificate, Verdict
 from foreword.compiler.aims import Aims
 from foreword.compiler.arrays import Floats
 from foreword.compiler.branching import SAMPLES, Progress, Search, begin, run, settled
-from foreword.compiler.charts import Chart
+from foreword.compiler.charts import Chart, Flat
 from foreword.compiler.cover import Cover
-from foreword.compiler.domain import Domain, FiniteSet, Sphere
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import ordered
 from foreword.compiler.head import Head
 from foreword.compiler.model import Model, query_norm
 from foreword.compiler.probe import Probe
+from foreword.compiler.profile import Profile
 from foreword.compiler.residual import Residual
 from foreword.compiler.rounding import rounding_terms
 from foreword.compiler.target import Target
@@ -50,10 +51,12 @@ POINTS = {
 OVERSAMPLING = {1: 8, 2: 6, 3: 5, 4: 4}
 FEWEST_OVERSAMPLING = 3
 FRACTION = 0.25  # of a round's aim, in the next one, where bounds shrink with the cells and have no higher order
+USUAL, USUAL_BEYOND = 1.25, 1.5  # times the error seen: the goal, up to two dimensions and from three on
 # Times the error seen: what is asked for is worth many cells, but not those that follow every maximum. In three
 # dimensions a ratio of 1.11 took 40 seconds, where one of 1.2 takes 2.
 CLOSEST, CLOSEST_BEYOND = 1.04, 1.2
 FLOOR = 4.0  # cells are never asked for less than this many times the rounding of f - g
+SMALL = 0.05  # of a search's goal: so much may what rounding keys leaves over take of a bound on an interval
 MOST_AXES = 8
 MOST_DIMENSIONS = 60  # NumPy's arrays have up to 64, with cells and outputs
 LARGEST_NUMBER = 1e150  # products of two larger ones overflow
@@ -86,7 +89,8 @@ def prove(
     """The smallest bound on |f - g| that can be proved in about `seconds`, at best `tightness` times the true maximum.
 
     `tightness` is by default 1.25, and 1.5 from three dimensions on. `frame` turns the sphere's angles, so that kinks
-    lie on cell borders; by default it is found from the target. `progress` gets the search after every step.
+    lie on cell borders; by default it is found from the target. Where target and head hang on one polynomial of the
+    coordinates alone (statement C.8), cells are those of an interval. `progress` gets the search after every step.
     `context` is the context term (`context.context_term`), a summand of the bound. CompileError for numbers that are
     not finite or too large to compute with, and for a target with another number of outputs than the head.
 
@@ -102,33 +106,20 @@ def prove(
     """
     _check(head, target, tolerance)
     started = time.perf_counter()
-    tightness = tightness or (1.25 if domain.dimension <= 2 else 1.5)
     report = _Report(head, chart, target, domain, tolerance, context, method)
     if isinstance(domain, FiniteSet):
         return report.on_points(started)
     if target.expression is None and smoothness(target)[0] == 0:
         return report.of_samples(started)
+    deadline = started + seconds
+    whole = _Problem(head, chart, target, domain, report.probe)
+    along = whole.along if frame is None and (resume is None or len(resume.knots) == 1) else None
+    if along is not None:
+        aims, search = report.aims(tightness, along), resume or begin(along.target, along.domain, None, along.probe)
+        if resume or along.gap <= SMALL * aims.goal(search.seen):
+            return report.of_search(along, along.searched(search, aims, deadline, progress))
     search = resume or begin(target, domain, frame, report.probe)
-    model = Model(head, chart, target, domain, search.frame)
-    axes = max(int(model.depends.sum()), 1)  # a function of one coordinate is interpolated as one of a line
-    if axes > MOST_AXES:
-        raise CompileError(
-            "Target and head vary along too many dimensions for a proof by cells.",
-            expected=f"at most {MOST_AXES}",
-            found=f"{axes} of {domain.dimension}",
-            fix="Use `nearest`, whose bound needs no search, or certify=False (--no-certify): then nothing is claimed.",
-        )
-    residual = Residual(model, POINTS[axes], OVERSAMPLING.get(axes, FEWEST_OVERSAMPLING))
-    floor = FLOOR * (report.rounding["rounding_float64"] + 1e-15 * float(np.abs(head.values).max()))
-
-    aims = report.aims(tightness, floor)
-    search = search if resume else aims.begun(search)
-    search = run(search, residual, report.probe, aims=aims, deadline=started + seconds, progress=progress)
-    told = search
-    if len(search.levels):
-        now = time.perf_counter()
-        told = settled(search, residual, aims.at(search), now + max(1.0, 0.1 * (now - started)))
-    return report.of_search(told, search, max(residual.orders))
+    return report.of_search(whole, whole.searched(search, report.aims(tightness, whole), deadline, progress))
 
 
 def _check(head: Head, target: Target, tolerance: float | None) -> None:
@@ -154,6 +145,66 @@ def _check(head: Head, target: Target, tolerance: float | None) -> None:
         raise CompileError("The tolerance cannot be.", expected="a positive number", found=repr(tolerance))
 
 
+@dataclass(frozen=True)
+class _Searched:
+    """What a search has proved, where it goes on, and the order of its bounds."""
+
+    told: Search
+    kept: Search
+    order: int
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is searched: |f - g| on the domain or, where both hang on one polynomial of the coordinates, on an interval.
+
+    `profile` tells which polynomial that is, and `gap` what is added to the bound.
+    """
+
+    head: Head
+    chart: Chart
+    target: Target
+    domain: Sphere | Cube
+    probe: Probe
+    gap: float = 0.0
+    profile: Profile | None = None
+
+    @property
+    def along(self) -> _Problem | None:
+        """The one on an interval; None where there is none, or f's graph has no value somewhere on it."""
+        profile = Profile.of(self.target.expression, self.domain)
+        found = None if profile is None else profile.head(self.head, self.chart)
+        if profile is None or found is None:
+            return None
+        (head, gap), span = found, profile.span
+        if not np.isfinite(profile.expression.evaluate(np.linspace(*span.sides[0], SAMPLES)[:, None])).all():
+            return None
+        target, chart = Target(domain=span, expression=profile.expression), Flat((0.0,), (1.0,))
+        return _Problem(head, chart, target, span, Probe(head, chart, target, span), gap, profile)
+
+    def searched(self, search: Search, aims: Aims, deadline: float, progress: Progress | None) -> _Searched:
+        """The search when its aims are reached or time is up. CompileError where f and g vary along too many axes."""
+        started = time.perf_counter()
+        model = Model(self.head, self.chart, self.target, self.domain, search.frame)
+        axes = max(int(model.depends.sum()), 1)  # a function of one coordinate is interpolated as one of a line
+        if axes > MOST_AXES:
+            raise CompileError(
+                "Target and head vary along too many dimensions for a proof by cells.",
+                expected=f"at most {MOST_AXES}",
+                found=f"{axes} of {self.domain.dimension}",
+                fix="Use `nearest`, whose bound needs no search, or certify=False (--no-certify): then nothing is "
+                "claimed.",
+            )
+        residual = Residual(model, POINTS[axes], OVERSAMPLING.get(axes, FEWEST_OVERSAMPLING))
+        search = search if search.cells else aims.begun(search)
+        search = run(search, residual, self.probe, aims=aims, deadline=deadline, progress=progress)
+        told = search
+        if len(search.levels):
+            now = time.perf_counter()
+            told = settled(search, residual, aims.at(search), now + max(1.0, 0.1 * (now - started)))
+        return _Searched(told, search, max(residual.orders))
+
+
 def _query_roundings(chart: Chart, columns: int) -> int:
     """Operations behind a query coordinate, at most."""
     nodes = chart.expressions(columns)
@@ -177,17 +228,19 @@ class _Report:
         self.tolerance, self.context, self.method = tolerance, context, method
         self.probe = Probe(head, chart, target, domain)
 
-    def aims(self, tightness: float, floor: float) -> Aims:
-        """What the rounds of a search bring the bound to.
+    def aims(self, tightness: float | None, problem: _Problem) -> Aims:
+        """What the rounds of a problem's search bring the bound to.
 
         An expression's bounds are of high order: few cells more bring them to the goal, after what was asked for. The
         others shrink with their cells, and begin at the size of the values.
         """
+        tightness = tightness or (USUAL if problem.domain.dimension <= 2 else USUAL_BEYOND)
+        floor = FLOOR * (self.rounding["rounding_float64"] + 1e-15 * float(np.abs(self.head.values).max()))
         asked = math.inf
         if self.tolerance is not None:
-            asked = (self.tolerance - self.context - self.rounding["rounding_float64"]) * (1 - 1e-12)
+            asked = (self.tolerance - self.context - self.rounding["rounding_float64"] - problem.gap) * (1 - 1e-12)
         if self.target.expression is not None:
-            closest = CLOSEST if self.domain.dimension <= 2 else CLOSEST_BEYOND
+            closest = CLOSEST if problem.domain.dimension <= 2 else CLOSEST_BEYOND
             return Aims(tightness, floor, asked, asked if math.isfinite(asked) else 0.0, 0.0, closest)
         return Aims(tightness, floor, asked, float(np.abs(self.head.values).max()), FRACTION)
 
@@ -211,18 +264,25 @@ class _Report:
         premise = Assumption("sampled", f"no error is larger than at {len(points)} points", "sampled")
         return Proof(self._certificate(float(errors[worst]), seen, effort, None, premise), None, None)
 
-    def of_search(self, search: Search, resumed: Search, order: int) -> Proof:
-        """What the search has proved so far; `resumed` is where it goes on."""
-        cover = search.cover
+    def of_search(self, problem: _Problem, searched: _Searched) -> Proof:
+        """What the search has proved so far, and where it goes on."""
+        search, seen, seen_at = searched.told, searched.told.seen, searched.told.seen_at
+        told = {"digest": search.cover.digest, "cells": len(search.cover), "order": int(searched.order)}
+        if problem.profile is not None:
+            told["along"] = problem.profile.text
+            if seen_at is not None:
+                points = problem.profile.point(float(seen_at[0]))
+                errors, slack = self.probe.look(points)
+                seen, seen_at = max(float(errors[0] - slack[0]), 0.0), points[0]
         effort = {
             "cells": search.cells,
             "open": len(search.levels),
             "evaluations": search.evaluations,
             "seconds": search.seconds,
-            "seen_at": None if search.seen_at is None else search.seen_at.tolist(),
+            "seen_at": None if seen_at is None else seen_at.tolist(),
         }
-        told = {"digest": cover.digest, "cells": len(cover), "order": int(order)}
-        return Proof(self._certificate(search.upper, search.seen, effort, told), cover, resumed)
+        upper = math.nextafter(search.upper + problem.gap, math.inf) if problem.gap else search.upper
+        return Proof(self._certificate(upper, seen, effort, told), search.cover, searched.kept)
 
     def _certificate(
         self,

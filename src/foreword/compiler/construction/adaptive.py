@@ -44,6 +44,7 @@ from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, lev
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.kinks import Kink, along_axis, kinks_of, near_kinks, range_along, rooted_planes
 from foreword.compiler.construction.reducing import Reduction, along
+from foreword.compiler.construction.rounded import Rounded
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
 from foreword.compiler.construction.spectral import too_rough
 from foreword.compiler.construction.tensor import NODES, gaussian_axis, grid_head
@@ -77,6 +78,10 @@ class Adaptive:
 
     def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`. An obstacle when there is no kink."""
+        rounded = Rounded.of(target, domain)
+        around = None if rounded is None else rounded.drafted(self, request, rng)
+        if isinstance(around, Draft):
+            return around
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
         rooted, sides = list[Kink](), list[Kink]()

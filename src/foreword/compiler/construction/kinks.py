@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
+from foreword.compiler.construction.crossings import crossings
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Node, walk
 from foreword.compiler.target import Target
@@ -41,7 +42,10 @@ def kinks_of(target: Target, domain: Domain, rng: np.random.Generator) -> tuple[
     if isinstance(domain, FiniteSet):
         return [], "none"
     if target.expression is not None:
-        read = [kink for kink in expression_kinks(target.expression.outputs, domain.columns) if _cuts(domain, kink)]
+        outputs = target.expression.outputs
+        read = [kink for kink in expression_kinks(outputs, domain.columns) if _cuts(domain, kink)]
+        for kink in crossings(outputs, domain):
+            read += [kink] if _cuts(domain, kink) and not any(_is_same(kink, other) for other in read) else []
         return read, "read from the expression" if read else "none"
     found = sampled_kinks(target.evaluate, domain, rng)
     return found, "found by sampling" if found else "none"
