@@ -29,6 +29,9 @@ from scipy.special import logsumexp
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, chart_of
+from foreword.compiler.construction import reducing
+from foreword.compiler.construction.along import Along
+from foreword.compiler.construction.branches import GENTLEST, Branches
 from foreword.compiler.construction.contract import (
     SELECTED,
     Draft,
@@ -43,12 +46,11 @@ from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
 from foreword.compiler.construction.grid import GridProblem
 from foreword.compiler.construction.kinks import Kink, along_axis, kinks_of, near_kinks, range_along, rooted_planes
-from foreword.compiler.construction.reducing import Reduction, along
-from foreword.compiler.construction.rounded import Rounded
+from foreword.compiler.construction.reducing import Reduction
 from foreword.compiler.construction.search import Candidate, shortest, sizes_between, tuned
 from foreword.compiler.construction.spectral import too_rough
 from foreword.compiler.construction.tensor import NODES, gaussian_axis, grid_head
-from foreword.compiler.domain import Cube, Domain, FiniteSet
+from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.head import Head
 from foreword.compiler.target import Target
 
@@ -58,6 +60,8 @@ FEWEST = 4  # keys in each group to begin with
 LONGEST_LINE = 40  # keys along the normal in each group; beyond, a target is not one of <n, x> alone
 LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to begin with
 STRAIGHT = (3.0, 2.8)  # three keys give a straight line to the fifth order: sinh(z) / (2 + cosh(z)), as 2 log 4 = 2.8
+SHARE = 0.5  # of the seconds for gates, where graded axes are to be tried after them
+STRIDES = {2: 2, 3: 1}  # by dimension, of the search over a grid's sizes, which grow fast
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
 GATE = 0.7  # kappa times the tolerance, where slopes jump by 2: the gate then takes at most 0.4 of it
 USUAL_JUMP = 2.0
@@ -78,10 +82,10 @@ class Adaptive:
 
     def draft(self, target: Target, domain: Domain, request: Request, *, rng: np.random.Generator) -> Draft | Obstacle:
         """A draft; see `Construction.draft`. An obstacle when there is no kink."""
-        rounded = Rounded.of(target, domain)
-        around = None if rounded is None else rounded.drafted(self, request, rng)
-        if isinstance(around, Draft):
-            return around
+        along = Along.of(target, domain)
+        inner = None if along is None else along.drafted(self, request, rng)
+        if isinstance(inner, Draft):
+            return inner
         chart = chart_of(domain)
         kinks, known = kinks_of(target, domain, rng)
         rooted, sides = list[Kink](), list[Kink]()
@@ -101,9 +105,15 @@ class Adaptive:
         is_along = all(along_axis(normal) is not None for normal, _ in kinks)
         candidate: Candidate | Obstacle = nothing
         if kinks and not (rooted and is_along):  # beside gates the target is to be smooth
-            candidate = _Gates.of(target, domain, chart, request, kinks, rng).found()
-        is_on_line = isinstance(candidate, Candidate) and candidate.notes["beside"] == "line"
-        if gridded is not None and is_along and not is_on_line:
+            candidate = self._by_branches(target, domain, replace(request, seconds=SHARE * request.seconds), kinks, rng)
+            is_short = isinstance(candidate, Candidate) and request.positions is None
+            part = SHARE if gridded is not None and is_along and domain.dimension > 1 and not is_short else 1.0
+            own = replace(request, seconds=request.made.since() + part * (request.seconds - request.made.since()))
+            most = candidate.head.positions - 1 if isinstance(candidate, Candidate) and is_short else DENSE_LIMIT
+            gates = _Gates.of(target, domain, chart, own, kinks, rng)
+            candidate = _better(request, candidate, gates.found(most))
+        is_on_line = isinstance(candidate, Candidate) and candidate.notes["beside"] in ("line", "branches")
+        if gridded is not None and is_along and not (is_on_line and request.positions is None):
             planes, is_rooted = [*kinks, *sides], bool(rooted)
             grid = GridProblem.of(target, gridded, chart, request, rng, kinks=planes, is_rooted=is_rooted)
             candidate = _better(request, candidate, _on_grid(grid, request))
@@ -111,6 +121,22 @@ class Adaptive:
             return candidate
         judged = unseen(target, domain, chart, candidate.head.positions, kinks=[*kinks, *sides])
         return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
+
+    def _by_branches(
+        self, target: Target, domain: Sphere | Cube, request: Request, kinks: list[Kink], rng: np.random.Generator
+    ) -> Candidate | Obstacle:
+        """Each branch's own prefix behind gates, where the target is an expression."""
+        nothing = Obstacle("kinks", "The target has no branches that are known.")
+        chart = chart_of(domain)
+        points = near_kinks(domain, near_sides(domain, domain.sample(SELECTED, rng), rng), kinks, rng)
+        found = Branches.of(target, domain, chart, kinks, Sampled.at(points, target, chart))
+        if found is None:
+            return nothing
+        sharpness = GENTLEST if request.tolerance is None else _sharpness(target, domain, request.tolerance, kinks)
+        made = found.candidate(request, sharpness, SHARPEST, rng)
+        return (
+            nothing if made is None or (request.tolerance is not None and not request.is_met_by(made.error)) else made
+        )
 
 
 def _gridded(domain: Domain) -> Cube | None:
@@ -163,6 +189,12 @@ def _jump_of_slope(target: Target, domain: Domain, kinks: Sequence[Kink]) -> flo
     return largest
 
 
+def _sharpness(target: Target, domain: Domain, tolerance: float, kinks: Sequence[Kink]) -> float:
+    """kappa for a tolerance: the steeper the more the slope jumps."""
+    steeper = max(1.0, _jump_of_slope(target, domain, kinks) / USUAL_JUMP)
+    return min(steeper * GATE / tolerance, SHARPEST)
+
+
 @dataclass
 class _Gates:
     """Dense least squares on groups of keys, one for each sector between the kinks."""
@@ -193,16 +225,16 @@ class _Gates:
         limit, tolerance = request.limit_for(fitted.values), request.tolerance or math.inf
         sharpness = SHARPEST
         if request.tolerance is not None:
-            steeper = max(1.0, _jump_of_slope(target, domain, kinks) / USUAL_JUMP)
-            sharpness = min(steeper * GATE / request.tolerance, SHARPEST)
+            sharpness = _sharpness(target, domain, request.tolerance, kinks)
         limit = min(limit, max(2.0 * float(np.abs(fitted.values).max()), PROVABLE * tolerance / sharpness))
         return cls(domain, chart, request, kinks, sectors, fitted, chosen, limit, sharpness)
 
-    def found(self) -> Candidate | Obstacle:
+    def found(self, longest: int = DENSE_LIMIT) -> Candidate | Obstacle:
         """The best of so many positions, or the shortest for the tolerance: beside a line, else beside a net."""
-        length = min(DENSE_LIMIT, self.request.positions or DENSE_LIMIT)
+        length = min(longest, self.request.positions or DENSE_LIMIT)
         most = length // len(self.sectors)
-        if most < (1 if self.request.positions is not None else FEWEST):
+        fewest = 1 if self.request.positions is not None else 2 if self._has_parts else FEWEST
+        if most < fewest:
             return Obstacle(
                 "length",
                 f"{length:,} positions are too few for {len(self.kinks)} kinks.",
@@ -232,10 +264,11 @@ class _Gates:
         if self._has_grid:
             sizes = [side**d for side in sizes_between(2, max(2, int(most ** (1 / d) + 1e-9)), 1.08)]
         in_parts = self._shortest_parts(most) if self._has_parts else None
+        sizes = sizes if most >= FEWEST else []
         if in_parts is not None:
             sizes = [size for size in sizes if size * len(self.sectors) < in_parts.head.positions]
-        if not sizes and in_parts is not None:
-            return in_parts
+        if not sizes:
+            return in_parts or too_rough(self.request, length, math.inf)
         goal = self.request.tolerance or 0.0
         found, least = shortest(
             lambda count: self._with(count, "net"),
@@ -243,6 +276,7 @@ class _Gates:
             sizes,
             dimension=d,
             goal=goal,
+            stride=STRIDES.get(d, 4) if self._has_grid else 4,
             is_over=self.request.is_over,
         )
         found = in_parts if found is None else found
@@ -286,7 +320,7 @@ class _Gates:
         """The best of a few shapes, `count` keys in each group."""
         is_long = count * len(self.sectors) > 200
         is_net = beside == "net" and not self._has_grid
-        starts: list[Sequence[float]] = list(NETS if is_net else (*LINES, STRAIGHT) if beside == "parts" else LINES)
+        starts: list[Sequence[float]] = list(NETS if is_net else LINES if beside == "line" else (*LINES, STRAIGHT))
         if is_long and beside in self.shapes:
             starts = [self.shapes[beside]]
         seen: dict[bytes, Candidate] = {}
@@ -375,4 +409,4 @@ class _Gates:
 
     def _along(self, kink: Kink, slopes: Floats) -> Keys:
         """Keys and biases whose scores are slopes * (<n, x> - c)."""
-        return along(self.chart, kink[0][None], np.array([kink[1]]), slopes[:, None])
+        return reducing.along(self.chart, kink[0][None], np.array([kink[1]]), slopes[:, None])

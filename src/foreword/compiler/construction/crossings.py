@@ -27,10 +27,31 @@ def crossings(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[tuple[
     for node in ordered(outputs):
         if node.operation in ("absolute", "maximum", "minimum"):
             argument = node.arguments[0] if len(node.arguments) == 1 else Node("subtract", node.arguments)
-            for normal, low, high, function in _directions(argument, domain):
-                found = _zeros(function, low, high)
-                if len(found) <= MOST:
-                    yield from ((normal, zero) for zero in found)
+            for factor in _factors(argument):
+                for normal, low, high, function in _directions(factor, domain):
+                    found = _zeros(function, low, high)
+                    if len(found) <= MOST:
+                        yield from ((normal, zero) for zero in found)
+
+
+def _factors(node: Node) -> Iterator[Node]:
+    """What a product or quotient changes its sign with; less a constant 0, as max(x y, 0) subtracts."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        match node.operation, node.arguments:
+            case ("multiply", (one, other)):
+                waiting += [other, one]
+            case ("subtract", (one, other)) if _is_zero(other) or _is_zero(one):
+                waiting.append(other if _is_zero(one) else one)
+            case ("negative", (one,)) | ("divide", (one, _)):
+                waiting.append(one)
+            case _:
+                yield node
+
+
+def _is_zero(node: Node) -> bool:
+    return node.operation == "constant" and node.value == 0
 
 
 def _directions(

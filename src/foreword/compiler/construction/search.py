@@ -48,13 +48,14 @@ def shortest(
     *,
     dimension: int = 1,
     goal: float = 0.0,
+    stride: int = 4,
     is_over: Callable[[], bool] = never,
 ) -> tuple[Candidate | None, float]:
     """The candidate of the smallest of the rising `sizes` that succeeds, and the least error that was met.
 
-    Every fourth size is tried until one succeeds, then the sizes between by bisection, then a few that are not listed.
-    With a `goal`, the search is given up when the last errors, falling on exponentially in size^(1/dimension), would
-    miss it by far; so it is, after the first try, when `is_over`.
+    Every fourth size (`stride`) is tried until one succeeds, then the sizes between by bisection, then a few that are
+    not listed. With a `goal`, the search is given up when the last errors, falling on exponentially in
+    size^(1/dimension), would miss it by far; so it is, after the first try, when `is_over`.
     """
     tried: dict[int, Candidate] = {}
 
@@ -64,7 +65,7 @@ def shortest(
         return succeeds(tried[index].error)
 
     high = None
-    for index in [*range(0, len(sizes) - 1, 4), len(sizes) - 1]:
+    for index in [*range(0, len(sizes) - 1, stride), len(sizes) - 1]:
         if tried and is_over():
             break
         if works(index):

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foreword.compiler.charts import chart_of
+from foreword.compiler.construction.along import Along
 from foreword.compiler.construction.contract import Draft, Obstacle, Request, out_of_time, unseen
 from foreword.compiler.construction.placed import Placed, best_even
 from foreword.compiler.construction.reducing import Reduction
-from foreword.compiler.construction.rounded import Rounded
 from foreword.compiler.construction.shortest import shortest_on
 from foreword.compiler.domain import Domain
 from foreword.compiler.head import Head
@@ -36,10 +36,10 @@ class Spectral:
         constant = _constant(target, domain, request)
         if constant is not None:
             return constant
-        rounded = Rounded.of(target, domain)
-        around = None if rounded is None else rounded.drafted(self, request, rng)
-        if isinstance(around, Draft) and (request.tolerance is None or request.is_met_by(around.sampled)):
-            return around
+        along = Along.of(target, domain)
+        inner = None if along is None else along.drafted(self, request, rng)
+        if isinstance(inner, Draft) and (request.tolerance is None or request.is_met_by(inner.sampled)):
+            return inner
         reductions = Reduction.all_of(target, domain, request)
         inner = reductions[0].drafted(self, request, rng, []) if reductions else None
         if inner is None:

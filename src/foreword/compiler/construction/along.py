@@ -1,9 +1,10 @@
-"""A target that hangs on a square of a distance alone, compiled as the function on an interval that it is.
+"""A target that hangs on one polynomial of the coordinates alone, compiled as the function on an interval that it is.
 
 Rings, cones, bumps and wells about a point are f(x) = F(P(x)) with P(x) = sum a_j x_j^2 + <b, x> + c, all a_j of one
-sign (`profile.py`). Over a cube's queries with a sum of squares as one more coordinate (a paraboloid, statement B.3) P
-is linear, so a head over u = P(x) is one over the domain: a ring is a kink along a hyperplane there, and a cone's tip a
-root at an end of an interval. P is read off the target's expression; no proof rests on it.
+sign; of plane waves and oblique kinks P is affine (`profile.py`). Over a cube's queries with a sum of squares as one
+more coordinate (a paraboloid, statement B.4) P is linear, so a head over u = P(x) is one over the domain: a ring is a
+kink along a hyperplane there, and a cone's tip a root at an end of an interval. P is read off the target's expression;
+no proof rests on it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Flat, Paraboloid, chart_of
 from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request, Sampled
-from foreword.compiler.domain import Cube, Domain
+from foreword.compiler.domain import Domain
 from foreword.compiler.head import Head
 from foreword.compiler.profile import Profile
 from foreword.compiler.target import Target
@@ -25,37 +26,40 @@ CLOSEST = 1e-12  # of the interval: how near to its ends some of them lie, where
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """f(x) = F(u) on `domain`, u being <slopes, q> + shift for the queries q of `chart`."""
+class Along:
+    """f(x) = F(u) with u = <slopes, q> + shift for the queries q of `chart`."""
 
     target: Target
-    domain: Cube
     profile: Profile
-    chart: Paraboloid
+    chart: Chart
     slopes: Floats
     shift: float
 
     @classmethod
-    def of(cls, target: Target, domain: Domain) -> Rounded | None:
-        """The one of an expression on a cube; None where it hangs on anything else."""
-        flat = chart_of(domain)
-        profile = Profile.of(target.expression, domain) if isinstance(domain, Cube) and isinstance(flat, Flat) else None
-        if profile is None or not isinstance(domain, Cube) or not isinstance(flat, Flat):
+    def of(cls, target: Target, domain: Domain) -> Along | None:
+        """The one of an expression; None where it hangs on anything else, or on squares of both signs."""
+        profile = Profile.of(target.expression, domain)
+        if profile is None:
             return None
-        columns = range(domain.columns)
+        columns, flat = range(domain.columns), chart_of(domain)
         squares = np.array([float(profile.along.get((column, column), 0)) for column in columns])
         slopes = np.array([float(profile.along.get((column,), 0)) for column in columns])
-        sign = 1.0 if squares.max() > 0 else -1.0
-        if not squares.any() or (squares * sign < 0).any():
-            return None
+        constant = float(profile.along.get((), 0))
+        if not isinstance(flat, Flat):
+            return cls(target, profile, flat, slopes, constant)
         middle, half = np.array(flat.middle), np.array(flat.half)
+        constant += float(slopes @ middle + squares @ middle**2)
+        slopes = half * (slopes + 2 * squares * middle)
+        if not squares.any():
+            return cls(target, profile, flat, slopes, constant)
+        sign = 1.0 if squares.max() > 0 else -1.0
+        if (squares * sign < 0).any():
+            return None
         arms = np.sqrt(np.abs(squares)) * half
         rows = np.diag(arms / arms.max())[arms > 0]
         chart = Paraboloid(flat, tuple(map(tuple, rows.tolist())), (0.0,) * len(rows))
-        scale = sign * arms.max() ** 2 * len(rows) / 2  # u's square part is that times (q + 1), q the last query
-        constant = float(profile.along.get((), 0)) + slopes @ middle + squares @ middle**2
-        over = np.append(half * (slopes + 2 * squares * middle), scale)
-        return cls(target, domain, profile, chart, over, float(constant + scale))
+        scale = sign * float(arms.max()) ** 2 * len(rows) / 2  # the squares are that times (q + 1), q the last query
+        return cls(target, profile, chart, np.append(slopes, scale), constant + scale)
 
     def drafted(self, construction: Construction, request: Request, rng: np.random.Generator) -> Draft | Obstacle:
         """The construction's draft of F on the interval, lifted."""

@@ -1,0 +1,236 @@
+"""A piecewise smooth target, compiled piece by piece: each branch's own prefix, behind gates at the kinks.
+
+Between its kinks an expression has no absolute value or maximum left: which side each takes is the same all over a
+sector. What is left is smooth, far beyond the sector too as a rule, and so takes a short prefix with moved keys
+(`spectral.py`). Sectors of the same branch share one where they are the region of a linear function that is the largest
+of all branches' there: h_b with h_b - h_b' a positive multiple of t across every kink t = 0 between b and b'. Then
+H = h_b on the sectors of b is continuous and convex, hence the largest of all, and
+
+    keys u + kappa grad h_b,  biases c + kappa h_b(0)
+
+weigh the branches as a softmax of kappa h_b does (statement B.5): max(x, y, z) has three. Where there are no such h_b,
+as for |x y|, every sector has its own, h being the sum of +-t over all kinks.
+
+Branches whose weights' sums differ by a factor e^a turn at t = a / (2 kappa), not at 0; kappa is as large as that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.special import logsumexp
+
+from foreword.compiler.arrays import Floats
+from foreword.compiler.charts import Flat, Identity
+from foreword.compiler.construction import reducing
+from foreword.compiler.construction.contract import HEADROOM, Draft, Instant, Request, Sampled
+from foreword.compiler.construction.kinks import Kink
+from foreword.compiler.construction.search import Candidate
+from foreword.compiler.construction.spectral import Spectral
+from foreword.compiler.domain import Cube, Sphere
+from foreword.compiler.expression import Node, Nodes, expression_of, value_of, walk
+from foreword.compiler.head import Head
+from foreword.compiler.target import Target
+from foreword.errors import CompileError
+
+SAMPLED = 20_000  # points by which sectors and the sides that they take are told
+FEWEST = 8  # of them in a sector
+MOST_KINKS, MOST_SECTORS = 8, 32
+SHARE = 0.7  # of the tolerance for each branch
+STEEPER = 4.0  # times as steep: the next gates that are tried
+GENTLEST = 20.0  # kappa that is tried first, where there is no tolerance
+AS_GOOD = 1.15  # times the error of the best gates: gentler ones are as good
+
+Sides = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A smooth expression, the box where it is the target in some sector, and its part of the gates."""
+
+    target: Target
+    domain: Sphere | Cube
+    gate: Floats  # (1, q)
+    offset: float
+    rows: NDArray[np.bool_]  # of the samples, those of its sectors
+
+
+@dataclass
+class Branches:
+    """The branches of a target over `chart`'s queries, and points near the kinks at which gates are chosen."""
+
+    branches: list[Branch]
+    chart: Identity | Flat
+    samples: Floats
+    chosen: Sampled
+
+    @classmethod
+    def of(
+        cls, target: Target, domain: Sphere | Cube, chart: Identity | Flat, kinks: Sequence[Kink], chosen: Sampled
+    ) -> Branches | None:
+        """Those of an expression; None where a side is not the same all over a sector, or sectors are too many."""
+        if target.expression is None or not 0 < len(kinks) <= MOST_KINKS:
+            return None
+        points = np.concatenate([domain.sample(SAMPLED, np.random.default_rng(0)), domain.spread(SAMPLED)])
+        sides = np.stack([np.where(points @ normal >= offset, 1.0, -1.0) for normal, offset in kinks], axis=1)
+        sectors, which, counts = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
+        if np.count_nonzero(counts >= FEWEST) > MOST_SECTORS:
+            return None
+        outputs: list[tuple[Node, ...]] = []
+        kept = [index for index in range(len(sectors)) if counts[index] >= FEWEST]
+        nodes = Nodes()
+        for index in kept:
+            found = _smooth(nodes, target.expression.outputs, points[which.ravel() == index])
+            if found is None:
+                return None
+            outputs.append(found)
+        columns = domain.columns
+        made = []
+        for members, gate in _gates(sectors[kept], outputs, kinks):
+            region = [sectors[kept[member]] for member in members]
+            box = _box(domain, kinks, region)
+            branch = Target(domain=box, expression=expression_of(outputs[members[0]], columns))
+            key, shift = reducing.along(chart, gate[None, :-1], np.zeros(1), np.ones((1, 1)))
+            rows = np.isin(which.ravel(), [kept[member] for member in members])
+            made.append(Branch(branch, box, key, float(shift[0] + gate[-1]), rows))
+        return cls(made, chart, points, chosen)
+
+    def candidate(self, request: Request, sharpness: float, most: float, rng: np.random.Generator) -> Candidate | None:
+        """The head for the request, gates of at least `sharpness` and at most `most`; None where a branch has none."""
+        heads = list[Head]()
+        for index, branch in enumerate(self.branches):
+            left = (request.seconds - request.made.since()) / (len(self.branches) - index)
+            tolerance = None if request.tolerance is None else SHARE * request.tolerance
+            count = None if request.positions is None else request.positions // len(self.branches)
+            if left <= 0 or count == 0:
+                return None
+            own = replace(request, positions=count, tolerance=tolerance, seconds=left, made=Instant(), is_flat=True)
+            try:
+                found = Spectral().draft(branch.target, branch.domain, own, rng=rng)
+            except CompileError:  # it has no value somewhere in the box
+                return None
+            if not isinstance(found, Draft) or not isinstance(found.chart, Identity | Flat):
+                return None
+            heads.append(self._over_domain(found.head, found.chart, branch))
+        ladder = [
+            min(sharpness * STEEPER**step, most) for step in range(12) if sharpness * STEEPER ** (step - 1) < most
+        ]
+        tried = [(self.chosen.worst(head), head) for head in (self._gated(heads, kappa) for kappa in ladder)]
+        best = min(error for error, _ in tried)
+        wanted = AS_GOOD * best
+        if request.tolerance is not None and HEADROOM * best <= request.tolerance:
+            wanted = max(wanted, request.tolerance / HEADROOM)
+        error, head = next((error, head) for error, head in tried if error <= wanted)
+        return Candidate(head, error, {"beside": "branches", "groups": len(self.branches)})
+
+    def _over_domain(self, head: Head, chart: Identity | Flat, branch: Branch) -> Head:
+        """The branch's head over queries of the domain, its weights' sum about 1 in its sectors."""
+        keys, biases = head.keys, head.biases
+        if isinstance(chart, Flat) and isinstance(self.chart, Flat):
+            half, middle = np.array(chart.half), np.array(chart.middle)
+            biases = biases + keys @ ((np.array(self.chart.middle) - middle) / half)
+            keys = keys * (np.array(self.chart.half) / half)
+        sums = logsumexp(self.chart(self.samples[branch.rows]) @ keys.T + biases, axis=1)
+        return Head(keys, biases - float(np.median(sums)), head.values)
+
+    def _gated(self, heads: Sequence[Head], sharpness: float) -> Head:
+        keys = [head.keys + sharpness * branch.gate for head, branch in zip(heads, self.branches, strict=True)]
+        biases = [head.biases + sharpness * branch.offset for head, branch in zip(heads, self.branches, strict=True)]
+        joined = np.concatenate(biases)
+        return Head(np.concatenate(keys), joined - joined.max(), np.concatenate([head.values for head in heads]))
+
+
+def _smooth(nodes: Nodes, outputs: Sequence[Node], points: Floats) -> tuple[Node, ...] | None:
+    """The outputs without absolute values and extremes, by the sides that they take at points; None if not of one."""
+
+    def visit(node: Node, given: list[tuple[Floats, Node | None]]) -> tuple[Floats, Node | None]:
+        values = np.broadcast_to(value_of(node, [value for value, _ in given], points), points.shape[:1])
+        parts = [part for _, part in given]
+        if node.operation not in ("absolute", "maximum", "minimum"):
+            whole = [part for part in parts if part is not None]
+            made = nodes(node.operation, *whole, value=node.value) if len(whole) == len(parts) else None
+            return values, made
+        gap = given[0][0] - (given[1][0] if len(given) > 1 else 0.0)
+        if not ((gap >= 0).all() or (gap <= 0).all()):
+            return values, None
+        is_first = bool((gap >= 0).all()) != (node.operation == "minimum")
+        if node.operation != "absolute":
+            return values, parts[0 if is_first else 1]
+        return values, parts[0] if is_first or parts[0] is None else nodes.negative(parts[0])
+
+    with np.errstate(all="ignore"):
+        found = walk(outputs, visit)
+    made = [found[id(output)][1] for output in outputs]
+    smooth = tuple(node for node in made if node is not None)
+    return smooth if len(smooth) == len(made) else None
+
+
+def _gates(
+    sectors: Sides, outputs: Sequence[tuple[Node, ...]], kinks: Sequence[Kink]
+) -> Iterator[tuple[list[int], Floats]]:
+    """The sectors of each branch, and its h as `(column + 1,)`: slopes, and the constant."""
+    planes = np.array([[*normal, -offset] for normal, offset in kinks])
+    labels = [tuple(id(node) for node in found) for found in outputs]
+    names = list(dict.fromkeys(labels))
+    members = [[index for index, label in enumerate(labels) if label == name] for name in names]
+    shared = _shared(sectors, [names.index(label) for label in labels], planes, len(names))
+    if shared is not None:
+        yield from zip(members, shared, strict=True)
+        return
+    for index, sides in enumerate(sectors):
+        yield [index], sides @ planes
+
+
+def _shared(sectors: Sides, labels: Sequence[int], planes: Floats, count: int) -> Floats | None:
+    """h of each branch, `(branch, column + 1)`, by a linear programme; None where there is none."""
+    width = planes.shape[1]
+    rows, steps = list[Floats](), 0
+    for index, one in enumerate(sectors):
+        for other in range(index):
+            changed = np.flatnonzero(one != sectors[other])
+            if len(changed) == 1 and labels[index] != labels[other]:
+                steps += 1
+                rows.append(np.array([labels[index], labels[other], int(changed[0]), one[changed[0]]]))
+    if not rows:
+        return None
+    equal = np.zeros((len(rows) * width, count * width + len(rows)))
+    for row, (a, b, kink, side) in enumerate(rows):
+        for column in range(width):
+            at = row * width + column
+            equal[at, int(a) * width + column] = 1.0
+            equal[at, int(b) * width + column] -= 1.0
+            equal[at, count * width + row] = -2.0 * side * planes[int(kink), column]
+    cost = np.concatenate([np.zeros(count * width), np.ones(len(rows))])
+    bounds = [(None, None)] * (count * width) + [(1.0, None)] * len(rows)
+    found = linprog(cost, A_eq=equal, b_eq=np.zeros(len(equal)), bounds=bounds)
+    if not found.success:
+        return None
+    h: Floats = found.x[: count * width].reshape(count, width)
+    h -= h.mean(axis=0)
+    return h
+
+
+def _box(domain: Sphere | Cube, kinks: Sequence[Kink], region: Sequence[Sides]) -> Sphere | Cube:
+    """The least box of a cube that holds the sectors; the whole sphere."""
+    if isinstance(domain, Sphere):
+        return domain
+    low, high = domain.box[:, 1].copy(), domain.box[:, 0].copy()
+    for sides in region:
+        normals = -np.array([side * normal for side, (normal, _) in zip(sides, kinks, strict=True)])
+        offsets = -np.array([side * offset for side, (_, offset) in zip(sides, kinks, strict=True)])
+        for column in range(domain.columns):
+            for sign, ends, outer in ((1.0, low, np.minimum), (-1.0, high, np.maximum)):
+                cost = np.zeros(domain.columns)
+                cost[column] = sign
+                found = linprog(cost, A_ub=normals, b_ub=offsets, bounds=domain.sides)
+                ends[column] = outer(
+                    ends[column], found.x[column] if found.success else domain.box[column, int(sign < 0)]
+                )
+    box = [
+        (lower, upper) if lower < upper else side for lower, upper, side in zip(low, high, domain.sides, strict=True)
+    ]
+    return Cube([(float(lower), float(upper)) for lower, upper in box])
