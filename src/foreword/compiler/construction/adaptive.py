@@ -60,6 +60,7 @@ FEWEST = 4  # keys in each group to begin with
 LONGEST_LINE = 40  # keys along the normal in each group; beyond, a target is not one of <n, x> alone
 LINES = ((1.2, 0.5), (1.8, 0.5), (2.5, 0.6), (3.2, 0.7))  # (reach, overlap) to begin with
 STRAIGHT = (3.0, 2.8)  # three keys give a straight line to the fifth order: sinh(z) / (2 + cosh(z)), as 2 log 4 = 2.8
+BRANCHES = 0.8  # of the seconds, for a prefix of each branch
 SHARE = 0.5  # of the seconds for gates, where graded axes are to be tried after them
 STRIDES = {2: 2, 3: 1}  # by dimension, of the search over a grid's sizes, which grow fast
 NETS = ((0.1,), (0.2,), (0.4,), (0.8,))  # lambda spacing^2
@@ -105,7 +106,8 @@ class Adaptive:
         is_along = all(along_axis(normal) is not None for normal, _ in kinks)
         candidate: Candidate | Obstacle = nothing
         if kinks and not (rooted and is_along):  # beside gates the target is to be smooth
-            candidate = self._by_branches(target, domain, replace(request, seconds=SHARE * request.seconds), kinks, rng)
+            own = replace(request, seconds=BRANCHES * request.seconds)
+            candidate = self._by_branches(target, domain, own, kinks, rng)
             is_short = isinstance(candidate, Candidate) and request.positions is None
             part = SHARE if gridded is not None and is_along and domain.dimension > 1 and not is_short else 1.0
             own = replace(request, seconds=request.made.since() + part * (request.seconds - request.made.since()))
@@ -119,8 +121,9 @@ class Adaptive:
             candidate = _better(request, candidate, _on_grid(grid, request))
         if isinstance(candidate, Obstacle):
             return candidate
-        judged = unseen(target, domain, chart, candidate.head.positions, kinks=[*kinks, *sides])
-        return Draft(candidate.head, chart, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
+        over = candidate.chart or chart
+        judged = unseen(target, domain, over, candidate.head.positions, kinks=[*kinks, *sides])
+        return Draft(candidate.head, over, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
 
     def _by_branches(
         self, target: Target, domain: Sphere | Cube, request: Request, kinks: list[Kink], rng: np.random.Generator

@@ -25,9 +25,10 @@ from scipy.optimize import linprog
 from scipy.special import logsumexp
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Flat, Identity
+from foreword.compiler.charts import Chart, Flat, Identity, Paraboloid
 from foreword.compiler.construction import reducing
 from foreword.compiler.construction.contract import HEADROOM, Draft, Instant, Request, Sampled
+from foreword.compiler.construction.growing import widened
 from foreword.compiler.construction.kinks import Kink
 from foreword.compiler.construction.search import Candidate
 from foreword.compiler.construction.spectral import Spectral
@@ -38,6 +39,7 @@ from foreword.compiler.target import Target
 from foreword.errors import CompileError
 
 SAMPLED = 20_000  # points by which sectors and the sides that they take are told
+OPPOSITE = 200  # points at which two branches are compared
 FEWEST = 8  # of them in a sector
 MOST_KINKS, MOST_SECTORS = 8, 32
 SHARE = 0.7  # of the tolerance for each branch
@@ -103,42 +105,85 @@ class Branches:
         """The head for the request, gates of at least `sharpness` and at most `most`; None where a branch has none."""
         heads = list[Head]()
         for index, branch in enumerate(self.branches):
+            if (mirrored := self._mirrored(heads, branch)) is not None:
+                heads.append(mirrored)
+                continue
             left = (request.seconds - request.made.since()) / (len(self.branches) - index)
             tolerance = None if request.tolerance is None else SHARE * request.tolerance
             count = None if request.positions is None else request.positions // len(self.branches)
             if left <= 0 or count == 0:
                 return None
-            own = replace(request, positions=count, tolerance=tolerance, seconds=left, made=Instant(), is_flat=True)
+            arms = self.chart.half if isinstance(self.chart, Flat) else None
+            own = replace(request, positions=count, tolerance=tolerance, seconds=left, made=Instant(), arms=arms)
             try:
                 found = Spectral().draft(branch.target, branch.domain, own, rng=rng)
             except CompileError:  # it has no value somewhere in the box
                 return None
-            if not isinstance(found, Draft) or not isinstance(found.chart, Identity | Flat):
+            if not isinstance(found, Draft) or (made := self._over_domain(found.head, found.chart, branch)) is None:
                 return None
-            heads.append(self._over_domain(found.head, found.chart, branch))
+            heads.append(made)
+        if any(head.keys.shape[1] > self.chart.width for head in heads):
+            heads = [widened(head, self.chart.width + 1) for head in heads]
         ladder = [
             min(sharpness * STEEPER**step, most) for step in range(12) if sharpness * STEEPER ** (step - 1) < most
         ]
-        tried = [(self.chosen.worst(head), head) for head in (self._gated(heads, kappa) for kappa in ladder)]
+        chart = self._chart_for(heads[0])
+        chosen = replace(self.chosen, queries=chart(self.chosen.points))
+        tried = [(chosen.worst(head), head) for head in (self._gated(heads, kappa) for kappa in ladder)]
         best = min(error for error, _ in tried)
         wanted = AS_GOOD * best
         if request.tolerance is not None and HEADROOM * best <= request.tolerance:
             wanted = max(wanted, request.tolerance / HEADROOM)
         error, head = next((error, head) for error, head in tried if error <= wanted)
-        return Candidate(head, error, {"beside": "branches", "groups": len(self.branches)})
+        return Candidate(head, error, {"beside": "branches", "groups": len(self.branches)}, chart)
 
-    def _over_domain(self, head: Head, chart: Identity | Flat, branch: Branch) -> Head:
-        """The branch's head over queries of the domain, its weights' sum about 1 in its sectors."""
-        keys, biases = head.keys, head.biases
-        if isinstance(chart, Flat) and isinstance(self.chart, Flat):
-            half, middle = np.array(chart.half), np.array(chart.middle)
-            biases = biases + keys @ ((np.array(self.chart.middle) - middle) / half)
-            keys = keys * (np.array(self.chart.half) / half)
-        sums = logsumexp(self.chart(self.samples[branch.rows]) @ keys.T + biases, axis=1)
-        return Head(keys, biases - float(np.median(sums)), head.values)
+    def _mirrored(self, heads: Sequence[Head], branch: Branch) -> Head | None:
+        """The head of a branch before it on the same box that is this one's opposite, as an absolute value's are."""
+        points = branch.domain.sample(OPPOSITE, np.random.default_rng(0))
+        for head, other in zip(heads, self.branches, strict=False):
+            if other.domain == branch.domain:
+                try:
+                    one, two = (each.target.evaluate(points) for each in (other, branch))
+                except CompileError:
+                    return None
+                if np.array_equal(one, -two):
+                    return replace(head, values=-head.values)
+        return None
+
+    def _over_domain(self, head: Head, chart: Chart, branch: Branch) -> Head | None:
+        """The branch's head over queries of the domain, its weights' sum about 1 in its sectors; None over others."""
+        keys, biases, over = head.keys, head.biases, self.chart
+        if isinstance(over, Flat):
+            flat = chart.base if isinstance(chart, Paraboloid) else chart
+            if not isinstance(flat, Flat):
+                return None
+            half, middle = np.array(flat.half), np.array(flat.middle)
+            away, wider = (np.array(over.middle) - middle) / np.array(over.half), np.array(over.half) / half
+            keys = keys[:, : flat.width] * wider
+            biases = biases + keys @ away
+            if isinstance(chart, Paraboloid):  # 2 |t|^2 / k - 1 with t = (p + away) / c, p the domain's flat queries
+                if not np.allclose(np.array(chart.slopes), np.diag(1 / wider) / (1 / wider).max()) or any(
+                    chart.offsets
+                ):
+                    return None
+                c, k, last = float((1 / wider).max()), flat.width, head.keys[:, -1:]
+                keys = np.concatenate([keys + last * 4 * away / (k * c**2), last / c**2], axis=1)
+                biases = biases + last[:, 0] * ((2 * away @ away / k + 1) / c**2 - 1)
+        made = Head(keys, biases, head.values)
+        queries = self._chart_for(made)(self.samples[branch.rows])
+        sums = logsumexp(queries @ keys.T + biases, axis=1)
+        return replace(made, biases=biases - float(np.median(sums)))
+
+    def _chart_for(self, head: Head) -> Chart:
+        """The chart whose queries a head is over: the domain's, or a curved one above it."""
+        is_curved = isinstance(self.chart, Flat) and head.keys.shape[1] > self.chart.width
+        return Paraboloid.of(self.chart) if is_curved and isinstance(self.chart, Flat) else self.chart
 
     def _gated(self, heads: Sequence[Head], sharpness: float) -> Head:
-        keys = [head.keys + sharpness * branch.gate for head, branch in zip(heads, self.branches, strict=True)]
+        gates = [
+            np.pad(branch.gate, ((0, 0), (0, heads[0].keys.shape[1] - self.chart.width))) for branch in self.branches
+        ]
+        keys = [head.keys + sharpness * gate for head, gate in zip(heads, gates, strict=True)]
         biases = [head.biases + sharpness * branch.offset for head, branch in zip(heads, self.branches, strict=True)]
         joined = np.concatenate(biases)
         return Head(np.concatenate(keys), joined - joined.max(), np.concatenate([head.values for head in heads]))

@@ -83,7 +83,8 @@ class Request:
     Of both, `positions` is the length and `tolerance` tells when there is no use in doing better. No value's magnitude
     is above `value_limit`, except where the target itself comes near to it: then twice the target's. `seconds` after it
     was `made` a draft is to end with what it has. `rival` is the least error of other drafts of that length: what is
-    far above it need not be made better.
+    far above it need not be made better. Queries are to be flat where it `is_flat`; curved ones have the square of the
+    coordinates in units of `arms`, unless told otherwise in those of half the cube's sides.
     """
 
     positions: int | None
@@ -93,6 +94,7 @@ class Request:
     made: Instant = field(default_factory=Instant)
     rival: float = math.inf
     is_flat: bool = False
+    arms: tuple[float, ...] | None = None
 
     def limit_for(self, wanted: Floats) -> float:
         """The largest magnitude of a value, given the target's values `(batch, output)`."""

@@ -17,6 +17,7 @@ it has at the lowest: FALL is that exponent. A cube's features are wider, as the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,11 +33,19 @@ STEPS = 20  # of the polish after it, at least
 DAMPING = 1e-5  # of its first step: the others' values are solved for in it
 
 
-def ground_of(domain: Domain, chart: Identity | Flat) -> Chart | None:
-    """The chart over whose queries a prefix can grow: curved; None where there is none, for a table."""
+def ground_of(domain: Domain, chart: Identity | Flat, arms: Sequence[float] | None = None) -> Chart | None:
+    """The chart over whose queries a prefix can grow: curved; None where there is none, for a table.
+
+    Its square is that of the coordinates in units of `arms`, of half the cube's sides unless told otherwise.
+    """
     if isinstance(domain, Sphere):
         return chart
-    return Paraboloid.of(chart) if isinstance(domain, Cube) and isinstance(chart, Flat) else None
+    if not isinstance(domain, Cube) or not isinstance(chart, Flat):
+        return None
+    if arms is None:
+        return Paraboloid.of(chart)
+    lengths = np.array(chart.half) / np.array(arms)
+    return Paraboloid(chart, tuple(map(tuple, np.diag(lengths / lengths.max()).tolist())), (0.0,) * chart.width)
 
 
 def grown(own: Head, domain: Sphere | Cube, chart: Chart, count: int, limit: float) -> Head:

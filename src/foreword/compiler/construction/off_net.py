@@ -74,7 +74,7 @@ class OffNet:
 
     def ground(self, domain: Domain, chart: Identity | Flat) -> OffNet | None:
         """Where what is polished here, over queries of the domain's chart, grows; None where nothing can."""
-        over = ground_of(domain, chart)
+        over = ground_of(domain, chart, self.problem.request.arms)
         if over == chart:
             return self
         if over is None or self.problem.request.is_flat:

@@ -36,7 +36,7 @@ class Spectral:
         constant = _constant(target, domain, request)
         if constant is not None:
             return constant
-        along = Along.of(target, domain)
+        along = None if request.arms is not None else Along.of(target, domain)  # whose queries would be others
         inner = None if along is None else along.drafted(self, request, rng)
         if isinstance(inner, Draft) and (request.tolerance is None or request.is_met_by(inner.sampled)):
             return inner
