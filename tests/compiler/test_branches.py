@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from foreword.certificate import Verdict
-from foreword.compiler.charts import chart_of
+from foreword.compiler.charts import Flat, Paraboloid, chart_of
 from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
 from foreword.compiler.construction.branches import GENTLEST, Branches
 from foreword.compiler.construction.contract import Draft, Request, Sampled
+from foreword.compiler.construction.crossings import rounds
 from foreword.compiler.construction.kinks import kinks_of, near_kinks
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.pipeline import compile_function
@@ -56,6 +57,41 @@ def test_branches_are_smooth_and_the_target_in_their_own_sectors(
         assert (own[:, row] >= own.max(axis=1) - 1e-9).all()
         covered += branch.rows
     assert (covered == 1).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("max(x**2 + y**2, x)", 1),
+        ("abs((x - 0.2)**2 + (y + 0.1)**2 - 0.25) * y", 1),
+        ("abs(sin(6*(x**2 + y**2)))", 3),
+        ("abs(x**2 + 2*y**2 - 0.5)", 0),  # an ellipse is no plane over these queries
+        ("abs(x**2 - y**2 - 0.5)", 0),
+        ("abs(x**2 + y**2 + 1)", 0),  # it does not vanish
+    ],
+)
+def test_a_circle_is_a_plane_over_curved_queries(text: str, places: int) -> None:
+    target = target_of(text, SQUARE)
+    assert target.expression is not None
+    found = list(rounds(target.expression.outputs, SQUARE))
+    assert len(found) == places
+    points = SQUARE.sample(4_000, np.random.default_rng(0))
+    queries = Paraboloid.of(Flat((0.0, 0.0), (1.0, 1.0)))(points)
+    for each in found:
+        heights = queries @ each.slopes + each.shift
+        assert (heights > 0).any()
+        assert (heights < 0).any()
+        near = each.near(SQUARE, points, np.random.default_rng(1))
+        over = Paraboloid.of(Flat((0.0, 0.0), (1.0, 1.0)))(near) @ each.slopes + each.shift
+        assert np.quantile(np.abs(over[1::2]), 0.25) < 1e-3  # of some the circle is out of reach
+
+
+def test_a_kink_along_a_circle_takes_the_positions_of_its_two_sides() -> None:
+    """Refused before, with 1,600 positions 5e-3 away."""
+    made = compile_function("max(x**2 + y**2, x)", SQUARE, tolerance=1e-2, seconds=20)
+    assert made.certificate is not None
+    assert made.certificate.verdict is Verdict.PROVED
+    assert made.positions <= 16
 
 
 def test_as_many_as_regions_not_sectors() -> None:

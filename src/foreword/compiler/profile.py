@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart
+from foreword.compiler.charts import Chart, Flat, Paraboloid, chart_of
 from foreword.compiler.domain import Cube, Domain, FiniteSet, Sphere
 from foreword.compiler.expression import Expression, Node, Nodes, expression_of, ordered, walk
 from foreword.compiler.head import Head
@@ -101,6 +101,31 @@ class Profile:
         left = max(sum(abs(part) * far for part, far in zip(row, reach, strict=True)) for row in scores)
         widest = float(np.ptp(head.values, axis=0).max(initial=0.0))
         return Head(slopes[:, None], biases, head.values), widest * _double(left) / 2 * UP  # tanh(eta / 2) <= eta / 2
+
+    def over_queries(self) -> tuple[Chart, Floats, float] | None:
+        """(chart, slopes, shift) with P(x) = <slopes, q> + shift for the queries q of the chart (statement B.4).
+
+        That is a paraboloid where P has squares; None where they are of both signs.
+        """
+        columns, flat = range(self.domain.columns), chart_of(self.domain)
+        squares = np.array([float(self.along.get((column, column), 0)) for column in columns])
+        slopes = np.array([float(self.along.get((column,), 0)) for column in columns])
+        constant = float(self.along.get((), 0))
+        if not isinstance(flat, Flat):
+            return flat, slopes, constant
+        middle, half = np.array(flat.middle), np.array(flat.half)
+        constant += float(slopes @ middle + squares @ middle**2)
+        slopes = half * (slopes + 2 * squares * middle)
+        if not squares.any():
+            return flat, slopes, constant
+        sign = 1.0 if squares.max() > 0 else -1.0
+        if (squares * sign < 0).any():
+            return None
+        arms = np.sqrt(np.abs(squares)) * half
+        rows = np.diag(arms / arms.max())[arms > 0]
+        chart = Paraboloid(flat, tuple(map(tuple, rows.tolist())), (0.0,) * len(rows))
+        scale = sign * float(arms.max()) ** 2 * len(rows) / 2  # the squares are that times (q + 1), q the last query
+        return chart, np.append(slopes, scale), constant + scale
 
     def point(self, place: float) -> Floats:
         """A point of the domain `(1, column)` at which P is `place`, nearly; where P is least or greatest beyond that.

@@ -41,6 +41,7 @@ from foreword.compiler.construction.contract import (
     near_sides,
     unseen,
 )
+from foreword.compiler.construction.crossings import Round, rounds
 from foreword.compiler.construction.dense import DENSE_LIMIT, LEVELLED_OUTPUTS
 from foreword.compiler.construction.even import OnNet
 from foreword.compiler.construction.fitting import LAWSON, Factors, bounded, levelled
@@ -95,6 +96,8 @@ class Adaptive:
             rooted = rooted_planes(target.evaluate, gridded, kinks, np.random.default_rng(0))  # others' draws stay
             sides = [plane for plane in rooted if not any(plane is kink for kink in kinks)]
         nothing = Obstacle("kinks", f"No kink along a hyperplane is known or was found on {domain}.")
+        if (turned := self._across_rounds(target, domain, request, kinks, rng)) is not None:
+            return turned
         if isinstance(domain, FiniteSet) or not (kinks or sides):
             return nothing
         notes = {"kinks": _told(kinks), "known": known} | ({"like_roots": _told(rooted)} if rooted else {})
@@ -125,14 +128,36 @@ class Adaptive:
         judged = unseen(target, domain, over, candidate.head.positions, kinks=[*kinks, *sides])
         return Draft(candidate.head, over, self.name, None, judged.worst(candidate.head), {**candidate.notes, **notes})
 
+    def _across_rounds(
+        self, target: Target, domain: Domain, request: Request, kinks: list[Kink], rng: np.random.Generator
+    ) -> Draft | None:
+        """The draft by branches of a target with kinks where a distance has one value; None where there are none."""
+        if isinstance(domain, FiniteSet) or target.expression is None:
+            return None
+        found = list(rounds(target.expression.outputs, domain))
+        made = self._by_branches(target, domain, request, kinks, rng, found) if found else None
+        if not isinstance(made, Candidate) or made.chart is None:
+            return None
+        judged = unseen(target, domain, made.chart, made.head.positions, kinks=kinks)
+        sampled = max(judged.worst(made.head), made.error)
+        return Draft(made.head, made.chart, self.name, None, sampled, {**made.notes, "rounds": len(found)})
+
     def _by_branches(
-        self, target: Target, domain: Sphere | Cube, request: Request, kinks: list[Kink], rng: np.random.Generator
+        self,
+        target: Target,
+        domain: Sphere | Cube,
+        request: Request,
+        kinks: list[Kink],
+        rng: np.random.Generator,
+        around: Sequence[Round] = (),
     ) -> Candidate | Obstacle:
         """Each branch's own prefix behind gates, where the target is an expression."""
         nothing = Obstacle("kinks", "The target has no branches that are known.")
         chart = chart_of(domain)
         points = near_kinks(domain, near_sides(domain, domain.sample(SELECTED, rng), rng), kinks, rng)
-        found = Branches.of(target, domain, chart, kinks, Sampled.at(points, target, chart))
+        if isinstance(domain, Cube):
+            points = np.concatenate([points, *(each.near(domain, points, rng) for each in around)])
+        found = Branches.of(target, domain, chart, kinks, Sampled.at(points, target, chart), around)
         if found is None:
             return nothing
         sharpness = GENTLEST if request.tolerance is None else _sharpness(target, domain, request.tolerance, kinks)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foreword.compiler.arrays import Floats
-from foreword.compiler.charts import Chart, Flat, Paraboloid, chart_of
+from foreword.compiler.charts import Chart, Flat
 from foreword.compiler.construction.contract import Construction, Draft, Obstacle, Request, Sampled
 from foreword.compiler.domain import Domain
 from foreword.compiler.head import Head
@@ -39,27 +39,8 @@ class Along:
     def of(cls, target: Target, domain: Domain) -> Along | None:
         """The one of an expression; None where it hangs on anything else, or on squares of both signs."""
         profile = Profile.of(target.expression, domain)
-        if profile is None:
-            return None
-        columns, flat = range(domain.columns), chart_of(domain)
-        squares = np.array([float(profile.along.get((column, column), 0)) for column in columns])
-        slopes = np.array([float(profile.along.get((column,), 0)) for column in columns])
-        constant = float(profile.along.get((), 0))
-        if not isinstance(flat, Flat):
-            return cls(target, profile, flat, slopes, constant)
-        middle, half = np.array(flat.middle), np.array(flat.half)
-        constant += float(slopes @ middle + squares @ middle**2)
-        slopes = half * (slopes + 2 * squares * middle)
-        if not squares.any():
-            return cls(target, profile, flat, slopes, constant)
-        sign = 1.0 if squares.max() > 0 else -1.0
-        if (squares * sign < 0).any():
-            return None
-        arms = np.sqrt(np.abs(squares)) * half
-        rows = np.diag(arms / arms.max())[arms > 0]
-        chart = Paraboloid(flat, tuple(map(tuple, rows.tolist())), (0.0,) * len(rows))
-        scale = sign * float(arms.max()) ** 2 * len(rows) / 2  # the squares are that times (q + 1), q the last query
-        return cls(target, profile, chart, np.append(slopes, scale), constant + scale)
+        over = None if profile is None else profile.over_queries()
+        return None if profile is None or over is None else cls(target, profile, *over)
 
     def drafted(self, construction: Construction, request: Request, rng: np.random.Generator) -> Draft | Obstacle:
         """The construction's draft of F on the interval, lifted."""

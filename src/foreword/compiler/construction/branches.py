@@ -28,6 +28,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Chart, Flat, Identity, Paraboloid
 from foreword.compiler.construction import reducing
 from foreword.compiler.construction.contract import HEADROOM, Draft, Instant, Request, Sampled
+from foreword.compiler.construction.crossings import Round
 from foreword.compiler.construction.growing import widened
 from foreword.compiler.construction.kinks import Kink
 from foreword.compiler.construction.search import Candidate
@@ -72,13 +73,21 @@ class Branches:
 
     @classmethod
     def of(
-        cls, target: Target, domain: Sphere | Cube, chart: Identity | Flat, kinks: Sequence[Kink], chosen: Sampled
+        cls,
+        target: Target,
+        domain: Sphere | Cube,
+        chart: Identity | Flat,
+        kinks: Sequence[Kink],
+        chosen: Sampled,
+        rounds: Sequence[Round] = (),
     ) -> Branches | None:
         """Those of an expression; None where a side is not the same all over a sector, or sectors are too many."""
-        if target.expression is None or not 0 < len(kinks) <= MOST_KINKS:
+        if target.expression is None or not 0 < len(kinks) + len(rounds) <= MOST_KINKS:
             return None
         points = np.concatenate([domain.sample(SAMPLED, np.random.default_rng(0)), domain.spread(SAMPLED)])
-        sides = np.stack([np.where(points @ normal >= offset, 1.0, -1.0) for normal, offset in kinks], axis=1)
+        over = Paraboloid.of(chart) if rounds and isinstance(chart, Flat) else chart
+        planes = _planes(chart, kinks, rounds, over.width)
+        sides = np.where(over(points) @ planes[:, :-1].T + planes[:, -1] >= 0, 1.0, -1.0)
         sectors, which, counts = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
         if np.count_nonzero(counts >= FEWEST) > MOST_SECTORS:
             return None
@@ -92,13 +101,12 @@ class Branches:
             outputs.append(found)
         columns = domain.columns
         made = []
-        for members, gate in _gates(sectors[kept], outputs, kinks):
+        for members, gate in _gates(sectors[kept], outputs, planes):
             region = [sectors[kept[member]] for member in members]
             box = _box(domain, kinks, region)
             branch = Target(domain=box, expression=expression_of(outputs[members[0]], columns))
-            key, shift = reducing.along(chart, gate[None, :-1], np.zeros(1), np.ones((1, 1)))
             rows = np.isin(which.ravel(), [kept[member] for member in members])
-            made.append(Branch(branch, box, key, float(shift[0] + gate[-1]), rows))
+            made.append(Branch(branch, box, gate[None, :-1], float(gate[-1]), rows))
         return cls(made, chart, points, chosen)
 
     def candidate(self, request: Request, sharpness: float, most: float, rng: np.random.Generator) -> Candidate | None:
@@ -122,8 +130,8 @@ class Branches:
             if not isinstance(found, Draft) or (made := self._over_domain(found.head, found.chart, branch)) is None:
                 return None
             heads.append(made)
-        if any(head.keys.shape[1] > self.chart.width for head in heads):
-            heads = [widened(head, self.chart.width + 1) for head in heads]
+        width = max(part.shape[1] for part in (*(head.keys for head in heads), self.branches[0].gate))
+        heads = [widened(head, width) for head in heads]
         ladder = [
             min(sharpness * STEEPER**step, most) for step in range(12) if sharpness * STEEPER ** (step - 1) < most
         ]
@@ -180,9 +188,8 @@ class Branches:
         return Paraboloid.of(self.chart) if is_curved and isinstance(self.chart, Flat) else self.chart
 
     def _gated(self, heads: Sequence[Head], sharpness: float) -> Head:
-        gates = [
-            np.pad(branch.gate, ((0, 0), (0, heads[0].keys.shape[1] - self.chart.width))) for branch in self.branches
-        ]
+        room = heads[0].keys.shape[1] - self.branches[0].gate.shape[1]
+        gates = [np.pad(branch.gate, ((0, 0), (0, room))) for branch in self.branches]
         keys = [head.keys + sharpness * gate for head, gate in zip(heads, gates, strict=True)]
         biases = [head.biases + sharpness * branch.offset for head, branch in zip(heads, self.branches, strict=True)]
         joined = np.concatenate(biases)
@@ -214,11 +221,19 @@ def _smooth(nodes: Nodes, outputs: Sequence[Node], points: Floats) -> tuple[Node
     return smooth if len(smooth) == len(made) else None
 
 
-def _gates(
-    sectors: Sides, outputs: Sequence[tuple[Node, ...]], kinks: Sequence[Kink]
-) -> Iterator[tuple[list[int], Floats]]:
-    """The sectors of each branch, and its h as `(column + 1,)`: slopes, and the constant."""
-    planes = np.array([[*normal, -offset] for normal, offset in kinks])
+def _planes(chart: Identity | Flat, kinks: Sequence[Kink], rounds: Sequence[Round], width: int) -> Floats:
+    """Each kink as where a linear function of the queries vanishes, `(kink, width + 1)`: slopes, and the constant."""
+    found = np.zeros((len(kinks) + len(rounds), width + 1))
+    for row, (normal, offset) in enumerate(kinks):
+        keys, biases = reducing.along(chart, normal[None], np.array([offset]), np.ones((1, 1)))
+        found[row, : chart.width], found[row, -1] = keys[0], biases[0]
+    for row, each in enumerate(rounds, start=len(kinks)):
+        found[row] = [*each.slopes, each.shift]
+    return found
+
+
+def _gates(sectors: Sides, outputs: Sequence[tuple[Node, ...]], planes: Floats) -> Iterator[tuple[list[int], Floats]]:
+    """The sectors of each branch, and its h over queries as `(width + 1,)`: slopes, and the constant."""
     labels = [tuple(id(node) for node in found) for found in outputs]
     names = list(dict.fromkeys(labels))
     members = [[index for index, label in enumerate(labels) if label == name] for name in names]
@@ -233,12 +248,11 @@ def _gates(
 def _shared(sectors: Sides, labels: Sequence[int], planes: Floats, count: int) -> Floats | None:
     """h of each branch, `(branch, column + 1)`, by a linear programme; None where there is none."""
     width = planes.shape[1]
-    rows, steps = list[Floats](), 0
+    rows = list[Floats]()
     for index, one in enumerate(sectors):
         for other in range(index):
             changed = np.flatnonzero(one != sectors[other])
             if len(changed) == 1 and labels[index] != labels[other]:
-                steps += 1
                 rows.append(np.array([labels[index], labels[other], int(changed[0]), one[changed[0]]]))
     if not rows:
         return None
@@ -261,12 +275,13 @@ def _shared(sectors: Sides, labels: Sequence[int], planes: Floats, count: int) -
 
 def _box(domain: Sphere | Cube, kinks: Sequence[Kink], region: Sequence[Sides]) -> Sphere | Cube:
     """The least box of a cube that holds the sectors; the whole sphere."""
-    if isinstance(domain, Sphere):
+    if isinstance(domain, Sphere) or not kinks:
         return domain
     low, high = domain.box[:, 1].copy(), domain.box[:, 0].copy()
     for sides in region:
-        normals = -np.array([side * normal for side, (normal, _) in zip(sides, kinks, strict=True)])
-        offsets = -np.array([side * offset for side, (_, offset) in zip(sides, kinks, strict=True)])
+        flat = sides[: len(kinks)]  # a round kink bounds nothing here
+        normals = -np.array([side * normal for side, (normal, _) in zip(flat, kinks, strict=True)])
+        offsets = -np.array([side * offset for side, (_, offset) in zip(flat, kinks, strict=True)])
         for column in range(domain.columns):
             for sign, ends, outer in ((1.0, low, np.minimum), (-1.0, high, np.maximum)):
                 cost = np.zeros(domain.columns)

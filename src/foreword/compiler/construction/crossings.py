@@ -1,37 +1,100 @@
-"""Kinks where something that varies along one direction vanishes: |x^2 - 0.3|, max(sin(3 (x + y)), 0.2).
+"""Kinks where something that varies along one direction or one distance vanishes: |x^2 - 0.3|, max(x^2 + y^2, 0.2).
 
 The argument of an absolute value, or the difference of a maximum's, is then a function on an interval, whose changes of
-sign are bracketed at even points and found by Brent's method. Each is a hyperplane. What is affine needs none of this
-(`kinks.py`).
+sign are bracketed at even points and found by Brent's method. Each is a hyperplane, or where a square of a distance has
+one value. What is affine needs none of this (`kinks.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 
 from foreword.compiler.arrays import Floats
+from foreword.compiler.charts import Flat, Paraboloid, chart_of
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Expression, Node, ordered
 from foreword.compiler.profile import Profile
 
 EVEN = 4_001  # points between which a sign may change once
 MOST = 24  # kinks of one argument: beyond, they are too many for gates
+CLOSEST, PROJECTIONS = 1e-9, 4  # of P's range, how near its place points are taken; and the steps that take them there
 ROUNDED = 1e-12  # of the interval: how near a root is found
 
 
+@dataclass(frozen=True)
+class Round:
+    """P(x) = `place`, P being no affine polynomial: <`slopes`, q> + `shift` = 0 over the queries of a paraboloid.
+
+    `gradient` are P's coefficients `(column, 2)`: of each coordinate and of its square.
+    """
+
+    gradient: Floats
+    place: float
+    slopes: Floats
+    shift: float
+
+    def near(self, domain: Cube, points: Floats, rng: np.random.Generator) -> Floats:
+        """Points `(batch, column)`, every second one moved to where P is nearly its place."""
+        found = np.array(points)
+        moved = found[1::2]
+        size = np.exp(rng.uniform(math.log(CLOSEST), 0.0, len(moved))) * rng.choice([-1.0, 1.0], len(moved))
+        wanted = self.place + size * float(np.ptp(self._values(points)))
+        for _ in range(PROJECTIONS):
+            along = self.gradient[:, 0] + 2 * self.gradient[:, 1] * moved
+            steps = (wanted - self._values(moved)) / np.maximum((along**2).sum(axis=1), 1e-12)
+            moved = domain.nearest(moved + steps[:, None] * along)
+        found[1::2] = moved
+        return found
+
+    def _values(self, points: Floats) -> Floats:
+        found: Floats = points @ self.gradient[:, 0] + points**2 @ self.gradient[:, 1]
+        return found
+
+
 def crossings(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
-    """Each kink as (unit normal, offset), in the order of the graph; the same hyperplane may come again."""
+    """Each hyperplane as (unit normal, offset), in the order of the graph; the same one may come again."""
+    for factor in _turning(outputs):
+        for normal, low, high, function in _directions(factor, domain):
+            found = _zeros(function, low, high)
+            if len(found) <= MOST:
+                yield from ((normal, zero) for zero in found)
+
+
+def rounds(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[Round]:
+    """The kinks where a square of a distance, in units of half the cube's sides, has one value."""
+    flat = chart_of(domain)
+    if not isinstance(domain, Cube) or not isinstance(flat, Flat):
+        return
+    for factor in _turning(outputs):
+        expression = Expression((factor,), ("",) * domain.columns, "")
+        profile = Profile.of(expression, domain)
+        over = None if profile is None else profile.over_queries()
+        if profile is None or over is None or over[0] != Paraboloid.of(flat):
+            continue
+        _, slopes, shift = over
+        columns, inner = range(domain.columns), profile.expression
+        gradient = np.array([[float(profile.along.get(m, 0)) for m in ((c,), (c, c))] for c in columns])
+        size = float(np.linalg.norm(gradient[:, 0] + 2 * gradient[:, 1] * domain.box.T, axis=1).max())
+        constant = float(profile.along.get((), 0))
+
+        def along(places: Floats, inner: Expression = inner) -> Floats:
+            return inner.evaluate(places[:, None])[:, 0]
+
+        found = _zeros(along, *profile.span.sides[0])
+        for zero in found if len(found) <= MOST else []:
+            yield Round(gradient, zero - constant, slopes / size, (shift - zero) / size)
+
+
+def _turning(outputs: Sequence[Node]) -> Iterator[Node]:
+    """What vanishes where an absolute value or an extreme turns, factor by factor."""
     for node in ordered(outputs):
         if node.operation in ("absolute", "maximum", "minimum"):
-            argument = node.arguments[0] if len(node.arguments) == 1 else Node("subtract", node.arguments)
-            for factor in _factors(argument):
-                for normal, low, high, function in _directions(factor, domain):
-                    found = _zeros(function, low, high)
-                    if len(found) <= MOST:
-                        yield from ((normal, zero) for zero in found)
+            yield from _factors(node.arguments[0] if len(node.arguments) == 1 else Node("subtract", node.arguments))
 
 
 def _factors(node: Node) -> Iterator[Node]:
