@@ -236,6 +236,11 @@ UNMOVED = (
     "it learned nothing here; try another learning_rate, more steps, or other examples"
 )
 
+UNBEGUN = (
+    "no step was taken: the fit's seconds are hardly enough to read the examples; give it more of them, fewer examples "
+    "or fewer positions"
+)
+
 
 def fit_adaptation(
     bench: Workbench,
@@ -310,6 +315,8 @@ def fit_adaptation(
         selection, apart = bench.selection_score(predictor), objective.apart()
     if outcome.best.step == 0 and outcome.history[-1].step > 0:
         notices.append(UNMOVED)
+    if outcome.stopped_by == "seconds" and outcome.history[-1].step == 0:
+        notices.append(UNBEGUN)
     if of_the_teacher(taught, outcome.history[0].selection, required, count) is None:
         notices += filter(None, [away_from_the_task(objective, outcome)])
     if not objective.is_kept_by_loss:
