@@ -28,6 +28,7 @@ from foreword.tuning.loop import fit
 from foreword.tuning.named_files import named_files
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, targets_of
+from foreword.tuning.objectives.lesson_book import LessonBook
 from foreword.tuning.predictor import Manner, Predictor, check_texts
 from foreword.tuning.readout import (
     Readout,
@@ -44,11 +45,12 @@ Settings = TypeVar("Settings", bound=CandidateSettings)
 
 @dataclass(frozen=True)
 class Workbench:
-    """What every candidate is made from."""
+    """What every candidate is made from. `book` has the lessons that were written for candidates before."""
 
     host: Host
     task: Task
     splits: Splits
+    book: LessonBook = field(default_factory=LessonBook)
 
     def score(self, targets: Sequence[str], outputs: Sequence[str]) -> float:
         """The task's metric: higher is better."""
@@ -277,6 +279,7 @@ def fit_adaptation(
             seed=seed,
             is_calibrated=kind == "calibrated",
             studied=None if watch is None else watch.studied,
+            book=bench.book,
         )
         about = None if begin is None else begin(objective)
         if predictor.offsets is None:
