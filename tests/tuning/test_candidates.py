@@ -338,6 +338,14 @@ def test_a_fit_that_ends_while_its_score_rises_says_so(scores: list[float], stop
     assert told is None or told in str(found)
 
 
+def test_what_rose_late_is_compared_with_the_last_look_before() -> None:
+    """Looks at 0 and at 8, the last step: nobody looked at step 6, three quarters of it."""
+    history = (Moment(0, 0.0, None, 0.5), Moment(8, 1.0, None, 0.9))
+    assert "(0.500 up to step 0, 0.900 at step 8)" in str(
+        still_rising(FitOutcome(history, history[1], 1.0, "steps"), 10)
+    )
+
+
 def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench) -> None:
     """Colours by their objects, six examples each: the fitted prefix is right on most of what it has not seen.
 

@@ -223,13 +223,14 @@ def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
 def still_rising(outcome: FitOutcome, count: int) -> str | None:
     """A notice when steps or time ran out as the metric rose: in the last quarter, by more than one of `count`."""
     last, best = outcome.history[-1].step, outcome.best
-    earlier = [moment.selection for moment in outcome.history if moment.step <= 3 * last / 4]
-    if outcome.stopped_by == "patience" or best.selection < max(earlier) + 1.5 / count:
+    looks = [moment for moment in outcome.history if moment.step <= 3 * last / 4]
+    earlier = max(moment.selection for moment in looks)
+    if outcome.stopped_by == "patience" or best.selection < earlier + 1.5 / count:
         return None
     more = f"steps = {2 * last}" if outcome.stopped_by == "steps" else "more seconds"
     return (
-        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({max(earlier):.3f} up to "
-        f"step {3 * last // 4}, {best.selection:.3f} at step {best.step}): {more} may gain"
+        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({earlier:.3f} up to "
+        f"step {looks[-1].step}, {best.selection:.3f} at step {best.step}): {more} may gain"
     )
 
 
@@ -238,6 +239,10 @@ UNMOVED = (
     "it learned nothing here; try another learning_rate, more steps, or other examples"
 )
 
+SOLVED = (
+    "the first values are right on all of the selection split, and kept, as no later state was better there; more "
+    "or harder examples in that split can tell more"
+)
 UNBEGUN = (
     "no step was taken: the fit's seconds are hardly enough to read the examples; give it more of them, fewer examples "
     "or fewer positions"
@@ -317,7 +322,7 @@ def fit_adaptation(
         objective.finish()
         selection, apart = bench.selection_score(predictor), objective.apart()
     if outcome.best.step == 0 and outcome.history[-1].step > 0:
-        notices.append(UNMOVED)
+        notices.append(SOLVED if outcome.best.selection >= 1 and not objective.is_kept_by_loss else UNMOVED)
     if outcome.stopped_by == "seconds" and outcome.history[-1].step == 0:
         notices.append(UNBEGUN)
     if of_the_teacher(taught, outcome.history[0].selection, required, count) is None:

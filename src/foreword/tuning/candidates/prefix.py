@@ -29,6 +29,7 @@ from foreword.tuning.fittable import FitWatch
 from foreword.tuning.loop import LOOKS_LEFT
 from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
+from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor, offsets_in
 from foreword.tuning.recomputed import Recomputed
@@ -128,7 +129,8 @@ def put_first_values(
     drawn = settings.longest or settings.positions
     first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
     share = settings.share if name in SILENT and settings.share < 1 else None
-    pace = GENTLE if objective.predictor.readout is not None or name == "closed-form" else 1.0
+    is_read = objective.predictor.readout is not None and not isinstance(objective, TextSimilarity)
+    pace = GENTLE if is_read or name == "closed-form" else 1.0
     texts = judges(host, material)
     found = measured(host, texts, first.tensors, share=share, sites=adaptation.tensors, pace=pace)
     rates = {site: (each.key_rate, each.value_rate) for site, each in found.items()}
