@@ -228,15 +228,16 @@ class Slow(Quadratic):
         return super().evaluate(step)
 
 
+@pytest.mark.parametrize(("seconds", "last"), [(100.0, 59), (40.0, 9)])
 def test_a_fit_leaves_time_for_its_last_look_and_for_its_result(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, last: int
 ) -> None:
-    """Of 100 seconds the first look takes 10; with three looks of 10 left and a step of 1, step 59 is the last."""
-    settings, path = replace(SETTINGS, steps=1000, seconds=100.0, evaluate_every=1000), tmp_path / "checkpoint"
+    """The first look takes 10 seconds, so three are left out, but at most half of all; and one for another step."""
+    settings, path = replace(SETTINGS, steps=1000, seconds=seconds, evaluate_every=1000), tmp_path / "checkpoint"
     problem = Slow(Vector())
     monkeypatch.setattr("foreword.tuning.loop.time.perf_counter", lambda: problem.now)
     outcome = fit(problem, problem.vector, settings, seed=0, checkpoint=path)
-    assert (outcome.stopped_by, outcome.history[-1].step, problem.now) == ("seconds", 59, 79.0)
+    assert (outcome.stopped_by, outcome.history[-1].step, problem.now) == ("seconds", last, 20.0 + last)
     again = Slow(Vector())
     monkeypatch.setattr("foreword.tuning.loop.time.perf_counter", lambda: again.now)
     assert fit(again, again.vector, settings, seed=0, checkpoint=path).history == outcome.history

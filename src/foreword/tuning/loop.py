@@ -36,8 +36,9 @@ SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
 DIVERGED, RESCUES = 3.0, 3
 # It is taken back as well after so many steps in a row of which loss or gradient was not finite.
 STUCK = 4
-# Looks that a fit leaves time for: the one after its last step, and those by which its result is made and scored.
-LOOKS_LEFT = 3
+# Looks that a fit leaves time for: the one after its last step, and those by which its result is made and scored. They
+# may take this share of its seconds: of long looks it would else take no step.
+LOOKS_LEFT, MOST_LEFT = 3, 0.5
 # Between evaluations the state is saved when this many seconds have passed since it last was. A large state (of a full
 # fine-tune) takes seconds to write: saving may take this share of the time, and at an evaluation waits until it does.
 SAVE_SECONDS, SAVE_SHARE, QUICK_SAVE_SECONDS = 30.0, 0.1, 0.5
@@ -207,8 +208,8 @@ class _Loop:
 
         By what the last step and the last look took; so that a fit whose looks are long does not outrun its seconds.
         """
-        state = self.state
-        return state.seconds + state.step_took + LOOKS_LEFT * state.look_took >= self.settings.seconds
+        state, seconds = self.state, self.settings.seconds
+        return state.seconds + state.step_took + min(LOOKS_LEFT * state.look_took, MOST_LEFT * seconds) >= seconds
 
     def _step(self) -> float:
         """One step's loss; NaN for a step that was not finite: it changes nothing but halves the learning rates."""
