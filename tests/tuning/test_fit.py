@@ -477,15 +477,6 @@ def test_a_fit_whose_seconds_end_before_a_step_says_so(task: Callable[..., Path]
     assert any("no step was taken" in text for text in made.notices)
 
 
-def test_first_values_that_are_right_on_the_whole_selection_split_are_not_said_to_have_learned_nothing(
-    task: Callable[..., Path],
-) -> None:
-    made = fw.fit(None, task(), **{**OPTIONS, "learning_rate": 1e4})
-    assert (made.history[0].selection, made.best.step) == (1.0, 0)
-    assert any("right on all of the selection split" in text for text in made.notices)
-    assert not any("learned nothing" in text for text in made.notices)
-
-
 def test_texts_that_the_adapted_model_reads_too_are_fitted_at_the_full_pace(task: Callable[..., Path]) -> None:
     """A third of it is for read-outs that are solved on the bare or the adapted model's features."""
     options, path = {**OPTIONS, "steps": 1}, task()

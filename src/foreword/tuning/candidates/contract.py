@@ -249,6 +249,16 @@ UNBEGUN = (
 )
 
 
+def unmoved(outcome: FitOutcome, *, by_loss: bool) -> str | None:
+    """A notice when the first values are what is kept, in words for why; `by_loss`: the least loss chose them."""
+    best, last = outcome.best, outcome.history[-1].step
+    if best.step > 0 or (last == 0 and outcome.stopped_by != "seconds"):
+        return None
+    if last == 0:
+        return UNBEGUN
+    return SOLVED if best.selection >= 1 and not by_loss else UNMOVED
+
+
 def fit_adaptation(
     bench: Workbench,
     adaptation: Adaptation,
@@ -321,10 +331,7 @@ def fit_adaptation(
     with halving_told(lambda text: None if text in notices else notices.append(text)):
         objective.finish()
         selection, apart = bench.selection_score(predictor), objective.apart()
-    if outcome.best.step == 0 and outcome.history[-1].step > 0:
-        notices.append(SOLVED if outcome.best.selection >= 1 and not objective.is_kept_by_loss else UNMOVED)
-    if outcome.stopped_by == "seconds" and outcome.history[-1].step == 0:
-        notices.append(UNBEGUN)
+    notices += filter(None, [unmoved(outcome, by_loss=objective.is_kept_by_loss)])
     if of_the_teacher(taught, outcome.history[0].selection, required, count) is None:
         notices += filter(None, [away_from_the_task(objective, outcome)])
     if not objective.is_kept_by_loss:
