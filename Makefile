@@ -35,9 +35,11 @@ bench-fit: $(STAMP) ## prefixes beside PEFT's and LoRA on the same batches (hour
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/run.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/writing.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/texts.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning/peft_prefix/similar.py
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file written
 	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file texts
+	$(BIN)/python benchmarks/tuning/peft_prefix/summary.py --file similar
 
 test: $(STAMP) ## the tests that every change must pass (under six minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2

@@ -17,7 +17,7 @@ from foreword.engine.host import Host
 from foreword.errors import BaseMismatchError, BundleError, DataError, FitError, HostError, TaskError
 from foreword.tuning.adaptation import FittedPrefix
 from foreword.tuning.candidates import CANDIDATES, Fitted, Workbench, candidate_for
-from foreword.tuning.candidates.contract import still_rising
+from foreword.tuning.candidates.contract import still_rising, unmoved
 from foreword.tuning.checkpoint import Moment
 from foreword.tuning.examples import load_splits
 from foreword.tuning.fittable import FitOutcome, FitWatch, StepTaken
@@ -336,6 +336,27 @@ def test_a_fit_that_ends_while_its_score_rises_says_so(scores: list[float], stop
     found = still_rising(FitOutcome(history, best, 1.0, stopped_by), 10)
     assert (found is None) == (told is None)
     assert told is None or told in str(found)
+
+
+@pytest.mark.parametrize(
+    ("score", "by_loss", "told"),
+    [
+        (1.0, False, "right on all of the selection split"),
+        (1.0, True, "learned nothing"),
+        (0.9, False, "learned nothing"),
+    ],
+)
+def test_perfect_first_values_are_not_said_to_have_learned_nothing(score: float, by_loss: bool, told: str) -> None:
+    history = (Moment(0, 0.0, None, score), Moment(8, 1.0, None, 0.5))
+    assert told in str(unmoved(FitOutcome(history, history[0], 1.0, "steps"), by_loss=by_loss))
+
+
+def test_what_rose_late_is_compared_with_the_last_look_before() -> None:
+    """Looks at 0 and at 8, the last step: nobody looked at step 6, three quarters of it."""
+    history = (Moment(0, 0.0, None, 0.5), Moment(8, 1.0, None, 0.9))
+    assert "(0.500 up to step 0, 0.900 at step 8)" in str(
+        still_rising(FitOutcome(history, history[1], 1.0, "steps"), 10)
+    )
 
 
 def test_a_prefix_learns_what_a_real_encoder_can_tell(minilm: Host, bench: Bench) -> None:

@@ -223,6 +223,47 @@ def test_a_mark_of_byte_order_is_no_part_of_a_document(hosts: Callable[[str], Ho
     assert studied(hosts("bart"), task("bart", f"\ufeff{TEXT}"))[1].lessons == plain
 
 
+class Counts(FitWatch):
+    """How often all lessons of a document were written."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def studied(self, number: int, of: int) -> None:
+        self.times += number == of
+
+
+def test_the_lengths_of_a_sweep_share_their_lessons(
+    hosts: Callable[[str], Host], task: Callable[..., Path], without_pictures: None
+) -> None:
+    counts, options = Counts(), {**OPTIONS, "length": "auto", "lengths": (1, 3), "steps": 2}
+    made = fw.fit(hosts("bart"), task("bart"), watch=counts, **STUDY, **options)
+    assert made.sweep is not None
+    assert (len(made.sweep.trials), counts.times) == (2, 1)
+
+
+@pytest.mark.parametrize("lessons", ["kept", "of other drafts", "beyond the vocabulary", "cut off", "none"])
+def test_a_fit_that_goes_on_reads_its_lessons_and_writes_only_what_is_not_whole(
+    hosts: Callable[[str], Host], task: Callable[..., Path], tmp_path: Path, lessons: str
+) -> None:
+    out, options = tmp_path / "out", {**OPTIONS, "steps": 2}
+    made = fw.fit(hosts("bart"), task("bart"), out=out, **STUDY, **options)
+    path, counts = out / "lessons.json", Counts()
+    whole = path.read_text()
+    told = json.loads(whole)
+    changed = {
+        "kept": whole,
+        "of other drafts": json.dumps({**told, "of": "another"}),
+        "beyond the vocabulary": json.dumps({**told, "answers": [[10**6]] * len(told["answers"])}),
+        "cut off": whole[:-9],
+    }
+    path.write_text(changed[lessons]) if lessons in changed else path.unlink()
+    again = fw.fit.resume(out, host=hosts("bart"), watch=counts)
+    assert counts.times == (lessons != "kept")
+    assert path.read_text() == whole
+    assert again.prefix.hash == made.prefix.hash
+
+
 def test_how_many_lessons_are_written_is_told_before_the_first_step(
     hosts: Callable[[str], Host], task: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -458,3 +458,28 @@ def test_lora_has_no_prefix_and_leaves_the_model_when_closed(task: Callable[...,
     before = made.predictor.host.fingerprint
     made.close()
     assert made.predictor.host.measure_fingerprint() == before
+
+
+@pytest.mark.parametrize(("family", "kind"), [("bert", "classify"), ("gpt2", "generate"), ("t5", "generate")])
+def test_a_length_that_leaves_no_time_for_a_step_is_refused_before_anything_of_it_is_made(
+    task: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, family: str, kind: str
+) -> None:
+    monkeypatch.setattr("foreword.tuning.room.TIMED", (8, 512))
+    monkeypatch.setattr("foreword.tuning.candidates.prefix.Adapted.__init__", None)  # it would be called with positions
+    with pytest.raises(FitError, match="200,000 positions takes longer") as refused:
+        fw.fit(None, task(family, kind=kind), length=200_000, seconds=0.01, out=tmp_path / "fit")
+    assert "fewer positions" in refused.value.fix
+
+
+def test_a_fit_whose_seconds_end_before_a_step_says_so(task: Callable[..., Path]) -> None:
+    made = fw.fit(None, task(), **{**OPTIONS, "seconds": 1e-6})
+    assert made.history[-1].step == 0
+    assert any("no step was taken" in text for text in made.notices)
+
+
+def test_texts_that_the_adapted_model_reads_too_are_fitted_at_the_full_pace(task: Callable[..., Path]) -> None:
+    """A third of it is for read-outs that are solved on the bare or the adapted model's features."""
+    options, path = {**OPTIONS, "steps": 1}, task()
+    compared = fw.fit(None, path, objective="similarity", **options).details["learning_rates"]
+    fixed = fw.fit(None, path, readout="label-text", **options).details["learning_rates"]
+    assert compared == pytest.approx([3 * rate for rate in fixed])

@@ -213,6 +213,37 @@ def test_it_stops_when_its_time_is_over_and_evaluates_once_more() -> None:
     assert outcome.history[-1].step == len(problem.drawn)
 
 
+@dataclass
+class Slow(Quadratic):
+    """A step takes one second of `now`, a look ten."""
+
+    now: float = 0.0
+
+    def loss(self, indices: list[int], step: int) -> Tensor:
+        self.now += 1
+        return super().loss(indices, step)
+
+    def evaluate(self, step: int) -> tuple[float, float]:
+        self.now += 10
+        return super().evaluate(step)
+
+
+@pytest.mark.parametrize(("seconds", "last"), [(100.0, 59), (40.0, 9)])
+def test_a_fit_leaves_time_for_its_last_look_and_for_its_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, last: int
+) -> None:
+    """The first look takes 10 seconds, so three are left out, but at most half of all; and one for another step."""
+    settings, path = replace(SETTINGS, steps=1000, seconds=seconds, evaluate_every=1000), tmp_path / "checkpoint"
+    problem = Slow(Vector())
+    monkeypatch.setattr("foreword.tuning.loop.time.perf_counter", lambda: problem.now)
+    outcome = fit(problem, problem.vector, settings, seed=0, checkpoint=path)
+    assert (outcome.stopped_by, outcome.history[-1].step, problem.now) == ("seconds", last, 20.0 + last)
+    again = Slow(Vector())
+    monkeypatch.setattr("foreword.tuning.loop.time.perf_counter", lambda: again.now)
+    assert fit(again, again.vector, settings, seed=0, checkpoint=path).history == outcome.history
+    assert again.now == 0
+
+
 # That it can go on
 
 

@@ -147,7 +147,7 @@ def _read_by(line: nn.Module, model: nn.Module, host: Host, rows: Sequence[list[
     """What a layer of `model` reads `(row, hidden)`."""
     found = torch.empty(len(rows), line.in_features)
     with torch.no_grad():
-        for indices in _of_like_length([len(row) for row in rows]):
+        for indices in reading_parts([len(row) for row in rows]):
             part = padded(host, [rows[index] for index in indices])
             given = list[Tensor]()
             hook = line.register_forward_pre_hook(lambda _, inputs, given=given: given.append(inputs[0]))
@@ -177,7 +177,7 @@ def run_peft(
         solve_classifier(model, host, rows, targets)
 
     def losses(indices: list[int]) -> Iterator[Tensor]:
-        for part in _of_like_length([len(rows[0][index]) for index in indices]):
+        for part in reading_parts([len(rows[0][index]) for index in indices]):
             told = [indices[place] for place in part]
             found = padded(host, [rows[0][index] for index in told])
             each = nn.functional.cross_entropy(model(found.ids, found.mask), targets[0][told], reduction="sum")
@@ -204,14 +204,14 @@ def run_peft(
 def _answers(model: nn.Module, host: Host, rows: Sequence[list[int]]) -> list[int]:
     answers = [0] * len(rows)
     with torch.no_grad():
-        for indices in _of_like_length([len(row) for row in rows]):
+        for indices in reading_parts([len(row) for row in rows]):
             found = padded(host, [rows[index] for index in indices])
             for index, label in zip(indices, model(found.ids, found.mask).argmax(dim=1).tolist(), strict=True):
                 answers[index] = label
     return answers
 
 
-def _of_like_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+def reading_parts(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Places of rows, longest first, in parts of at most TOKENS tokens when padded to their longest."""
     part = list[int]()
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

@@ -27,7 +27,9 @@ from foreword.tuning.examples import Example, Splits
 from foreword.tuning.fittable import FitWatch, StepTaken
 from foreword.tuning.low_rank import Lora
 from foreword.tuning.objectives.contract import Objective
-from foreword.tuning.readout import Readout
+from foreword.tuning.objectives.labels import adapted_features
+from foreword.tuning.objectives.similarity import TextSimilarity
+from foreword.tuning.readout import Readout, from_label_texts
 from foreword.tuning.task import Task
 
 Run = dict[str, Any]
@@ -77,6 +79,8 @@ class Bench(ABC):
     grid: Sequence[Any]
     documented: Mapping[str, Documented]
     fixed: Fixed
+    options: Mapping[str, Any] = {}
+    """What of our candidates' settings is the comparison's, beside what is fixed."""
 
     def __init__(self, name: str, host: Host, task: Task, splits: Splits) -> None:
         self.name, self.host, self.task, self.splits = name, host, task, splits
@@ -97,6 +101,7 @@ class Bench(ABC):
         """Ours with its defaults for all that is not fixed: a prefix from some start, or LoRA."""
         fixed = self.fixed
         given = {"steps": steps, "batch_size": fixed.batch, "evaluate_every": fixed.every, "patience": PATIENCE}
+        given |= self.options
         bench, looks = Workbench(self.host, self.task, self.splits), _Looks(self.splits.test)
         started = dict[str, Any]()
         settings: PrefixSettings | LoraSettings
@@ -233,6 +238,9 @@ class _Looks(FitWatch):
         memory, predictor = self.objective.memory(), self.objective.predictor
         if "weights" in memory:  # a read-out that is solved on the adapted features, as the look has just done
             readout = Readout("linear", memory["weights"], memory["bias"], 1.0)
+            predictor = replace(predictor, readout=readout)
+        elif isinstance(self.objective, TextSimilarity):  # the labels' texts, as the model reads them by now
+            readout = from_label_texts(adapted_features(predictor, self.objective.text_rows))
             predictor = replace(predictor, readout=readout)
         answers = predictor.answer([example.input for example in self.test])
         return sum(a.output == x.target for a, x in zip(answers, self.test, strict=True)) / len(answers)

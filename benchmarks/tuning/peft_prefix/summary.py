@@ -79,7 +79,7 @@ def spread(runs: list[Run]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    files = ("runs", "written", "written-documented", "texts")
+    files = ("runs", "written", "written-documented", "texts", "similar")
     parser.add_argument("--file", nargs="+", default=["runs"], choices=files, help="the tasks of all of them together")
     parser.add_argument("--method", default="prefix", choices=tuple(STARTS))
     parser.add_argument("--rival", default="peft", choices=("peft", *DOCUMENTED, *SOLVED))

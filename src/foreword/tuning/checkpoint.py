@@ -42,7 +42,7 @@ class FitState:
     selection split's before it. `stuck` counts the last steps that were not finite. `best` are the parameters of the
     best moment. `untried` are step and key of a better one: its state is the present one, and becomes the best with the
     first finite step from it. `about`: what was told of the first values, plain values. `blank`: what the problem
-    remembered before the fit, of no state of the parameters.
+    remembered before the fit, of no state of the parameters. `step_took` and `look_took`: seconds of the last of each.
     """
 
     step: int = 0
@@ -64,6 +64,8 @@ class FitState:
     notices: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     blank: dict[str, Tensor] = field(default_factory=dict)
+    step_took: float = 0.0
+    look_took: float = 0.0
 
 
 @dataclass(frozen=True)

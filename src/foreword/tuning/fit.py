@@ -32,6 +32,7 @@ from foreword.tuning.full_weights import FullWeights
 from foreword.tuning.length import Length, checked_lengths, sweep, usual_lengths
 from foreword.tuning.low_rank import Lora
 from foreword.tuning.named_files import named_files
+from foreword.tuning.objectives.lesson_book import LESSONS, LessonBook
 from foreword.tuning.task import Task
 from foreword.version import __version__
 
@@ -84,7 +85,8 @@ class _Verb:
             device = task.model.device if devices.device is None else devices.device
             host = Host.load(host or task.reference, dtype=task.model.dtype, device=device)
         folder = None if out is None else Path(out)
-        work = _Work(host, task, splits, settings, seed, limit, folder, command)
+        book = LessonBook(None if folder is None else folder / LESSONS)
+        work = _Work(host, task, splits, settings, seed, limit, folder, command, book)
         if is_swept and isinstance(settings, PrefixSettings):
             several = _Sweeping(work, lengths or usual_lengths(host, splits), tensorboard=tensorboard)
             return several.run(devices, watch or FitWatch(), fresh=fresh)
@@ -134,10 +136,11 @@ class _Work:
     limit: int | None
     folder: Path | None
     command: str
+    book: LessonBook
 
     @property
     def bench(self) -> Workbench:
-        return Workbench(self.host, self.task, self.splits)
+        return Workbench(self.host, self.task, self.splits, self.book)
 
     def run(self, devices: Devices, watch: FitWatch, *, fresh: bool, tensorboard: bool) -> Fit:
         stopwatch = Stopwatch(self.command, seeds=(self.seed,))
@@ -147,6 +150,7 @@ class _Work:
                 checkpoint = self.folder / "checkpoint.pt"
                 if devices.is_first:
                     writes = stack.enter_context(self.held(self.folder, self.identity(), fresh=fresh))
+                self.book.writes |= writes
                 if writes:
                     log = FitLog(self.folder, watch, tensorboard=tensorboard)
                     stack.callback(log.close)
@@ -210,6 +214,7 @@ class _Sweeping:
         with ExitStack() as stack:
             if folder is not None and devices.is_first:
                 writes = stack.enter_context(work.held(folder, identity, fresh=fresh))
+                work.book.writes = writes
 
             def fit_of(length: int, place: Path | None) -> Fit:
                 sized = {"positions": length, "longest": max(self.lengths)}

@@ -39,6 +39,7 @@ def held_folder(folder: Path) -> HeldFolder:
         identity_name="fit.json",
         made=(
             *MADE,
+            "lessons.json",
             "length.json",
             "length.svg",
             *(f"lengths/*/{name}" for name in (*MADE, "fit.json", FITTED, ".lock")),

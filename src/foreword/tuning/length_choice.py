@@ -8,13 +8,18 @@ the one with the best metric (of equals, with the lowest mean loss), at level 1 
 2. Otherwise the split is too small for the metric to say, and the losses decide. Worse: the best's loss is the lower
    one on so many examples that a fair coin does that with probability at most a/2 (exact sign test), and the
    probability that it gives the targets is higher by more than the margin on average.
-3. Otherwise nothing speaks against the shorter one: it counts as good, and is said to be "not shown worse".
+3. Neither can say for sure on a split like this. Likely worse: its metric, or the probability that it gives the
+   targets, is lower by more than the margin and by more than one standard error of the paired differences. It is not
+   taken: what a longer prefix costs is small beside what a shorter one may lose. (One standard error is the rule of
+   Breiman et al., "Classification and Regression Trees", 1984, 3.4.3, with paired differences.)
+4. Otherwise nothing speaks against the shorter one: it counts as good, and is said to be "not shown worse".
 
 Where a prefix imitates a teacher the targets do not count. The examples are then the teacher's lessons, and the metric
 is how like the teacher it is on each: exp(-divergence).
 
 What that guarantees, for independent examples: a given length that is truly as good (D <= 0, and losses as often lower
-as higher) is called worse with probability at most a, by the union bound over the two tests, each of error a/2. One
+as higher) is called worse with probability at most a, by the union bound over the two tests, each of error a/2; and
+likely worse with about a third at most, as a mean is above one standard error with probability 0.16 (normal). One
 that is called "as good" is truly worse by more than the margin with probability at most a/2.
 What it does not: "not shown worse" is no proof of anything, only a lack of evidence, and more so the fewer the
 examples. The best is chosen on the same split, so its own value is optimistic, which makes the rule err towards longer
@@ -37,7 +42,8 @@ from foreword.tuning.effective_rank import LayerRank
 from foreword.tuning.scoring import accuracy, metric_named, scores_of
 from foreword.tuning.selection_outcomes import Outcomes
 
-Finding = Literal["best", "as good", "not shown worse", "worse"]
+Finding = Literal["best", "as good", "not shown worse", "likely worse", "worse"]
+REFUSED = ("worse", "likely worse")
 LEVEL = 0.95
 LIKENESS = "likeness"
 """The metric of what imitates a teacher: the mean of exp(-divergence) over lessons, in [0, 1]."""
@@ -112,6 +118,10 @@ class Sweep:
         return next(trial for trial in self.trials if trial.length == self.chosen)
 
     @property
+    def _shorter(self) -> list[LengthTrial]:
+        return [trial for trial in self.trials if trial.length < self.chosen]
+
+    @property
     def sentence(self) -> str:
         """Why this length, in words.
 
@@ -121,7 +131,8 @@ class Sweep:
         if found.finding == "best":
             if self.chosen == self.trials[0].length:
                 return f"{chosen}: the best of {len(self.trials)}, and no shorter one was tried."
-            return f"{chosen}: the best, and every shorter prefix is worse by its metric or its losses."
+            surely = "" if all(trial.comparison.finding == "worse" for trial in self._shorter) else "likely "
+            return f"{chosen}: the best, and every shorter prefix is {surely}worse by its metric or its losses."
         if found.finding == "as good":
             bound = f"at most {max(found.high, 0.0):.3f} below the best ({self.best}) at {self.level:.0%} confidence"
             return f"{chosen}: {bound}."
@@ -166,7 +177,8 @@ def compared(
     else:
         interval = paired_rate_difference_interval(wins, losses, n, level=level)
     lower, sign_test = _by_losses(np.array(best.losses), np.array(other.losses))
-    gain = float(np.mean(best.likenesses - other.likenesses))
+    gains = best.likenesses - other.likenesses
+    gain = float(np.mean(gains))
     finding: Finding = "not shown worse"
     by: Literal["metric", "loss", "neither"] = "neither"
     if interval.low > 0:
@@ -175,6 +187,10 @@ def compared(
         finding, by = "as good", "metric"
     elif sign_test <= (1 - level) / 2 and gain > margin:
         finding, by = "worse", "loss"
+    elif _leans(differences, margin):
+        finding, by = "likely worse", "metric"
+    elif _leans(gains, margin):
+        finding, by = "likely worse", "loss"
     return Comparison(
         finding, by, float(differences.mean()), interval.low, interval.high, wins, losses, lower, sign_test, gain
     )
@@ -186,8 +202,16 @@ def the_best() -> Comparison:
 
 
 def shortest_as_good(lengths: Sequence[int], comparisons: Sequence[Comparison]) -> int:
-    """The shortest length that is not worse than the best, which itself is not."""
-    return min(length for length, found in zip(lengths, comparisons, strict=True) if found.finding != "worse")
+    """The shortest length that is neither worse than the best nor likely so; the best itself is not."""
+    return min(length for length, found in zip(lengths, comparisons, strict=True) if found.finding not in REFUSED)
+
+
+def _leans(differences: NDArray[np.float64], margin: float) -> bool:
+    """Whether paired differences are above the margin, and above one standard error of their mean."""
+    if len(differences) < 2:  # no spread to judge by
+        return False
+    error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
+    return bool(np.mean(differences) > max(margin, error))
 
 
 def _by_losses(best: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[int, float]:

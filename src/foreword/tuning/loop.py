@@ -36,6 +36,9 @@ SEARCHED, SEARCH_STEPS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0), 8
 DIVERGED, RESCUES = 3.0, 3
 # It is taken back as well after so many steps in a row of which loss or gradient was not finite.
 STUCK = 4
+# Looks that a fit leaves time for: the one after its last step, and those by which its result is made and scored. They
+# may take this share of its seconds: of long looks it would else take no step.
+LOOKS_LEFT, MOST_LEFT = 3, 0.5
 # Between evaluations the state is saved when this many seconds have passed since it last was. A large state (of a full
 # fine-tune) takes seconds to write: saving may take this share of the time, and at an evaluation waits until it does.
 SAVE_SECONDS, SAVE_SHARE, QUICK_SAVE_SECONDS = 30.0, 0.1, 0.5
@@ -152,20 +155,22 @@ class _Loop:
             self._search()
             while True:
                 if self._is_to_be_evaluated():
-                    whole = False
+                    whole, began = False, time.perf_counter()
                     self._evaluate()
                     whole = True
-                    state.seconds = self.devices.told(before + time.perf_counter() - started)
+                    now = time.perf_counter()
+                    state.seconds, state.look_took = self.devices.told((before + now - started, now - began))
                 if (reason := self._reason_to_stop()) is not None:
                     self._settle()
                     if state.seconds > before:  # the last evaluation's time, so that going on from here stops at once
                         self._save()
                     break
-                whole = False
+                whole, began = False, time.perf_counter()
                 state.losses.append(self._step())
                 state.step += 1
                 whole = True
-                state.seconds = self.devices.told(before + time.perf_counter() - started)
+                now = time.perf_counter()
+                state.seconds, state.step_took = self.devices.told((before + now - started, now - began))
                 self._tell()
                 if self.place.is_due:
                     self._save()
@@ -186,7 +191,7 @@ class _Loop:
         state, settings = self.state, self.settings
         if not state.history or state.history[-1].step == state.step:
             return not state.history
-        is_last = state.seconds >= settings.seconds or state.step >= settings.steps
+        is_last = self._is_out_of_time or state.step >= settings.steps
         return is_last or state.step % settings.evaluate_every == 0
 
     def _reason_to_stop(self) -> str | None:
@@ -195,7 +200,16 @@ class _Loop:
             return "patience"
         if state.step >= settings.steps:
             return "steps"
-        return "seconds" if state.seconds >= settings.seconds else None
+        return "seconds" if self._is_out_of_time else None
+
+    @property
+    def _is_out_of_time(self) -> bool:
+        """Whether there is no time left for another step, the look after it, and those at what was fitted in the end.
+
+        By what the last step and the last look took; so that a fit whose looks are long does not outrun its seconds.
+        """
+        state, seconds = self.state, self.settings.seconds
+        return state.seconds + state.step_took + min(LOOKS_LEFT * state.look_took, MOST_LEFT * seconds) >= seconds
 
     def _step(self) -> float:
         """One step's loss; NaN for a step that was not finite: it changes nothing but halves the learning rates."""

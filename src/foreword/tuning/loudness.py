@@ -13,8 +13,9 @@ that differ between models, layers and lengths, so that no rate suits all. They 
 
 The figures were chosen on small models that write. Where an answer is read from features, by a read-out that is solved
 on a few hundred examples, such steps soon fit these examples alone, and where values are solved for before the first
-step, they undo what was solved: GENTLE of them ends as well or better in both cases. All were measured
-(benchmarks/LOG.md), the read-outs on MiniLM only.
+step, they undo what was solved: GENTLE of them ends as well or better in both cases. Not so where inputs are compared
+with texts that the adapted model reads too: nothing is solved there, and GENTLE steps are only slower. All were
+measured (benchmarks/LOG.md), the read-outs on MiniLM only.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from foreword.tuning.objectives.distillation import (
 )
 from foreword.tuning.objectives.document import EXCERPT_TOKENS, Document, self_study
 from foreword.tuning.objectives.labels import ClassContrast, LabelCrossEntropy
+from foreword.tuning.objectives.lesson_book import LessonBook
 from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.objectives.teacher import Taught, read_by_teacher, teacher_with
 from foreword.tuning.predictor import Predictor
@@ -43,22 +44,23 @@ def objective_for(
     seed: int = 0,
     is_calibrated: bool = False,
     studied: Callable[[int, int], None] | None = None,
+    book: LessonBook | None = None,
 ) -> Objective:
     """The objective that `settings` name; without, the one that suits how `predictor` answers.
 
     `texts` are the labels' texts in the predictor's order, for similarity. `own` maps the index of a fit example to the
     positions of the prefix that were made from it: they are hidden from that example while it is fitted, by
     `settings.leave_one_out` (None: from 4 such examples on). `folder` is where `teacher_file` is found, `seed` that of
-    self-study, of which `studied` is told how many lessons are written. `is_calibrated`: labels' likelihoods get
-    offsets once `Objective.calibrate` is called. FitError or DataError when objective, predictor and data do not go
-    together.
+    self-study, of which `studied` is told how many lessons are written; `book` has those of fits before.
+    `is_calibrated`: labels' likelihoods get offsets once `Objective.calibrate` is called. FitError or DataError when
+    objective, predictor and data do not go together.
     """
     settings = settings or FittedSettings(kind="fitted")
     ground = Ground(predictor, fit, selection, score, masked_positions(own, settings.leave_one_out))
     kind = settings.objective
     if kind == "distillation":
         if settings.teacher_file:
-            return _document(ground, settings, folder, seed, studied)
+            return _document(ground, settings, folder, seed, studied, book)
         return _distillation(ground, settings)
     if kind == "similarity":
         return TextSimilarity(ground, texts=texts or predictor.manner.labels)
@@ -94,7 +96,12 @@ def _distillation(ground: Ground, settings: FittedSettings) -> Objective:
 
 
 def _document(
-    ground: Ground, settings: FittedSettings, folder: Path, seed: int, studied: Callable[[int, int], None] | None
+    ground: Ground,
+    settings: FittedSettings,
+    folder: Path,
+    seed: int,
+    studied: Callable[[int, int], None] | None,
+    book: LessonBook | None,
 ) -> Objective:
     """From a document to answers that the model gives with the document in its context."""
     predictor = ground.predictor
@@ -117,7 +124,7 @@ def _document(
     ground = replace(ground, reserve=reserve, own={})
     prompts = [found.ids for found in ground.read(ground.fit)]
     lessons = self_study(
-        document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed, studied=studied
+        document, prompts, count=settings.self_study, new_tokens=new_tokens, seed=seed, studied=studied, book=book
     )
     fitted_to = [lesson for number, lesson in enumerate(lessons) if number % HELD_OUT]
     return AnswerDistillation(ground, fitted_to, lessons[::HELD_OUT], document.shelf, _taught(ground, document))

@@ -28,6 +28,7 @@ from foreword.tuning.loop import fit
 from foreword.tuning.named_files import named_files
 from foreword.tuning.objective import objective_for
 from foreword.tuning.objectives.contract import Objective, targets_of
+from foreword.tuning.objectives.lesson_book import LessonBook
 from foreword.tuning.predictor import Manner, Predictor, check_texts
 from foreword.tuning.readout import (
     Readout,
@@ -44,11 +45,12 @@ Settings = TypeVar("Settings", bound=CandidateSettings)
 
 @dataclass(frozen=True)
 class Workbench:
-    """What every candidate is made from."""
+    """What every candidate is made from. `book` has the lessons that were written for candidates before."""
 
     host: Host
     task: Task
     splits: Splits
+    book: LessonBook = field(default_factory=LessonBook)
 
     def score(self, targets: Sequence[str], outputs: Sequence[str]) -> float:
         """The task's metric: higher is better."""
@@ -221,13 +223,14 @@ def away_from_the_task(objective: Objective, outcome: FitOutcome) -> str | None:
 def still_rising(outcome: FitOutcome, count: int) -> str | None:
     """A notice when steps or time ran out as the metric rose: in the last quarter, by more than one of `count`."""
     last, best = outcome.history[-1].step, outcome.best
-    earlier = [moment.selection for moment in outcome.history if moment.step <= 3 * last / 4]
-    if outcome.stopped_by == "patience" or best.selection < max(earlier) + 1.5 / count:
+    looks = [moment for moment in outcome.history if moment.step <= 3 * last / 4]
+    earlier = max(moment.selection for moment in looks)
+    if outcome.stopped_by == "patience" or best.selection < earlier + 1.5 / count:
         return None
     more = f"steps = {2 * last}" if outcome.stopped_by == "steps" else "more seconds"
     return (
-        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({max(earlier):.3f} up to "
-        f"step {3 * last // 4}, {best.selection:.3f} at step {best.step}): {more} may gain"
+        f"the best score on the selection split came as the {outcome.stopped_by} ran out ({earlier:.3f} up to "
+        f"step {looks[-1].step}, {best.selection:.3f} at step {best.step}): {more} may gain"
     )
 
 
@@ -235,6 +238,25 @@ UNMOVED = (
     "no state after the first step was better on the selection split than the one before it, and that one is kept: "
     "it learned nothing here; try another learning_rate, more steps, or other examples"
 )
+
+SOLVED = (
+    "the first values are right on all of the selection split, and kept, as no later state was better there; more "
+    "or harder examples in that split can tell more"
+)
+UNBEGUN = (
+    "no step was taken: the fit's seconds are hardly enough to read the examples; give it more of them, fewer examples "
+    "or fewer positions"
+)
+
+
+def unmoved(outcome: FitOutcome, *, by_loss: bool) -> str | None:
+    """A notice when the first values are what is kept, in words for why; `by_loss`: the least loss chose them."""
+    best, last = outcome.best, outcome.history[-1].step
+    if best.step > 0 or (last == 0 and outcome.stopped_by != "seconds"):
+        return None
+    if last == 0:
+        return UNBEGUN
+    return SOLVED if best.selection >= 1 and not by_loss else UNMOVED
 
 
 def fit_adaptation(
@@ -272,6 +294,7 @@ def fit_adaptation(
             seed=seed,
             is_calibrated=kind == "calibrated",
             studied=None if watch is None else watch.studied,
+            book=bench.book,
         )
         about = None if begin is None else begin(objective)
         if predictor.offsets is None:
@@ -308,8 +331,7 @@ def fit_adaptation(
     with halving_told(lambda text: None if text in notices else notices.append(text)):
         objective.finish()
         selection, apart = bench.selection_score(predictor), objective.apart()
-    if outcome.best.step == 0 and outcome.history[-1].step > 0:
-        notices.append(UNMOVED)
+    notices += filter(None, [unmoved(outcome, by_loss=objective.is_kept_by_loss)])
     if of_the_teacher(taught, outcome.history[0].selection, required, count) is None:
         notices += filter(None, [away_from_the_task(objective, outcome)])
     if not objective.is_kept_by_loss:

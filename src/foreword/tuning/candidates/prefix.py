@@ -14,18 +14,31 @@ from foreword.engine.host import Host
 from foreword.engine.rendering import Template, render, tokens
 from foreword.tuning.adaptation import FittedPrefix as Adapted
 from foreword.tuning.candidate_settings import PrefixSettings
-from foreword.tuning.candidates.contract import Candidate, Fitted, Workbench, fit_adaptation
+from foreword.tuning.candidates.contract import (
+    LIKELIHOODS,
+    Candidate,
+    Fitted,
+    Workbench,
+    fit_adaptation,
+    read_by,
+    unset_readout,
+)
 from foreword.tuning.closed_form import solve
 from foreword.tuning.demonstrations import first_examples
 from foreword.tuning.fittable import FitWatch
+from foreword.tuning.loop import LOOKS_LEFT
 from foreword.tuning.loudness import GENTLE, ROWS, measured, quieted
 from foreword.tuning.objectives.contract import Objective, masked_positions
+from foreword.tuning.objectives.similarity import TextSimilarity
 from foreword.tuning.placement import Placement
 from foreword.tuning.predictor import Predictor, offsets_in
 from foreword.tuning.recomputed import Recomputed
-from foreword.tuning.room import check_room
+from foreword.tuning.room import check_room, check_time
 from foreword.tuning.start import SILENT, cut, first_values, start_for
 from foreword.tuning.start_texts import Example, Material, judges
+
+# Examples of the fit split that are read to time what a position costs. A backward pass takes twice a forward one.
+TIMED_ROWS, STEP_PASSES = 4, 3
 
 
 class Prefix(Candidate[PrefixSettings]):
@@ -39,7 +52,10 @@ class Prefix(Candidate[PrefixSettings]):
         settings = self.settings
         placement = Placement(settings.layers, settings.heads, settings.train, settings.sink)
         placement.check(bench.host, settings.positions)
-        _check_length(bench.host, max(settings.positions, settings.longest or 0))
+        longest = max(settings.positions, settings.longest or 0)
+        _check_length(bench.host, longest)
+        if checkpoint is None or not checkpoint.exists():
+            _check_pace(bench, settings, longest)
         adaptation = Adapted(bench.host, positions=settings.positions, seed=seed, placement=placement)
 
         def begin(objective: Objective) -> dict[str, Any]:
@@ -76,6 +92,23 @@ def _check_length(host: Host, positions: int) -> None:
     )
 
 
+def _check_pace(bench: Workbench, settings: PrefixSettings, positions: int) -> None:
+    """FitError when so many positions leave no time for a single step."""
+    is_read = read_by(bench, settings) not in (*LIKELIHOODS, "generation")
+    predictor = Predictor(bench.host, bench.manner(), readout=unset_readout("linear", bench) if is_read else None)
+    examples = examples_for(bench, predictor, TIMED_ROWS)
+    looks = (1 + LOOKS_LEFT) * len(bench.splits.selection)
+    batch = min(settings.batch_size, len(bench.splits.fit))
+    check_time(
+        bench.host,
+        [example.read for example in examples],
+        [] if is_read else [example.answer for example in examples],
+        positions,
+        passes=min(ROWS, len(bench.splits.fit)) + looks + STEP_PASSES * batch,
+        limit=bench.task.limits.fit_seconds if settings.seconds is None else settings.seconds,
+    )
+
+
 def put_first_values(
     bench: Workbench, objective: Objective, settings: PrefixSettings, *, seed: int, is_kept: bool = False
 ) -> dict[str, Any]:
@@ -96,7 +129,8 @@ def put_first_values(
     drawn = settings.longest or settings.positions
     first = cut(first_values(host, name, positions=drawn, seed=seed, material=material), settings.positions)
     share = settings.share if name in SILENT and settings.share < 1 else None
-    pace = GENTLE if objective.predictor.readout is not None or name == "closed-form" else 1.0
+    is_read = objective.predictor.readout is not None and not isinstance(objective, TextSimilarity)
+    pace = GENTLE if is_read or name == "closed-form" else 1.0
     texts = judges(host, material)
     found = measured(host, texts, first.tensors, share=share, sites=adaptation.tensors, pace=pace)
     rates = {site: (each.key_rate, each.value_rate) for site, each in found.items()}

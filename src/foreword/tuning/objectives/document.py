@@ -20,6 +20,7 @@ from foreword.engine.generation import continuations
 from foreword.engine.host import Host
 from foreword.engine.rendering import tokens
 from foreword.errors import DataError
+from foreword.tuning.objectives.lesson_book import LessonBook
 from foreword.tuning.objectives.teacher import Lesson, Shelf, carrying, unbegun
 
 # A piece of a document fills at most this share of what the model reads; the rest is for prompts and answers.
@@ -91,11 +92,12 @@ def self_study(
     new_tokens: int,
     seed: int,
     studied: Callable[[int, int], None] | None = None,
+    book: LessonBook | None = None,
 ) -> list[Lesson]:
     """`count` lessons whose answers the model itself writes with a piece of the document in its context.
 
     Prompts are in turn excerpts of the piece, drawn by `seed`, and those of `prompts`; answers are drawn from the
-    model's own distribution. `studied` is told how many are written, and of how many.
+    model's own distribution. `studied` is told how many are written, and of how many; what `book` has is not written.
     (Self-study of Cartridges, arXiv 2506.06266, without its written seed questions.)
     """
     rng = np.random.default_rng(seed)
@@ -105,7 +107,27 @@ def self_study(
         is_asked = prompts and number % 2
         prompt = list(prompts[int(rng.integers(len(prompts)))]) if is_asked else document.excerpt(rng, source)
         drafts.append(document.lesson(prompt, source))
-    lessons, turn, done = list(drafts), 0, 0
+    host = document.host
+    told = [host.fingerprint, str(host.device), str(host.dtype), document.pieces, new_tokens, seed]
+
+    def write() -> list[list[int]]:
+        return _written(document, drafts, new_tokens=new_tokens, seed=seed, studied=studied)
+
+    answers = (book or LessonBook()).answers(drafts, told, _vocabulary(host), write)
+    return [replace(draft, answer=answer) for draft, answer in zip(drafts, answers, strict=True)]
+
+
+def _written(
+    document: Document,
+    drafts: Sequence[Lesson],
+    *,
+    new_tokens: int,
+    seed: int,
+    studied: Callable[[int, int], None] | None,
+) -> list[list[int]]:
+    """The answers to these drafts, in their order."""
+    answers: list[list[int]] = [[] for _ in drafts]
+    turn = done = 0
 
     def written(part: list[int]) -> Tensor:
         mine = [drafts[index] for index in part]
@@ -114,13 +136,18 @@ def self_study(
             return continuations(document.host, rows, max_new_tokens=new_tokens, seed=seed + 1_000 * turn)
 
     for part, found in in_batches([len(lesson.prompt) for lesson in drafts], 32, written):
-        turn, mine = turn + 1, [drafts[index] for index in part]
-        for index, lesson, answer in zip(part, mine, found.tolist(), strict=True):
-            lessons[index] = replace(lesson, answer=_ended(document.host, answer))
+        turn += 1
+        for index, answer in zip(part, found.tolist(), strict=True):
+            answers[index] = _ended(document.host, answer)
         done += len(part)
         if studied is not None:
-            studied(done, count)
-    return lessons
+            studied(done, len(drafts))
+    return answers
+
+
+def _vocabulary(host: Host) -> int:
+    """How many tokens the model can write."""
+    return len(host.model.get_output_embeddings().weight)
 
 
 def _pieces(ids: list[int], longest: int) -> list[list[int]]:
