@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from foreword.compiler.aims import Aims
 from foreword.compiler.arrays import Floats
+from foreword.compiler.construction.crossings import crossings
 from foreword.compiler.cover import DEEPEST, Cover
 from foreword.compiler.domain import Cube, Sphere, frame_along
 from foreword.compiler.probe import Probe
@@ -182,11 +183,12 @@ def _joined(one: Cells, other: Cells) -> Cells:
 def begin(target: Target, domain: Sphere | Cube, frame: Floats | None, probe: Probe) -> Search:
     """One cell for each piece between kinks that lie along an axis; on a sphere the frame makes one normal an axis.
 
-    Kinks are the declared ones and those that the expression shows.
+    Kinks are the declared ones and those that the expression shows; where they lie is a hint and no more.
     """
     kinks = [(np.asarray(normal), offset) for normal, offset in target.kinks]
     if target.expression is not None:
-        kinks += kinks_of(domain, target.expression.outputs)
+        outputs = target.expression.outputs
+        kinks += [*kinks_of(domain, outputs), *crossings(outputs, domain)]
     if isinstance(domain, Sphere) and frame is None and kinks:
         normal = kinks[0][0]
         if np.abs(normal[1:]).max() > PARALLEL:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from flint import fmpq, fmpq_mpoly_ctx
 from scipy.optimize import brentq
 
 from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Flat, Paraboloid, chart_of
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Expression, Node, ordered
-from foreword.compiler.profile import Profile
+from foreword.compiler.profile import Profile, polynomials
 
 EVEN = 4_001  # points between which a sign may change once
+MOST_COLUMNS = 32  # of a polynomial that is factored
 MOST = 24  # kinks of one argument: beyond, they are too many for gates
 CLOSEST, PROJECTIONS = 1e-9, 4  # of P's range, how near its place points are taken; and the steps that take them there
 ROUNDED = 1e-12  # of the interval: how near a root is found
@@ -59,10 +61,29 @@ class Round:
 def crossings(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
     """Each hyperplane as (unit normal, offset), in the order of the graph; the same one may come again."""
     for factor in _turning(outputs):
+        yield from _planes(factor, domain)
         for normal, low, high, function in _directions(factor, domain):
             found = _zeros(function, low, high)
             if len(found) <= MOST:
                 yield from ((normal, zero) for zero in found)
+
+
+def _planes(node: Node, domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
+    """Of a polynomial that is a product of two affine ones, as x y - x is, where these vanish."""
+    known = polynomials([node], domain)[id(node)] or {}
+    if domain.columns > MOST_COLUMNS or not any(len(monomial) > 1 for monomial in known):
+        return
+    context = fmpq_mpoly_ctx.get(("x", domain.columns), "lex")
+    powers = {
+        tuple(m.count(c) for c in range(domain.columns)): fmpq(*part.as_integer_ratio()) for m, part in known.items()
+    }
+    for factor, power in context.from_dict(powers).factor()[1]:
+        parts = {tuple(int(entry) for entry in m): float(c.p) / float(c.q) for m, c in factor.to_dict().items()}
+        if power != 1 or any(sum(m) > 1 for m in parts):
+            continue
+        slopes = np.array([parts.get(tuple(map(int, np.eye(domain.columns)[c])), 0.0) for c in range(domain.columns)])
+        length = float(np.linalg.norm(slopes))
+        yield slopes / length, -parts.get((0,) * domain.columns, 0.0) / length
 
 
 def rounds(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[Round]:
