@@ -7,10 +7,11 @@ import pytest
 
 from foreword.certificate import Verdict
 from foreword.compiler.charts import Flat, Paraboloid, chart_of
-from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
+from foreword.compiler.construction.adaptive import Adaptive
 from foreword.compiler.construction.branches import GENTLEST, Branches
 from foreword.compiler.construction.contract import Draft, Request, Sampled
 from foreword.compiler.construction.crossings import rounds
+from foreword.compiler.construction.gates import SHARPEST
 from foreword.compiler.construction.kinks import kinks_of, near_kinks
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.pipeline import compile_function

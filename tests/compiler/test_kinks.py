@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from foreword.certificate import Verdict
-from foreword.compiler.construction import adaptive
-from foreword.compiler.construction.adaptive import SHARPEST, Adaptive
+from foreword.compiler.construction import adaptive, gates
+from foreword.compiler.construction.adaptive import Adaptive
 from foreword.compiler.construction.contract import Draft, Obstacle, Request
+from foreword.compiler.construction.gates import SHARPEST
 from foreword.compiler.construction.kinks import (
     expression_kinks,
     kinks_of,
@@ -229,7 +230,7 @@ def test_a_gate_costs_at_most_a_seventh_of_the_jump_over_its_sharpness() -> None
 def test_gates_are_as_steep_as_the_slope_jumps(text: str, domain: Sphere | Cube, jump: float) -> None:
     target, tolerance = target_of(text, domain), 1e-2 * jump / 8
     kinks, _ = kinks_of(target, domain, np.random.default_rng(0))
-    assert abs(adaptive._jump_of_slope(target, domain, kinks) - jump) <= 0.05 * jump  # beside it the target is smooth
+    assert abs(gates.jump_of_slope(target, domain, kinks) - jump) <= 0.05 * jump  # beside it the target is smooth
     draft = Adaptive().draft(target, domain, Request(None, tolerance), rng=np.random.default_rng(0))
     assert isinstance(draft, Draft)
     assert draft.sampled <= tolerance
@@ -330,7 +331,7 @@ def test_gates_for_a_length_are_no_steeper_than_its_error_asks_for(monkeypatch: 
     request = Request(positions=24, tolerance=None)
     monkeypatch.setattr(adaptive.Branches, "of", lambda *_: None)
     gentle = Adaptive().draft(target, sphere, request, rng=np.random.default_rng(0))
-    monkeypatch.setattr(adaptive, "GENTLER", ())
+    monkeypatch.setattr(gates, "GENTLER", ())
     steep = Adaptive().draft(target, sphere, request, rng=np.random.default_rng(0))
     assert isinstance(gentle, Draft)
     assert isinstance(steep, Draft)
