@@ -54,7 +54,7 @@ class Profile:
         >>> from foreword.compiler.parser import parse_expression
         >>> found = Profile.of(parse_expression("exp(-((x - 1)**2 + y**2))", 2), Cube([(-1, 1)] * 2))
         >>> found.text, found.expression.text, str(found.span)
-        ('(x - 1)**2 + y**2', 'exp(-1 * x)', '[0, 5]')
+        ('-((x - 1)**2 + y**2)', 'exp(x)', '[-5, 0]')
         """
         if expression is None or isinstance(domain, FiniteSet) or domain.dimension < 2 or domain.columns > MOST_COLUMNS:
             return None
