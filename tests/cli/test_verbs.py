@@ -91,6 +91,11 @@ def test_the_version_is_the_package_s(foreword: Any) -> None:
     assert foreword("--version").out.strip() == __version__
 
 
+def test_the_package_runs_as_a_module() -> None:
+    ran = subprocess.run([sys.executable, "-m", "foreword", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == __version__
+
+
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["predict"]], ids=["nothing", "unknown verb", "no bundle"])
 def test_a_command_that_is_not_one_ends_with_help_and_code_2(foreword: Any, arguments: list[str]) -> None:
     ran = foreword(*arguments)
