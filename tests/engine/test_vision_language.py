@@ -83,3 +83,48 @@ def test_a_baked_text_is_the_text_in_the_prompt_and_generation_is_forward(make: 
     assert (behind - plain).abs().max() > 1e-2
     assert torch.equal(written, again)
     assert torch.equal(left, plain)
+
+
+def test_a_host_that_was_probed_with_a_picture_bakes_text() -> None:
+    """The language model's sites alone are reached; the picture's were looked up, and missed."""
+    torch.manual_seed(0)
+    model = _llava().eval()
+    ids = torch.tensor([[5, 98, 98, 98, 98, 6, 7]])
+    host = fw.Host(model, probe={"input_ids": ids, "pixel_values": torch.randn(1, 3, 16, 16)})
+    baked = fw.bake(host, torch.tensor([5, 6, 7]))
+    assert 0 < len(baked.sites) < len(host.sites)
+    text = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        whole = model(input_ids=text).logits[:, 3:]
+        with fw.attached(host, baked):
+            behind = model(input_ids=text[:, 3:]).logits
+    torch.testing.assert_close(behind, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_language_model_behind_others_is_told_its_positions_on_left_padded_rows() -> None:
+    """InstructBLIP takes no position ids itself: a left-padded row was off by a quarter of the output."""
+    torch.manual_seed(0)
+    former = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.InstructBlipConfig(
+        vision_config={**VISION},
+        qformer_config={**former, "intermediate_size": 64, "encoder_hidden_size": 32},
+        text_config={**TEXT, "model_type": "llama"},
+        num_query_tokens=4,
+        image_token_index=98,
+    )
+    model = transformers.InstructBlipForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    inputs = {
+        "pixel_values": torch.randn(1, 3, 16, 16),
+        "input_ids": torch.tensor([[98, 98, 98, 98, 5, 6, 7, 8]]),
+        "qformer_input_ids": torch.tensor([[5, 6, 7]]),
+    }
+    host = fw.Host(model, probe=inputs)
+    pad = torch.zeros(1, 2, dtype=torch.long)
+    padded = {**inputs, "input_ids": torch.cat([pad, inputs["input_ids"]], dim=1)}
+    padded["attention_mask"] = torch.cat([pad, torch.ones(1, 8, dtype=torch.long)], dim=1)
+    with torch.no_grad(), fw.attached(host, fw.Prefix.random(host, positions=3, seed=0, scale=1.0)):
+        alone, row = model(**inputs).logits, model(**padded).logits[:, -8:]
+    torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-4)

@@ -130,7 +130,8 @@ def bake(
         capture = _Capture(layout)
         stack.enter_context(intercepted(capture, layout.watched))
         host.backbone(**inputs, use_cache=False)
-    tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites}
+    # Of a model that reads pictures or sound too, a text reaches those sites alone that are the language model's.
+    tensors = {site.name: _kept(capture.found[site.name], length) for site in host.sites if site.name in capture.found}
     baked = to_prefix(tensors, occupies=length)
     if after is None:
         return baked

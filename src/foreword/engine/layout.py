@@ -81,8 +81,20 @@ class Layout:
 
 
 def _reader(backbone: nn.Module, attending: Iterable[nn.Module]) -> nn.Module | None:
-    """The innermost of transformers' models inside `backbone` that takes position ids and has all these modules."""
-    wanted, found = set(attending), None
+    """The innermost of transformers' models inside `backbone` that takes position ids and has all these modules.
+
+    Where none has all and `backbone` takes no ids itself, the innermost that has the last one to attend: the language
+    model behind one of pictures or sound.
+    """
+    wanted = list(attending)
+    found = _innermost(backbone, set(wanted))
+    if found is None and wanted and "position_ids" not in signature_of(backbone).parameters:
+        found = _innermost(backbone, set(wanted[-1:]))
+    return found
+
+
+def _innermost(backbone: nn.Module, wanted: set[nn.Module]) -> nn.Module | None:
+    found = None
     for module in backbone.modules():
         if isinstance(module, PreTrainedModel) and module is not backbone and wanted.issubset(module.modules()):
             found = module if "position_ids" in signature_of(module).parameters else found
