@@ -24,6 +24,7 @@ from foreword.tuning.candidates.contract import unset_readout
 from foreword.tuning.examples import load_splits
 from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.predictor import Predictor
+from foreword.tuning.task import Task
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -31,19 +32,18 @@ from text_tasks import BASE, TASKS, task_named  # noqa: E402  it lies one folder
 
 
 class TextBench(Bench):
-    """One classification task on the encoder: the rows and targets of its three splits."""
+    """One task on the encoder: the rows and targets of its three splits; by default of classification."""
 
     grid, documented = GRID, {**DOCUMENTED_HERE, **SOLVED_HERE}
     fixed = Fixed(positions=16, batch=16, every=4)
 
-    def __init__(self, name: str, host: Host, folder: Path) -> None:
-        task = task_named(name, folder)
+    def __init__(self, name: str, host: Host, task: Task) -> None:
         super().__init__(name, host, task, load_splits(task))
         bench = Workbench(host, self.task, self.splits)
-        predictor = Predictor(host, bench.manner(), readout=unset_readout("linear", bench))
+        self.predictor = Predictor(host, bench.manner(), readout=unset_readout("linear", bench))
         parts = (self.splits.fit, self.splits.selection, self.splits.test)
-        self.rows = [predictor.rows([example.input for example in part]) for part in parts]
-        self.targets = [targets_of(predictor, part) for part in parts]
+        self.rows = [self.predictor.rows([example.input for example in part]) for part in parts]
+        self.targets = [targets_of(self.predictor, part) for part in parts]
 
     def peft(
         self,
@@ -79,7 +79,7 @@ def main() -> None:
     host = Host.load(BASE, device="cpu")
     for name in arguments.tasks:
         with tempfile.TemporaryDirectory() as scratch:
-            bench = TextBench(name, host, Path(scratch))
+            bench = TextBench(name, host, task_named(name, Path(scratch)))
             ledger.compare(bench, steps=arguments.steps, seeds=arguments.seeds, methods=arguments.methods)
 
 

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from peft_similar import DOCUMENTED_HERE, GRID, SimilarSettings, run_similar
-from runs import METHODS, WARM_UP, Bench, Fixed, Ledger, Run
+from run import TextBench
+from runs import METHODS, WARM_UP, Ledger, Run
 
 from foreword.engine.host import Host
 from foreword.engine.rendering import Template
 from foreword.tuning.candidates import Workbench
-from foreword.tuning.candidates.contract import unset_readout
-from foreword.tuning.examples import load_splits
-from foreword.tuning.objectives.contract import targets_of
 from foreword.tuning.predictor import Predictor
+from foreword.tuning.task import Task
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -32,22 +31,16 @@ from similarity_tasks import TASKS, similarity_task  # noqa: E402  it lies one f
 from text_tasks import BASE  # noqa: E402
 
 
-class SimilarBench(Bench):
+class SimilarBench(TextBench):
     """One task of similarity: the rows and targets of its three splits, and the labels' texts."""
 
     grid, documented = GRID, DOCUMENTED_HERE
-    fixed = Fixed(positions=16, batch=16, every=4)
     options: ClassVar[dict[str, str]] = {"objective": "similarity"}
 
-    def __init__(self, name: str, host: Host, folder: Path) -> None:
-        task = similarity_task(name, folder)
-        super().__init__(name, host, task, load_splits(task))
-        bench = Workbench(host, self.task, self.splits)
-        predictor = Predictor(host, bench.manner(), readout=unset_readout("linear", bench))
-        parts = (self.splits.fit, self.splits.selection, self.splits.test)
-        self.rows = [predictor.rows([example.input for example in part]) for part in parts]
-        self.targets = [targets_of(predictor, part) for part in parts]
-        plain = Predictor(host, bench.manner(Template("", "")), readout=predictor.readout)
+    def __init__(self, name: str, host: Host, task: Task) -> None:
+        super().__init__(name, host, task)
+        manner = Workbench(host, self.task, self.splits).manner(Template("", ""))
+        plain = Predictor(host, manner, readout=self.predictor.readout)
         self.texts = plain.rows([task.description(label) for label in self.splits.labels])
 
     def peft(
@@ -85,7 +78,7 @@ def main() -> None:
     host = Host.load(BASE, device="cpu")
     for name in arguments.tasks:
         with tempfile.TemporaryDirectory() as scratch:
-            bench = SimilarBench(name, host, Path(scratch))
+            bench = SimilarBench(name, host, similarity_task(name, Path(scratch)))
             ledger.compare(bench, steps=arguments.steps, seeds=arguments.seeds, methods=arguments.methods)
 
 

@@ -27,6 +27,7 @@ from foreword.compiler.head import Head
 
 Monomial = tuple[int, ...]  # the columns that are multiplied, in rising order: none for the constant, two at most
 Polynomial = dict[Monomial, Fraction]
+Polynomials = dict[int, Polynomial | None]  # by the `id` of a node; None for what is none
 
 DEGREE = 2
 CANDIDATES = 8  # polynomials that are tried: a function of several directions has many, and hangs on none alone
@@ -48,8 +49,10 @@ class Profile:
     span: Cube
 
     @classmethod
-    def of(cls, expression: Expression | None, domain: Domain) -> Profile | None:
+    def of(cls, expression: Expression | None, domain: Domain, known: Polynomials | None = None) -> Profile | None:
         """The one of an expression of two coordinates or more; None where it hangs on no such polynomial alone.
+
+        `known` is what `polynomials` says of its nodes, where that was asked before.
 
         >>> from foreword.compiler.parser import parse_expression
         >>> found = Profile.of(parse_expression("exp(-((x - 1)**2 + y**2))", 2), Cube([(-1, 1)] * 2))
@@ -58,7 +61,7 @@ class Profile:
         """
         if expression is None or isinstance(domain, FiniteSet) or domain.dimension < 2 or domain.columns > MOST_COLUMNS:
             return None
-        known = polynomials(expression.outputs, domain)
+        known = polynomials(expression.outputs, domain) if known is None else known
         for node, along in _candidates(expression.outputs, known, domain):
             outputs = _composed(expression.outputs, known, along)
             span = _span(along, domain)
@@ -145,7 +148,7 @@ class Profile:
         return math.fsum(float(part) * math.prod(point[list(columns)]) for columns, part in self.along.items())
 
 
-def polynomials(nodes: Sequence[Node], domain: Sphere | Cube) -> dict[int, Polynomial | None]:
+def polynomials(nodes: Sequence[Node], domain: Sphere | Cube) -> Polynomials:
     """By `id`, each node as a polynomial of degree 2 at most; None for what is none, or of too long coefficients.
 
     On a sphere the last coordinate's square is 1 less the others'.
@@ -204,7 +207,7 @@ def _product(one: Polynomial, other: Polynomial) -> Polynomial | None:
 
 
 def _candidates(
-    outputs: Sequence[Node], known: dict[int, Polynomial | None], domain: Sphere | Cube
+    outputs: Sequence[Node], known: Polynomials, domain: Sphere | Cube
 ) -> Iterator[tuple[Node, Polynomial]]:
     """Different ones, larger ones first: of two coordinates at least, and on a sphere, affine."""
     found: list[tuple[Node, Polynomial]] = []
@@ -232,8 +235,24 @@ def _multiple(one: Polynomial, other: Polynomial) -> tuple[float, float] | None:
     return told if told[0] == factor and told[1] == shift else None  # fractions equal no infinity
 
 
-def _composed(outputs: Sequence[Node], known: dict[int, Polynomial | None], along: Polynomial) -> list[Node] | None:
+def _hangs_on(outputs: Sequence[Node], known: Polynomials, along: Polynomial) -> bool:
+    """Whether no way from the outputs to a variable misses P; told at the first that does."""
+    waiting, seen = list(outputs), set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or _multiple(known[id(node)] or {}, along) is not None:
+            continue
+        if node.operation == "variable":
+            return False
+        seen.add(id(node))
+        waiting.extend(node.arguments)
+    return True
+
+
+def _composed(outputs: Sequence[Node], known: Polynomials, along: Polynomial) -> list[Node] | None:
     """The outputs as graphs over u = P; None where one hangs on something else, or a number is no double."""
+    if not _hangs_on(outputs, known, along):
+        return None
     nodes = Nodes()
     u = nodes("variable", value=0)
 

@@ -126,9 +126,8 @@ class Adaptive:
             return nothing
         sharpness = GENTLEST if request.tolerance is None else sharpness_for(target, domain, request.tolerance, kinks)
         made = found.candidate(request, sharpness, SHARPEST, rng)
-        return (
-            nothing if made is None or (request.tolerance is not None and not request.is_met_by(made.error)) else made
-        )
+        is_enough = made is not None and (request.tolerance is None or request.is_met_by(made.error))
+        return made if made is not None and is_enough else nothing
 
 
 def _told(kinks: Sequence[Kink]) -> list[list[object]]:

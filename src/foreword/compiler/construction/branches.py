@@ -248,23 +248,22 @@ def _gates(sectors: Sides, outputs: Sequence[tuple[Node, ...]], planes: Floats) 
 def _shared(sectors: Sides, labels: Sequence[int], planes: Floats, count: int) -> Floats | None:
     """h of each branch, `(branch, column + 1)`, by a linear programme; None where there is none."""
     width = planes.shape[1]
-    rows = list[Floats]()
+    facets = list[tuple[int, int, Floats]]()  # a branch, the one beyond, and what rises into the first's side
     for index, one in enumerate(sectors):
         for other in range(index):
             changed = np.flatnonzero(one != sectors[other])
             if len(changed) == 1 and labels[index] != labels[other]:
-                rows.append(np.array([labels[index], labels[other], int(changed[0]), one[changed[0]]]))
-    if not rows:
+                facets.append((labels[index], labels[other], one[changed[0]] * planes[changed[0]]))
+    if not facets:
         return None
-    equal = np.zeros((len(rows) * width, count * width + len(rows)))
-    for row, (a, b, kink, side) in enumerate(rows):
-        for column in range(width):
-            at = row * width + column
-            equal[at, int(a) * width + column] = 1.0
-            equal[at, int(b) * width + column] -= 1.0
-            equal[at, count * width + row] = -2.0 * side * planes[int(kink), column]
-    cost = np.concatenate([np.zeros(count * width), np.ones(len(rows))])
-    bounds = [(None, None)] * (count * width) + [(1.0, None)] * len(rows)
+    equal = np.zeros((len(facets), width, count * width + len(facets)))
+    for row, (a, b, rising) in enumerate(facets):
+        equal[row, :, a * width : (a + 1) * width] = np.eye(width)
+        equal[row, :, b * width : (b + 1) * width] = -np.eye(width)
+        equal[row, :, count * width + row] = -2.0 * rising
+    equal = equal.reshape(len(facets) * width, -1)
+    cost = np.concatenate([np.zeros(count * width), np.ones(len(facets))])
+    bounds = [(None, None)] * (count * width) + [(1.0, None)] * len(facets)
     found = linprog(cost, A_eq=equal, b_eq=np.zeros(len(equal)), bounds=bounds)
     if not found.success:
         return None

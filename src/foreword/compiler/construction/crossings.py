@@ -19,7 +19,7 @@ from foreword.compiler.arrays import Floats
 from foreword.compiler.charts import Flat, Paraboloid, chart_of
 from foreword.compiler.domain import Cube, Sphere
 from foreword.compiler.expression import Expression, Node, ordered
-from foreword.compiler.profile import Profile, polynomials
+from foreword.compiler.profile import DEGREE, Polynomial, Polynomials, Profile, polynomials
 
 EVEN = 4_001  # points between which a sign may change once
 MOST_COLUMNS = 32  # of a polynomial that is factored
@@ -60,30 +60,33 @@ class Round:
 
 def crossings(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
     """Each hyperplane as (unit normal, offset), in the order of the graph; the same one may come again."""
-    for factor in _turning(outputs):
-        yield from _planes(factor, domain)
-        for normal, low, high, function in _directions(factor, domain):
+    for factor, known in _turning(outputs, domain):
+        yield from _planes(known[id(factor)] or {}, domain)
+        for normal, low, high, function in _directions(factor, domain, known):
             found = _zeros(function, low, high)
             if len(found) <= MOST:
                 yield from ((normal, zero) for zero in found)
 
 
-def _planes(node: Node, domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
+def _planes(polynomial: Polynomial, domain: Sphere | Cube) -> Iterator[tuple[Floats, float]]:
     """Of a polynomial that is a product of two affine ones, as x y - x is, where these vanish."""
-    known = polynomials([node], domain)[id(node)] or {}
-    if domain.columns > MOST_COLUMNS or not any(len(monomial) > 1 for monomial in known):
+    count = domain.columns
+    if count > MOST_COLUMNS or max(map(len, polynomial), default=0) < DEGREE:
         return
-    context = fmpq_mpoly_ctx.get(("x", domain.columns), "lex")
-    powers = {
-        tuple(m.count(c) for c in range(domain.columns)): fmpq(*part.as_integer_ratio()) for m, part in known.items()
-    }
+    context = fmpq_mpoly_ctx.get(("x", count), "lex")
+    powers = {tuple(m.count(c) for c in range(count)): fmpq(*part.as_integer_ratio()) for m, part in polynomial.items()}
     for factor, power in context.from_dict(powers).factor()[1]:
-        parts = {tuple(int(entry) for entry in m): float(c.p) / float(c.q) for m, c in factor.to_dict().items()}
-        if power != 1 or any(sum(m) > 1 for m in parts):
+        if power != 1 or factor.total_degree() > 1:
             continue
-        slopes = np.array([parts.get(tuple(map(int, np.eye(domain.columns)[c])), 0.0) for c in range(domain.columns)])
+        slopes, constant = np.zeros(count), 0.0
+        for monomial, part in factor.to_dict().items():
+            number = int(part.p) / int(part.q)
+            if any(monomial):
+                slopes[monomial.index(1)] = number
+            else:
+                constant = number
         length = float(np.linalg.norm(slopes))
-        yield slopes / length, -parts.get((0,) * domain.columns, 0.0) / length
+        yield slopes / length, -constant / length
 
 
 def rounds(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[Round]:
@@ -91,9 +94,9 @@ def rounds(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[Round]:
     flat = chart_of(domain)
     if not isinstance(domain, Cube) or not isinstance(flat, Flat):
         return
-    for factor in _turning(outputs):
+    for factor, known in _turning(outputs, domain):
         expression = Expression((factor,), ("",) * domain.columns, "")
-        profile = Profile.of(expression, domain)
+        profile = Profile.of(expression, domain, known)
         over = None if profile is None else profile.over_queries()
         if profile is None or over is None or over[0] != Paraboloid.of(flat):
             continue
@@ -111,11 +114,12 @@ def rounds(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[Round]:
             yield Round(gradient, zero - constant, slopes / size, (shift - zero) / size)
 
 
-def _turning(outputs: Sequence[Node]) -> Iterator[Node]:
-    """What vanishes where an absolute value or an extreme turns, factor by factor."""
-    for node in ordered(outputs):
-        if node.operation in ("absolute", "maximum", "minimum"):
-            yield from _factors(node.arguments[0] if len(node.arguments) == 1 else Node("subtract", node.arguments))
+def _turning(outputs: Sequence[Node], domain: Sphere | Cube) -> Iterator[tuple[Node, Polynomials]]:
+    """What vanishes where an absolute value or an extreme turns, factor by factor; and the polynomials among nodes."""
+    arguments = (node.arguments for node in ordered(outputs) if node.operation in ("absolute", "maximum", "minimum"))
+    found = [each for given in arguments for each in _factors(given[0] if len(given) == 1 else Node("subtract", given))]
+    known = polynomials(found, domain)
+    yield from ((factor, known) for factor in found)
 
 
 def _factors(node: Node) -> Iterator[Node]:
@@ -139,7 +143,7 @@ def _is_zero(node: Node) -> bool:
 
 
 def _directions(
-    argument: Node, domain: Sphere | Cube
+    argument: Node, domain: Sphere | Cube, known: Polynomials
 ) -> Iterator[tuple[Floats, float, float, Callable[[Floats], Floats]]]:
     """The unit direction that an argument varies along, if it is one: from where to where, and the argument there."""
     columns = {int(node.value or 0) for node in ordered([argument]) if node.operation == "variable"}
@@ -156,7 +160,7 @@ def _directions(
 
         yield np.eye(domain.columns)[axis], low, high, along
         return
-    profile = Profile.of(expression, domain)
+    profile = Profile.of(expression, domain, known)
     if profile is None or any(len(monomial) > 1 for monomial in profile.along):
         return
     slopes = np.array([float(profile.along.get((column,), 0)) for column in range(domain.columns)])

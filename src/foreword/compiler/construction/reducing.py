@@ -72,9 +72,8 @@ class Reduction:
             return None
         told = tuple((tuple(n.tolist()), offset) for n, (_, offset) in zip(normals, kinks, strict=True))
         inner = Target(self._function, domain=box, kinks=told, name=self.target.name)
-        is_flat = (
-            isinstance(self.domain, Sphere) or request.arms is not None
-        )  # whose queries are its points, or others'
+        # A sphere's queries are its points, and `arms` are those of another box.
+        is_flat = isinstance(self.domain, Sphere) or request.arms is not None
         request = replace(request, is_flat=is_flat, arms=None)
         draft = construction.draft(inner, box, request, rng=rng)
         if isinstance(draft, Obstacle):
